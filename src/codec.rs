@@ -1,0 +1,226 @@
+//! Values to bytes and back. The only file that names bincode, so that it can be replaced.
+//!
+//! The format is bincode 2 in its standard configuration: little endian, variable-length integers, fields by position,
+//! enum variants by index. It does not describe itself, so both sides must agree on the type beforehand; see
+//! [`crate::schema`]. Pure: no I/O, no clock.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Encoded bytes of one value at most.
+pub(crate) const VALUE_BYTES_MAX: usize = 128 << 20;
+
+/// What the decoder may claim for one value. It counts integers by their decoded width, and the widest one (16 bytes)
+/// can stand in a single encoded byte; so this is the smallest limit that never refuses what `encode_into` accepted.
+const DECODED_BYTES_MAX: usize = 16 * VALUE_BYTES_MAX;
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<DECODED_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
+
+/// Why a value could not be encoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum EncodeError {
+    #[error("the value encodes to more than {limit_bytes} bytes")]
+    TooLarge { limit_bytes: usize },
+    #[error("the value contains a sequence of unknown length, which cannot be encoded")]
+    UnknownLength,
+    /// The type's `Serialize` refused, in its own words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why bytes could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DecodeError {
+    #[error("the bytes end before the value does")]
+    Truncated,
+    #[error("{count} bytes follow the value")]
+    TrailingBytes { count: usize },
+    #[error("the value is larger than the limit of {limit_bytes} bytes")]
+    TooLarge { limit_bytes: usize },
+    #[error("the type decodes itself by `{method}`, for which the bytes carry no description")]
+    NotSelfDescribing { method: &'static str },
+    #[error("the bytes are no such value: {0}")]
+    Invalid(String),
+}
+
+/// Appends the encoding of `value`. If that fails, `into` is as it was before.
+pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let start = into.len();
+    let mut tail = Tail { into, end: start.saturating_add(VALUE_BYTES_MAX), full: false };
+    let encoded = bincode::serde::encode_into_writer(value, &mut tail, CONFIG);
+    let full = tail.full;
+    encoded.map_err(|error| {
+        into.truncate(start);
+        if full { EncodeError::TooLarge { limit_bytes: VALUE_BYTES_MAX } } else { encode_error(error) }
+    })
+}
+
+/// Decodes one value that takes up all of `bytes`.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = decode_prefix(bytes)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        count => Err(DecodeError::TrailingBytes { count }),
+    }
+}
+
+/// Decodes the value at the beginning of `bytes`, and says how many bytes it took: possibly none, for a type such as
+/// `()`. So a run of values cannot be told from its bytes alone; their number must travel beside them.
+pub(crate) fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    bincode::serde::decode_from_slice(bytes, CONFIG).map_err(decode_error)
+}
+
+/// The end of a vector, which takes bytes up to a limit: a value that is too large is found while it is written, not
+/// when it has already filled the memory.
+struct Tail<'a> {
+    into: &'a mut Vec<u8>,
+    end: usize,
+    full: bool,
+}
+
+impl bincode::enc::write::Writer for Tail<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        if bytes.len() > self.end - self.into.len() {
+            self.full = true;
+            return Err(bincode::error::EncodeError::UnexpectedEnd);
+        }
+        self.into.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn encode_error(error: bincode::error::EncodeError) -> EncodeError {
+    use bincode::{error::EncodeError as E, serde::EncodeError as S};
+    match error {
+        E::Serde(S::SequenceMustHaveLength) => EncodeError::UnknownLength,
+        E::Other(message) => EncodeError::Refused(message.to_owned()),
+        E::OtherString(message) => EncodeError::Refused(message),
+        other => EncodeError::Refused(other.to_string()),
+    }
+}
+
+fn decode_error(error: bincode::error::DecodeError) -> DecodeError {
+    use bincode::{error::DecodeError as E, serde::DecodeError as S};
+    match error {
+        E::UnexpectedEnd { .. } => DecodeError::Truncated,
+        E::LimitExceeded => DecodeError::TooLarge { limit_bytes: DECODED_BYTES_MAX },
+        E::Serde(S::AnyNotSupported) => DecodeError::NotSelfDescribing { method: "deserialize_any" },
+        E::Serde(S::IdentifierNotSupported) => DecodeError::NotSelfDescribing { method: "deserialize_identifier" },
+        E::Serde(S::IgnoredAnyNotSupported) => DecodeError::NotSelfDescribing { method: "deserialize_ignored_any" },
+        E::Other(message) => DecodeError::Invalid(message.to_owned()),
+        E::OtherString(message) => DecodeError::Invalid(message),
+        other => DecodeError::Invalid(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum Shape {
+        Point,
+        Circle(f64),
+        Named { name: String, sides: Option<u8>, notes: BTreeMap<String, Vec<i128>> },
+    }
+
+    fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_into(value, &mut bytes).expect("the value can be encoded");
+        bytes
+    }
+
+    #[test]
+    fn the_format_does_not_change() {
+        assert_eq!(encoded(&(1u8, 300u64, "ab", Some(true))), [1, 251, 44, 1, 2, b'a', b'b', 1, 1]);
+        assert_eq!(encoded(&Shape::Circle(1.0)), [1, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
+    }
+
+    #[test]
+    fn trailing_and_missing_bytes_are_errors() {
+        let mut bytes = encoded(&(7u32, "seven"));
+        assert_eq!(decode::<(u32, String)>(&bytes), Ok((7, "seven".to_owned())));
+        bytes.push(0);
+        assert_eq!(decode::<(u32, String)>(&bytes), Err(DecodeError::TrailingBytes { count: 1 }));
+        bytes.truncate(4);
+        assert_eq!(decode::<(u32, String)>(&bytes), Err(DecodeError::Truncated));
+    }
+
+    #[test]
+    fn a_run_of_values_is_decoded_one_by_one() {
+        let mut bytes = Vec::new();
+        for n in 0..1000u64 {
+            encode_into(&n, &mut bytes).expect("a number can be encoded");
+        }
+        let mut rest = &bytes[..];
+        for n in 0..1000u64 {
+            let (value, used) = decode_prefix::<u64>(rest).expect("a number follows");
+            assert_eq!(value, n);
+            rest = &rest[used..];
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_claimed_length_beyond_the_limit_is_refused() {
+        assert!(matches!(decode::<String>(&encoded(&u64::MAX)), Err(DecodeError::TooLarge { .. })));
+        assert_eq!(decode::<String>(&encoded(&1_000_000u64)), Err(DecodeError::Truncated));
+    }
+
+    #[test]
+    fn a_failed_encode_leaves_the_buffer_as_it_was() {
+        struct HalfWritten;
+        impl Serialize for HalfWritten {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::{Error, SerializeTuple};
+                let mut tuple = serializer.serialize_tuple(2)?;
+                tuple.serialize_element(&1u64)?;
+                Err(S::Error::custom("not today"))
+            }
+        }
+        let mut bytes = vec![9];
+        assert_eq!(encode_into(&HalfWritten, &mut bytes), Err(EncodeError::Refused("not today".to_owned())));
+        assert_eq!(bytes, [9]);
+        let large = "x".repeat(VALUE_BYTES_MAX);
+        let error = encode_into(&large, &mut bytes);
+        assert_eq!(error, Err(EncodeError::TooLarge { limit_bytes: VALUE_BYTES_MAX }));
+        assert_eq!(bytes, [9]);
+    }
+
+    #[test]
+    fn the_narrowest_encoding_of_the_widest_integers_is_within_the_limit() {
+        let numbers = vec![1u128; 1 << 16];
+        assert_eq!(decode::<Vec<u128>>(&encoded(&numbers)).as_ref().map(Vec::len), Ok(1 << 16));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(
+            name in ".{0,8}",
+            sides in any::<Option<u8>>(),
+            notes in prop::collection::btree_map(".{0,4}", prop::collection::vec(any::<i128>(), 0..3), 0..4),
+            radius in any::<i32>(),
+        ) {
+            for shape in [Shape::Point, Shape::Circle(f64::from(radius)), Shape::Named { name, sides, notes }] {
+                prop_assert_eq!(decode::<Shape>(&encoded(&shape)), Ok(shape.clone()));
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
+            let _ = decode::<Shape>(&bytes);
+            let _ = decode::<(String, Vec<u8>, Option<char>, u128)>(&bytes);
+        }
+    }
+}

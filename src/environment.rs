@@ -1,0 +1,135 @@
+//! Where jobs run.
+
+mod blocking;
+mod local;
+mod run;
+mod submit;
+
+use futures::future::BoxFuture;
+
+pub use self::{
+    blocking::BlockingEnvironment,
+    local::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
+    run::{Run, RunError},
+    submit::{Submit, SubmitError},
+};
+use crate::{
+    job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
+    service::{Service, ServiceRef},
+};
+
+/// A place where jobs run: this process ([`LocalEnvironment`]), or a node on the network.
+///
+/// The trait is object-safe, so that the place can be chosen at run time: `submit` and `run` are methods of
+/// `dyn Environment` and of each environment itself; generic code finds them in [`EnvironmentExt`]. All futures are
+/// `'static` and lazy, and work on any async runtime; [`blocking`](LocalEnvironment::blocking) offers the same to code
+/// that is not async.
+///
+/// ```
+/// use proscenium::{Environment, LocalEnvironment, job_fn};
+///
+/// let env: Box<dyn Environment> = Box::new(LocalEnvironment::new("doc"));
+/// let outcome = env.run(job_fn("nothing", |_| Ok(()))).blocking()?;
+/// assert!(outcome.is_completed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Environment: sealed::Linked + Send + Sync {
+    /// The environment's name.
+    fn name(&self) -> &str;
+
+    /// All jobs that are known, live or ended, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>>;
+
+    /// A handle to the job of this id. That it exists is checked.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError`] if the job is not known, not known any more, or the environment is closed.
+    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>>;
+
+    /// Whether the environment accepts jobs, and how many it has.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>>;
+
+    /// What the environment is made of.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>>;
+
+    /// Deletes all jobs that have ended, also those that handles refer to, and says how many.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>>;
+
+    /// Closes the environment. A local one cancels its jobs, and is closed once all of them have ended and its threads
+    /// are gone; from the first poll on it accepts no job. Closing again only waits for that.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// What every environment offers and an object-safe trait cannot: the generic methods. For generic code only; on
+/// [`LocalEnvironment`] and `dyn Environment` they need no import.
+pub trait EnvironmentExt: Environment {
+    /// Submits `job`; see [`LocalEnvironment::submit`].
+    fn submit<J: IntoJob>(&self, job: J) -> Submit {
+        Submit::new(self.link(), job.into_payload())
+    }
+
+    /// Runs `job` to its end; see [`LocalEnvironment::run`].
+    fn run<J: IntoJob>(&self, job: J) -> Run {
+        Run::new(EnvironmentExt::submit(self, job))
+    }
+}
+
+impl<E: Environment + ?Sized> EnvironmentExt for E {}
+
+impl dyn Environment + '_ {
+    /// Submits `job`; see [`LocalEnvironment::submit`].
+    pub fn submit<J: IntoJob>(&self, job: J) -> Submit {
+        EnvironmentExt::submit(self, job)
+    }
+
+    /// Runs `job` to its end; see [`LocalEnvironment::run`].
+    pub fn run<J: IntoJob>(&self, job: J) -> Run {
+        EnvironmentExt::run(self, job)
+    }
+
+    /// The same for code that is not async.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingEnvironment<'_> {
+        BlockingEnvironment::new(self)
+    }
+}
+
+impl<S: Service> ServiceRef<S> {
+    /// This reference over the link of `environment`: a decoded reference is unbound until then, and its calls fail.
+    ///
+    /// It does not promise that the job or the service exists there; the first call tells.
+    #[must_use]
+    pub fn bind(&self, environment: &dyn Environment) -> Self {
+        self.bind_to(environment.link())
+    }
+}
+
+mod sealed {
+    use std::sync::Arc;
+
+    use crate::link::Link;
+
+    /// Environments are written in this crate only, and their link is no part of the API.
+    pub trait Linked {
+        #[doc(hidden)]
+        #[expect(private_interfaces, reason = "the trait is sealed: nobody else can name or call this")]
+        fn link(&self) -> Arc<dyn Link>;
+    }
+}

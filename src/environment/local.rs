@@ -1,0 +1,318 @@
+//! Jobs in this process.
+
+mod control;
+mod link;
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+};
+
+use actix::System;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use self::{
+    control::{Control, ControlSetup},
+    link::LocalLink,
+};
+use crate::{
+    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
+    job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, Limits, QueryError},
+    link::{JobRequest, Link, Opened, Refusal, Reply, Request, ask},
+    manager::{Placement, RoundRobin},
+    worker::task_threads_default,
+};
+
+/// Runs jobs in this process, on threads of its own.
+///
+/// One thread for control, one for deadlines, by default one per core for tasks and one for services. Clones are
+/// handles to the same environment. When the last clone is dropped, or at [`close`](Environment::close), the
+/// environment accepts nothing more, cancels its jobs, waits until they have ended, and joins its threads; so dropping
+/// it can block for as long as `Limits::cancel_deadline` and `Limits::service_stop_deadline` allow. Dropped on one of
+/// its own threads, from within an operator or a service, it does all that without being waited for. Handles to jobs do
+/// not keep it open.
+///
+/// The one exception to "no thread is left": user code that never returns. Its thread is abandoned at the deadline.
+///
+/// ```
+/// use proscenium::{LocalEnvironment, job_fn};
+///
+/// let env = LocalEnvironment::new("doc");
+/// let job = env.submit(job_fn("count", |flow| {
+///     flow.from_batch(0..10u64).count().collect("count");
+///     Ok(())
+/// }));
+/// let job = job.autostop(true).blocking()?;
+/// assert!(job.blocking().wait()?.is_completed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct LocalEnvironment {
+    core: Arc<Core>,
+}
+
+impl LocalEnvironment {
+    /// Opens an environment with the defaults of [`builder`](Self::builder).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the operating system refuses a thread or a file descriptor; [`builder`](Self::builder) offers an
+    /// error instead.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        match Self::builder(name).open() {
+            Ok(environment) => environment,
+            Err(error) => panic!("a local environment could not be opened: {error}"),
+        }
+    }
+
+    /// An environment about to be opened: set what differs from the defaults, then
+    /// [`open`](LocalEnvironmentBuilder::open) it.
+    pub fn builder(name: impl Into<String>) -> LocalEnvironmentBuilder {
+        LocalEnvironmentBuilder {
+            name: name.into(),
+            task_threads: task_threads_default(),
+            service_threads: 1,
+            limits: Limits::default(),
+            placement: Box::new(RoundRobin::new()),
+        }
+    }
+
+    /// Submits `job`: a builder that submits when it is awaited.
+    pub fn submit<J: IntoJob>(&self, job: J) -> Submit {
+        EnvironmentExt::submit(self, job)
+    }
+
+    /// Runs `job` to its end: a builder that, when it is awaited, submits with autostop, waits, and listens for Ctrl+C
+    /// meanwhile.
+    pub fn run<J: IntoJob>(&self, job: J) -> Run {
+        EnvironmentExt::run(self, job)
+    }
+
+    /// The same for code that is not async.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingEnvironment<'_> {
+        BlockingEnvironment::new(self)
+    }
+}
+
+impl fmt::Debug for LocalEnvironment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalEnvironment").field("name", &self.core.link.environment()).finish_non_exhaustive()
+    }
+}
+
+/// A [`LocalEnvironment`] about to be opened.
+#[must_use = "nothing is opened before `open`"]
+pub struct LocalEnvironmentBuilder {
+    name: String,
+    task_threads: usize,
+    service_threads: usize,
+    limits: Limits,
+    placement: Box<dyn Placement>,
+}
+
+impl LocalEnvironmentBuilder {
+    /// Threads that run tasks. Default: the cores.
+    pub fn task_threads(mut self, threads: usize) -> Self {
+        self.task_threads = threads;
+        self
+    }
+
+    /// Threads that run services, which no task shares. Default: 1.
+    pub fn service_threads(mut self, threads: usize) -> Self {
+        self.service_threads = threads;
+        self
+    }
+
+    /// The limits of all jobs. Default: [`Limits::default`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The policy that spreads tasks over the task threads. Default: [`RoundRobin`].
+    pub fn placement(mut self, placement: impl Placement) -> Self {
+        self.placement = Box::new(placement);
+        self
+    }
+
+    /// Opens the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NoThreads`] if it is to have no thread for tasks or for services; [`OpenError::Refused`] if the
+    /// operating system refuses a thread or a file descriptor.
+    pub fn open(self) -> Result<LocalEnvironment, OpenError> {
+        let Self { name, task_threads, service_threads, limits, placement } = self;
+        for (count, purpose) in [(task_threads, "tasks"), (service_threads, "services")] {
+            if count == 0 {
+                return Err(OpenError::NoThreads { purpose });
+            }
+        }
+        let environment: Arc<str> = name.into();
+        let limits = Arc::new(limits);
+        let call_deadline = limits.call_deadline;
+        let thread_prefix = next_thread_prefix();
+        let setup = ControlSetup {
+            environment: Arc::clone(&environment),
+            thread_prefix: thread_prefix.clone(),
+            task_threads,
+            service_threads,
+            limits,
+            placement,
+        };
+        let (opened, control) = mpsc::sync_channel(1);
+        let (closed, closed_rx) = watch::channel(());
+        let thread = thread::Builder::new()
+            .name(format!("{thread_prefix}control"))
+            .spawn(move || control::run(setup, &opened, closed))
+            .map_err(OpenError::Refused)?;
+        let Ok(control) = control.recv() else {
+            let broken_off = io::Error::other("the control thread broke off while it was starting");
+            return Err(OpenError::Refused(broken_off));
+        };
+        let Control { manager, timer, runtime, system } = control.map_err(OpenError::Refused)?;
+        let link = Arc::new(LocalLink::new(environment, manager, timer, call_deadline, runtime));
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        Ok(LocalEnvironment { core: Arc::new(Core { link, thread, closed: closed_rx, system, thread_prefix }) })
+    }
+}
+
+impl fmt::Debug for LocalEnvironmentBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalEnvironmentBuilder")
+            .field("name", &self.name)
+            .field("task_threads", &self.task_threads)
+            .field("service_threads", &self.service_threads)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Unique within the process, so that a thread can be recognised by its name.
+fn next_thread_prefix() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("proscenium-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Why a local environment could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It was to have no thread for a purpose that needs one.
+    #[error("an environment needs at least one thread for {purpose}")]
+    NoThreads {
+        /// `tasks` or `services`.
+        purpose: &'static str,
+    },
+    /// The operating system refused a thread or a file descriptor.
+    #[error("the operating system refused a thread or a file descriptor")]
+    Refused(#[source] io::Error),
+}
+
+/// What the clones of a [`LocalEnvironment`] share; closes it when the last one is dropped.
+struct Core {
+    link: Arc<LocalLink>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    /// Its sender is dropped once the environment is closed.
+    closed: watch::Receiver<()>,
+    system: usize,
+    thread_prefix: String,
+}
+
+impl Core {
+    /// Whether the calling thread is one that closing waits for.
+    fn is_on_own_thread(&self) -> bool {
+        let arbiter = System::try_current().is_some_and(|system| system.id() == self.system);
+        arbiter || thread::current().name().is_some_and(|name| name.starts_with(&self.thread_prefix))
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.link.close();
+        // Closing joins every thread of the environment. One of them that waited for that would wait for itself.
+        if !self.is_on_own_thread() {
+            join(&self.thread);
+        }
+    }
+}
+
+/// Joins the control thread, unless somebody else has.
+fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
+    let thread = thread.lock().take();
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        tracing::error!("the control thread of a local environment panicked");
+    }
+}
+
+impl Environment for LocalEnvironment {
+    fn name(&self) -> &str {
+        self.core.link.environment()
+    }
+
+    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>> {
+        self.core.query(Request::ListJobs)
+    }
+
+    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
+        let link = self.link();
+        Box::pin(async move {
+            let request = Request::Job { job: id, request: JobRequest::Open };
+            let opened = ask::<Opened>(Arc::clone(&link), request).await?;
+            Ok(JobHandle::new(link, id, opened))
+        })
+    }
+
+    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>> {
+        self.core.query(Request::Health)
+    }
+
+    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
+        self.core.query(Request::Info)
+    }
+
+    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>> {
+        self.core.query(Request::Cleanup)
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let (link, thread, mut closed) =
+            (Arc::clone(&self.core.link), Arc::clone(&self.core.thread), self.core.closed.clone());
+        Box::pin(async move {
+            link.close();
+            drop(link);
+            // Nothing is ever sent: this ends by the error that the sender is gone.
+            while closed.changed().await.is_ok() {}
+            // The thread has nothing left to do but to end, so this does not hold up the executor.
+            join(&thread);
+        })
+    }
+}
+
+impl Core {
+    fn query<T>(&self, request: Request) -> BoxFuture<'static, Result<T, QueryError>>
+    where
+        T: TryFrom<Reply, Error = Refusal> + Send + 'static,
+    {
+        let link = Arc::clone(&self.link) as Arc<dyn Link>;
+        Box::pin(async move { Ok(ask::<T>(link, request).await?) })
+    }
+}
+
+impl Linked for LocalEnvironment {
+    #[expect(private_interfaces, reason = "the trait is sealed: nobody else can name or call this")]
+    fn link(&self) -> Arc<dyn Link> {
+        Arc::clone(&self.core.link) as Arc<dyn Link>
+    }
+}

@@ -1,0 +1,208 @@
+//! The link to a JobManager in this process.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use actix::{Addr, Handler, Message};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+};
+
+use crate::{
+    job::JobId,
+    link::{Link, Opened, Refusal, Reply, Request, SubmitJob},
+    manager::{self, Close, FindPorts, JobManager, Ports},
+    port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
+    service::{AnyGate, CallError, ServiceResolver},
+    timer::Timer,
+};
+
+/// Requests that wait in front of the JobManager at most; beyond them clients wait.
+const REQUESTS_MAX: usize = 1024;
+
+/// The link to a JobManager in this process: its actor address. It does not keep the environment open.
+pub(super) struct LocalLink {
+    environment: Arc<str>,
+    manager: Addr<JobManager>,
+    /// Room in the manager's mailbox; see [`REQUESTS_MAX`].
+    room: Arc<Semaphore>,
+    timer: Timer,
+    call_deadline: Duration,
+    /// That of the control thread.
+    runtime: Handle,
+}
+
+impl LocalLink {
+    pub(super) fn new(
+        environment: Arc<str>,
+        manager: Addr<JobManager>,
+        timer: Timer,
+        call_deadline: Duration,
+        runtime: Handle,
+    ) -> Self {
+        Self { environment, manager, room: Arc::new(Semaphore::new(REQUESTS_MAX)), timer, call_deadline, runtime }
+    }
+
+    /// Has the JobManager close. Past the mailbox's bound, since it must work whatever else is going on, and to repeat
+    /// it changes nothing.
+    pub(super) fn close(&self) {
+        self.manager.do_send(Close);
+    }
+
+    /// Sends a message to the JobManager once there is room, and awaits its answer.
+    fn send<M, T>(
+        &self,
+        message: impl FnOnce(OwnedSemaphorePermit) -> M + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Refusal>>
+    where
+        M: Message<Result = Result<T, Refusal>> + Send + 'static,
+        T: Send + 'static,
+        JobManager: Handler<M>,
+    {
+        // A clone of the address always has room of its own in actix, which never wakes a sender that waits for it.
+        let (manager, room) = (self.manager.clone(), Arc::clone(&self.room));
+        Box::pin(async move {
+            let Ok(room) = room.acquire_owned().await else { return Err(Refusal::EnvironmentClosed) };
+            let answer = manager.send(message(room));
+            drop(manager);
+            answer.await.unwrap_or(Err(Refusal::EnvironmentClosed))
+        })
+    }
+
+    fn ports(&self, job: JobId) -> BoxFuture<'static, Result<Ports, Refusal>> {
+        self.send(move |room| FindPorts { job, room })
+    }
+}
+
+impl Link for LocalLink {
+    fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    fn submit(&self, submit: SubmitJob) -> BoxFuture<'static, Result<Opened, Refusal>> {
+        self.send(move |room| manager::Submit { submit, room })
+    }
+
+    fn ask(&self, request: Request) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        self.send(move |room| manager::Ask { request, room })
+    }
+
+    fn interrupts(&self) -> BoxFuture<'static, mpsc::Receiver<()>> {
+        // One that is not yet taken stands for all that follow it.
+        let (interrupts, receiver) = mpsc::channel(3);
+        let (ready, is_ready) = oneshot::channel();
+        self.runtime.spawn(forward_interrupts(interrupts, ready));
+        // An error says that there is nothing to listen with, which the closed receiver tells too.
+        Box::pin(is_ready.map(|_| receiver))
+    }
+}
+
+/// Listens for Ctrl+C on the control thread, because only a tokio runtime can, until nobody wants to hear of it.
+#[cfg(unix)]
+async fn forward_interrupts(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = match signal(SignalKind::interrupt()) {
+        Ok(signals) => signals,
+        Err(error) => return tracing::warn!(%error, "Ctrl+C cannot be listened for"),
+    };
+    let _ = ready.send(());
+    loop {
+        let (signal, unwanted) = (pin!(signals.recv()), pin!(interrupts.closed()));
+        match select(signal, unwanted).await {
+            Either::Left((Some(()), _)) => {
+                let _ = interrupts.try_send(());
+            }
+            Either::Left((None, _)) | Either::Right(_) => return,
+        }
+    }
+}
+
+/// Listens for Ctrl+C on the control thread, because only a tokio runtime can, until nobody wants to hear of it.
+#[cfg(not(unix))]
+async fn forward_interrupts(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
+    let _ = ready.send(());
+    loop {
+        let (signal, unwanted) = (pin!(tokio::signal::ctrl_c()), pin!(interrupts.closed()));
+        match select(signal, unwanted).await {
+            Either::Left((Ok(()), _)) => {
+                let _ = interrupts.try_send(());
+            }
+            Either::Left((Err(_), _)) | Either::Right(_) => return,
+        }
+    }
+}
+
+impl ServiceResolver for LocalLink {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
+        let (ports, service) = (self.ports(job), name.to_owned());
+        Box::pin(async move {
+            match ports.await {
+                Ok(Ports::Live(ports)) => ports.directory.gate(&service),
+                Ok(Ports::Ended(ended)) if ended.graph.services.contains(&service) => Err(CallError::JobEnded { job }),
+                Ok(Ports::Ended(ended)) => {
+                    Err(CallError::NoSuchService { service, existing: ended.graph.services.clone() })
+                }
+                Err(Refusal::NoSuchJob { id }) => Err(CallError::NoSuchJob { job: id }),
+                Err(Refusal::Expired { id }) => Err(CallError::Expired { job: id }),
+                // To find the ports of a job is refused for no other reason.
+                Err(_) => Err(CallError::EnvironmentClosed),
+            }
+        })
+    }
+
+    fn timer(&self) -> Timer {
+        self.timer.clone()
+    }
+
+    fn call_deadline(&self) -> Duration {
+        self.call_deadline
+    }
+}
+
+impl OutputResolver for LocalLink {
+    fn output(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>> {
+        let (ports, output) = (self.ports(job), name.to_owned());
+        Box::pin(async move {
+            let ports = ports.await;
+            let outputs = match &ports {
+                Ok(Ports::Live(ports)) => &ports.outputs,
+                Ok(Ports::Ended(ended)) => &ended.outputs,
+                Err(Refusal::NoSuchJob { id }) => return Err(OutputError::NoSuchJob { id: *id }),
+                Err(Refusal::Expired { id }) => return Err(OutputError::Expired { id: *id }),
+                Err(_) => return Err(OutputError::EnvironmentClosed),
+            };
+            let found = outputs.iter().find(|(name, _)| *name == output).map(|(_, store)| Arc::clone(store));
+            found.ok_or_else(|| OutputError::NoSuchOutput {
+                output,
+                existing: outputs.iter().map(|(name, _)| name.clone()).collect(),
+            })
+        })
+    }
+}
+
+impl InputResolver for LocalLink {
+    fn input(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {
+        let (ports, input) = (self.ports(job), name.to_owned());
+        Box::pin(async move {
+            match ports.await {
+                Ok(Ports::Live(ports)) => {
+                    let inputs = &ports.inputs;
+                    let found = inputs.iter().find(|(name, _)| *name == input).map(|(_, port)| Arc::clone(port));
+                    found.ok_or_else(|| InputError::NoSuchInput {
+                        input,
+                        existing: inputs.iter().map(|(name, _)| name.clone()).collect(),
+                    })
+                }
+                Ok(Ports::Ended(ended)) if ended.graph.inputs.contains(&input) => Err(InputError::Closed { input }),
+                Ok(Ports::Ended(ended)) => Err(InputError::NoSuchInput { input, existing: ended.graph.inputs.clone() }),
+                Err(Refusal::NoSuchJob { id }) => Err(InputError::NoSuchJob { id }),
+                Err(Refusal::Expired { id }) => Err(InputError::Expired { id }),
+                Err(_) => Err(InputError::EnvironmentClosed),
+            }
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Running a job to its end, with Ctrl+C.
+
+use std::{fmt, future::IntoFuture, pin::pin, time::Duration};
+
+use futures::future::{BoxFuture, Either, select};
+use tokio::sync::mpsc;
+
+use crate::{
+    blocking::block_on,
+    environment::submit::{Submit, SubmitError},
+    job::{ErrorPolicy, JobHandle, Outcome, QueryError},
+};
+
+/// The exit code of a process that was told to end by Ctrl+C.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// A job about to be run to its end: set what differs from the defaults, then await it.
+///
+/// Made by [`LocalEnvironment::run`](crate::LocalEnvironment::run). Awaiting it submits the job with autostop, waits for
+/// its end and yields its [`Outcome`].
+///
+/// While it is awaited, Ctrl+C (SIGINT) belongs to the job: the first stops it (its sources end, what was emitted is
+/// processed), the second cancels it, the third prints the job's id and exits the process with code 130. Nothing else in this
+/// crate touches signals. Once SIGINT has been listened for, the operating system's default reaction to it does not
+/// come back in this process, not even after the job has ended.
+///
+/// # Errors
+///
+/// Awaiting it fails with [`RunError`]. A job that failed is no error but an [`Outcome`].
+///
+/// # Cancel safety
+///
+/// If the future is dropped half-way, the job goes on.
+#[must_use = "nothing is run until it is awaited"]
+pub struct Run {
+    submit: Submit,
+}
+
+impl Run {
+    pub(super) fn new(submit: Submit) -> Self {
+        Self { submit: submit.autostop(true) }
+    }
+
+    /// As [`Submit::parallelism`].
+    pub fn parallelism(self, instances: usize) -> Self {
+        Self { submit: self.submit.parallelism(instances) }
+    }
+
+    /// As [`Submit::name`].
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self { submit: self.submit.name(name) }
+    }
+
+    /// As [`Submit::run_limit`].
+    pub fn run_limit(self, limit: Duration) -> Self {
+        Self { submit: self.submit.run_limit(limit) }
+    }
+
+    /// As [`Submit::error_policy`].
+    pub fn error_policy(self, policy: ErrorPolicy) -> Self {
+        Self { submit: self.submit.error_policy(policy) }
+    }
+
+    /// Runs the job, and blocks the calling thread until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] if there is no job, or its outcome cannot be known.
+    pub fn blocking(self) -> Result<Outcome, RunError> {
+        block_on(self.into_future())
+    }
+}
+
+impl IntoFuture for Run {
+    type Output = Result<Outcome, RunError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let link = self.submit.link();
+            let mut interrupts = Interrupts { signals: link.interrupts().await, seen: 0, obeyed: 0 };
+            drop(link);
+            let job = interrupts.during(self.submit.into_future(), None).await?;
+            let mut wait = Box::pin(job.wait());
+            loop {
+                interrupts.obey(&job).await;
+                let next = interrupts.next(Some(&job));
+                if let Either::Left((outcome, _)) = select(&mut wait, pin!(next)).await {
+                    return Ok(outcome?);
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Run").field(&self.submit).finish()
+    }
+}
+
+struct Interrupts {
+    signals: mpsc::Receiver<()>,
+    seen: u32,
+    /// Up to which Ctrl+C the job has been told.
+    obeyed: u32,
+}
+
+impl Interrupts {
+    /// Counts the next Ctrl+C. Never ready if the process cannot listen for it.
+    async fn next(&mut self, job: Option<&JobHandle>) {
+        if self.signals.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        self.seen += 1;
+        if self.seen >= 3 {
+            exit(job);
+        }
+    }
+
+    /// Awaits `future`; what arrives meanwhile is counted.
+    async fn during<F: Future + Unpin>(&mut self, mut future: F, job: Option<&JobHandle>) -> F::Output {
+        loop {
+            match select(future, pin!(self.next(job))).await {
+                Either::Left((output, _)) => return output,
+                Either::Right(((), unfinished)) => future = unfinished,
+            }
+        }
+    }
+
+    /// Does with the job what has been asked for so far.
+    async fn obey(&mut self, job: &JobHandle) {
+        while self.obeyed < self.seen {
+            self.obeyed = self.seen;
+            tracing::warn!(job = %job.id(), interrupts = self.seen, "interrupted: the job is told to end");
+            let order = if self.seen == 1 { Either::Left(job.stop()) } else { Either::Right(job.cancel()) };
+            // A refusal says that the job or its environment has ended, which the wait that follows tells better.
+            let _ = self.during(Box::pin(order), Some(job)).await;
+        }
+    }
+}
+
+#[expect(clippy::exit, clippy::print_stderr, reason = "this is what the third Ctrl+C asks for")]
+fn exit(job: Option<&JobHandle>) -> ! {
+    match job {
+        Some(job) => eprintln!("interrupted three times: exiting; the job was {}", job.id()),
+        None => eprintln!("interrupted three times: exiting while the job was being submitted"),
+    }
+    std::process::exit(EXIT_INTERRUPTED)
+}
+
+/// Why a job was not run to its end, or its end is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It was not accepted; no job exists.
+    #[error("the job was not accepted")]
+    Submit(#[from] SubmitError),
+    /// It was accepted, but its outcome could not be learnt.
+    #[error("the job's outcome could not be learnt")]
+    Wait(#[from] QueryError),
+}

@@ -1,0 +1,135 @@
+//! Submitting a job.
+
+use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+
+use crate::{
+    blocking::block_on,
+    flow::BuildRefusal,
+    job::{ErrorPolicy, JobHandle, JobId, JobOptions, JobPayload},
+    link::{Link, Refusal, SubmitJob},
+};
+
+/// A job about to be submitted: set what differs from the defaults, then await it.
+///
+/// Made by [`LocalEnvironment::submit`](crate::LocalEnvironment::submit). Awaiting it submits the job and yields its
+/// [`JobHandle`] once its flow has been built.
+///
+/// # Errors
+///
+/// Awaiting it fails with [`SubmitError`]; then no job exists.
+///
+/// # Cancel safety
+///
+/// If the future is dropped half-way, the job may or may not run; [`Environment::jobs`](crate::Environment::jobs)
+/// lists it if it does.
+#[must_use = "nothing is submitted until it is awaited"]
+pub struct Submit {
+    link: Arc<dyn Link>,
+    payload: JobPayload,
+    options: JobOptions,
+}
+
+impl Submit {
+    pub(super) fn new(link: Arc<dyn Link>, payload: JobPayload) -> Self {
+        Self { link, payload, options: JobOptions::default() }
+    }
+
+    /// Whether the job ends by itself, its services too, once its tasks have finished. Default: no, it is then
+    /// [`Idle`](crate::JobState::Idle) and its services stay callable until `stop`.
+    pub fn autostop(mut self, autostop: bool) -> Self {
+        self.options.autostop = autostop;
+        self
+    }
+
+    /// The parallel instances of an operator that does not say otherwise. Default: the environment's task threads.
+    /// Zero is refused at submit.
+    pub fn parallelism(mut self, instances: usize) -> Self {
+        self.options.parallelism = Some(instances);
+        self
+    }
+
+    /// The job's name. Default: that of its type. Names need not be unique.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
+        self
+    }
+
+    /// How long the job may run; then it is cancelled with the reason *deadline*. Default: without limit.
+    pub fn run_limit(mut self, limit: Duration) -> Self {
+        self.options.run_limit = Some(limit);
+        self
+    }
+
+    /// What happens to an item that user code could not process. Default: the job fails.
+    pub fn error_policy(mut self, policy: ErrorPolicy) -> Self {
+        self.options.error_policy = policy;
+        self
+    }
+
+    /// Submits, and blocks the calling thread until the flow has been built.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`]; then no job exists.
+    pub fn blocking(self) -> Result<JobHandle, SubmitError> {
+        block_on(self.into_future())
+    }
+
+    pub(super) fn link(&self) -> Arc<dyn Link> {
+        Arc::clone(&self.link)
+    }
+}
+
+impl IntoFuture for Submit {
+    type Output = Result<JobHandle, SubmitError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        // Drawn here, on the client's side: a submit repeated after a lost reply will name the same job.
+        let id = JobId::random();
+        Box::pin(async move {
+            let Self { link, payload, options } = self;
+            if options.parallelism == Some(0) {
+                return Err(SubmitError::Build(BuildRefusal::ZeroParallelism { operator: "the job".to_owned() }));
+            }
+            let opened = link.submit(SubmitJob { id, options, payload }).await?;
+            Ok(JobHandle::new(link, id, opened))
+        })
+    }
+}
+
+impl fmt::Debug for Submit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submit").field("job", &self.payload).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Why a job was not accepted. No job exists then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// Its flow could not be built. To submit the same job again fails in the same way.
+    #[error("the flow could not be built")]
+    Build(#[source] BuildRefusal),
+    /// The environment is closed or closing.
+    #[error("the environment is closed")]
+    EnvironmentClosed,
+    /// The runtime itself broke a rule it promises to keep. This is a bug in proscenium.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<Refusal> for SubmitError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Build(refusal) => Self::Build(refusal),
+            Refusal::EnvironmentClosed => Self::EnvironmentClosed,
+            Refusal::Internal(what) => Self::Internal(what),
+            refusal @ (Refusal::NoSuchJob { .. } | Refusal::Expired { .. } | Refusal::Conflict { .. }) => {
+                Self::Internal(format!("{refusal:?}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The builder that a job's `build` receives, and the typed streams it hands out.
+
+mod aggregate;
+mod asynchronous;
+pub(crate) mod chain;
+mod channel;
+pub(crate) mod context;
+pub(crate) mod counters;
+mod error;
+mod exchange;
+pub(crate) mod graph;
+mod hash;
+mod keyed;
+mod operator;
+mod sink;
+mod source;
+mod stream;
+pub(crate) mod task;
+mod text;
+
+use std::{cell::RefCell, fmt, rc::Rc};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::context::TaskContext;
+pub use self::error::TaskError;
+pub use self::graph::{BuildRefusal, Graph};
+pub use self::keyed::KeyedStream;
+pub use self::sink::Sink;
+pub use self::source::{
+    BatchSource, IntoBatchSource, Iterable, IteratorPart, More, Next, OnePart, ParallelRange, Part, Partitioned,
+    RangePart, Source, Splittable, partitioned,
+};
+pub use self::stream::Stream;
+pub use self::text::{LineSink, TextFile, TextPart};
+use self::{
+    chain::{Meter, Recipe, StageFactory, TaskState},
+    graph::Blueprint,
+    source::{PartHead, PortHead, SourceHead},
+    task::{ChainTask, Head, Task},
+};
+use crate::{
+    port::InputPort,
+    schema::TypeDescription,
+    service::{Service, ServiceContext, service_recipe},
+};
+
+/// What [`Job::build`](crate::Job::build) lays a job out on: sources, and through their streams everything else.
+///
+/// Methods do not fail: what is wrong with a flow is recorded, and `submit` is refused with the first thing recorded.
+pub struct Flow {
+    blueprint: Rc<RefCell<Blueprint>>,
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("tasks", &self.blueprint.borrow().tasks).finish_non_exhaustive()
+    }
+}
+
+impl Flow {
+    pub(crate) fn on(blueprint: &Rc<RefCell<Blueprint>>) -> Self {
+        Self { blueprint: Rc::clone(blueprint) }
+    }
+
+    /// The job's parallelism: what splittable sources get, and what `key_by` takes where none is named.
+    #[must_use]
+    pub fn parallelism(&self) -> usize {
+        self.blueprint.borrow().options.parallelism
+    }
+
+    /// Registers a service under `name`. `factory` makes its actor, at the start and at each restart.
+    ///
+    /// Services start in order of registration, before any task, and stop in reverse order, after all tasks. Two
+    /// services of one name refuse the flow.
+    pub fn register_service<S, F>(&mut self, name: &str, factory: F)
+    where
+        S: Service,
+        F: Fn() -> S + Send + Sync + 'static,
+    {
+        self.register_service_with(name, move |_| factory());
+    }
+
+    /// Like [`register_service`](Self::register_service), for an actor that calls other services of the job: the
+    /// factory gets a [`ServiceContext`] to find them with.
+    pub fn register_service_with<S, F>(&mut self, name: &str, factory: F)
+    where
+        S: Service,
+        F: Fn(&ServiceContext) -> S + Send + Sync + 'static,
+    {
+        let mut blueprint = self.blueprint.borrow_mut();
+        if blueprint.services.iter().any(|service| service.name() == name) {
+            blueprint.refuse(BuildRefusal::DuplicateService { service: name.to_owned() });
+            return;
+        }
+        let recipe = service_recipe(name, factory, &blueprint.options.limits);
+        blueprint.services.push(recipe);
+    }
+
+    /// A bounded source: anything iterable, read by one instance, or a splittable [`BatchSource`] such as
+    /// [`TextFile`], read by as many instances as the job's parallelism.
+    ///
+    /// Order: each instance keeps that of its part. The end of the source ends the stream.
+    pub fn from_batch<S, Kind>(&mut self, source: S) -> Stream<S::Item>
+    where
+        S: IntoBatchSource<Kind>,
+        S::Item: Send + 'static,
+    {
+        let parallelism = if S::SPLITTABLE { self.parallelism() } else { 1 };
+        let mut parts = match source.into_batch_source().split(parallelism) {
+            Ok(parts) => parts.into_iter().map(Some).collect(),
+            Err(error) => {
+                let refusal = BuildRefusal::Source { source_name: "from_batch".to_owned(), message: error.message() };
+                self.blueprint.borrow_mut().refuse(refusal);
+                Vec::new()
+            }
+        };
+        self.source("from_batch", parallelism, None, move |instance| {
+            let part = parts.get_mut(instance).and_then(Option::take);
+            Box::new(move |meter| Box::new(PartHead::new(meter, part)))
+        })
+    }
+
+    /// A source that may never end: see [`Source`]. One instance.
+    pub fn from_source<S>(&mut self, source: S) -> Stream<S::Item>
+    where
+        S: Source,
+        S::Item: Send + 'static,
+    {
+        let mut source = Some(source);
+        self.source("from_source", 1, None, move |_| {
+            let source = source.take();
+            Box::new(move |meter| match source {
+                Some(source) => Box::new(SourceHead::new(meter, source)),
+                // Each instance is made once, and there is one.
+                None => Box::new(PartHead::new(meter, None::<IteratorPart<std::iter::Empty<S::Item>>>)),
+            })
+        })
+    }
+
+    /// A source that is pushed into from outside, through [`JobHandle::input`](crate::JobHandle::input). One instance.
+    ///
+    /// It ends by [`Input::finish`](crate::Input::finish) or by stopping the job, and by nothing else: that a sender
+    /// or a client vanishes says nothing about whether it was done. At most `Limits::port_items` items wait; then
+    /// senders wait.
+    pub fn from_channel<T>(&mut self, name: &str) -> Stream<T>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let port = {
+            let mut blueprint = self.blueprint.borrow_mut();
+            if blueprint.inputs.iter().any(|(input, _)| input == name) {
+                blueprint.refuse(BuildRefusal::DuplicateInput { input: name.to_owned() });
+            }
+            let port = InputPort::<T>::new(name, TypeDescription::of::<T>(), &blueprint.options.limits);
+            blueprint.inputs.push((name.to_owned(), port.clone()));
+            port
+        };
+        self.source("from_channel", 1, Some(name.to_owned()), move |_| {
+            let port = port.clone();
+            Box::new(move |meter| Box::new(PortHead::new(meter, port)))
+        })
+    }
+
+    fn source<T, M>(&mut self, kind: &'static str, parallelism: usize, input: Option<String>, mut make: M) -> Stream<T>
+    where
+        T: Send + 'static,
+        M: FnMut(usize) -> MakeHead<T> + 'static,
+    {
+        let chain = {
+            let mut blueprint = self.blueprint.borrow_mut();
+            let chain = blueprint.add_chain(parallelism, true);
+            blueprint.add_operator(chain, kind);
+            blueprint.chains[chain].input = input;
+            chain
+        };
+        new_chain(&self.blueprint, chain, move |instance| {
+            let make = make(instance);
+            Box::new(move |task| make(Meter::new(task, 0)))
+        })
+    }
+}
+
+/// Makes a source's head in its task.
+type MakeHead<T> = Box<dyn FnOnce(Meter) -> Box<dyn Head<T>> + Send>;
+
+/// The stream at the beginning of a chain whose heads `make` makes.
+fn new_chain<T, M>(blueprint: &Rc<RefCell<Blueprint>>, chain: usize, mut make: M) -> Stream<T>
+where
+    T: Send + 'static,
+    M: FnMut(usize) -> Recipe<Box<dyn Head<T>>> + 'static,
+{
+    let shared = Rc::downgrade(blueprint);
+    let attach = Box::new(move |next: StageFactory<T>| {
+        let Some(blueprint) = shared.upgrade() else { return };
+        blueprint.borrow_mut().chains[chain].factory = Some(Box::new(move |instance| {
+            let (head, next) = (make(instance), next(instance));
+            Box::new(move |task: &Rc<TaskState>| -> Box<dyn Task> {
+                Box::new(ChainTask::new(task, head(task), next(task)))
+            })
+        }));
+    });
+    Stream::begin(blueprint, chain, attach)
+}

@@ -1,0 +1,362 @@
+//! Channels between tasks: bounded lanes into the input gate of a consuming task.
+//!
+//! A gate has one lane for each producing task. Credit is counted per lane in batches and bytes and is given back when
+//! a batch has been *consumed*, not when it has been taken. A waiting producer is woken once half of its credit is
+//! back, so that the two sides do not take turns batch by batch. Marks need no credit.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use crate::{flow::chain::Mark, protocol::Received};
+
+/// Emptied batch buffers a lane keeps for its producer.
+const SPARES: usize = 4;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneLimits {
+    pub batches: usize,
+    pub bytes: usize,
+}
+
+/// The shared middle of all channels into one task.
+pub(crate) struct Gate<T> {
+    limits: LaneLimits,
+    state: Mutex<GateState<T>>,
+}
+
+struct GateState<T> {
+    lanes: Vec<Lane<T>>,
+    consumer: Option<Waker>,
+    /// Where the consumer looks first, so that no lane starves.
+    turn: usize,
+    queued: usize,
+}
+
+struct Lane<T> {
+    queue: VecDeque<Packet<T>>,
+    /// Batches and bytes not yet consumed: those queued and the one in the consumer's hands.
+    batches: usize,
+    bytes: usize,
+    closed: bool,
+    ended: bool,
+    producer: Option<Waker>,
+    spares: Vec<Vec<T>>,
+    accounts: Received,
+}
+
+enum Packet<T> {
+    Batch(Vec<T>, usize),
+    Mark(Mark),
+}
+
+impl<T> Gate<T> {
+    pub fn new(limits: LaneLimits) -> Arc<Self> {
+        let state = GateState { lanes: Vec::new(), consumer: None, turn: 0, queued: 0 };
+        Arc::new(Self { limits, state: Mutex::new(state) })
+    }
+
+    /// Adds a lane and returns the end its producer holds.
+    pub fn add_lane(self: &Arc<Self>) -> LaneSender<T> {
+        let mut state = self.state.lock();
+        state.lanes.push(Lane {
+            queue: VecDeque::new(),
+            batches: 0,
+            bytes: 0,
+            closed: false,
+            ended: false,
+            producer: None,
+            spares: Vec::new(),
+            accounts: Received::default(),
+        });
+        LaneSender { gate: Arc::clone(self), lane: state.lanes.len() - 1 }
+    }
+}
+
+/// What became of a batch that was offered to a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// Taken; the batch is empty now.
+    Taken,
+    /// No credit; the batch is as it was.
+    Full,
+    /// The consumer wants no more; the batch is as it was.
+    Closed,
+}
+
+/// The producing end of one channel.
+pub(crate) struct LaneSender<T> {
+    gate: Arc<Gate<T>>,
+    lane: usize,
+}
+
+impl<T> LaneSender<T> {
+    /// Offers a batch that weighs `bytes`. A batch heavier than the lane's limit is admitted when the lane is empty.
+    pub fn offer(&self, batch: &mut Vec<T>, bytes: usize) -> Offer {
+        let mut state = self.gate.state.lock();
+        let lane = &mut state.lanes[self.lane];
+        if lane.closed {
+            return Offer::Closed;
+        }
+        let limits = self.gate.limits;
+        if lane.batches > 0 && (lane.batches >= limits.batches || lane.bytes + bytes > limits.bytes) {
+            return Offer::Full;
+        }
+        lane.batches += 1;
+        lane.bytes += bytes;
+        let empty = lane.spares.pop().unwrap_or_default();
+        lane.queue.push_back(Packet::Batch(std::mem::replace(batch, empty), bytes));
+        state.queued += 1;
+        let consumer = state.consumer.take();
+        drop(state);
+        wake(consumer);
+        Offer::Taken
+    }
+
+    pub fn mark(&self, mark: Mark) {
+        let mut state = self.gate.state.lock();
+        let lane = &mut state.lanes[self.lane];
+        if !lane.closed {
+            lane.queue.push_back(Packet::Mark(mark));
+        }
+        let consumer = state.consumer.take();
+        drop(state);
+        wake(consumer);
+    }
+
+    /// Has the task woken when credit comes back or the consumer closes the lane. Returns whether it is closed.
+    pub fn register(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.gate.state.lock();
+        let lane = &mut state.lanes[self.lane];
+        if !lane.producer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            lane.producer = Some(cx.waker().clone());
+        }
+        lane.closed
+    }
+}
+
+/// What the consuming task takes off its gate.
+#[derive(Debug)]
+pub(crate) enum Taken<T> {
+    Batch(Vec<T>),
+    Mark(Mark),
+}
+
+/// The consuming end of all channels into one task.
+pub(crate) struct GateReceiver<T> {
+    gate: Arc<Gate<T>>,
+    /// The lane and weight of the batch being consumed: its credit is still out.
+    in_hand: Option<(usize, usize)>,
+    /// Lanes that have delivered the `Hold` mark being collected.
+    held: Vec<bool>,
+    hold: Option<u32>,
+    ended: bool,
+}
+
+impl<T> GateReceiver<T> {
+    pub fn new(gate: Arc<Gate<T>>) -> Self {
+        let lanes = gate.state.lock().lanes.len();
+        Self { gate, in_hand: None, held: vec![false; lanes], hold: None, ended: false }
+    }
+
+    /// Gives back the credit of the batch taken last, with its emptied buffer.
+    pub fn release(&mut self, buffer: Option<Vec<T>>) {
+        let Some((index, bytes)) = self.in_hand.take() else { return };
+        let limits = self.gate.limits;
+        let mut state = self.gate.state.lock();
+        let lane = &mut state.lanes[index];
+        lane.batches -= 1;
+        lane.bytes -= bytes;
+        if let Some(buffer) = buffer.filter(|buffer| buffer.capacity() > 0 && lane.spares.len() < SPARES) {
+            lane.spares.push(buffer);
+        }
+        let half_free = lane.batches <= limits.batches / 2 && lane.bytes <= limits.bytes / 2;
+        let producer = if half_free { lane.producer.take() } else { None };
+        drop(state);
+        wake(producer);
+    }
+
+    /// The lane of the batch being consumed.
+    pub fn lane_in_hand(&self) -> Option<usize> {
+        self.in_hand.map(|(lane, _)| lane)
+    }
+
+    /// Takes the next batch or mark. A `Hold` comes out once it has come in on every lane that has not ended, an end
+    /// once all lanes have.
+    pub fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken<T>> {
+        if self.ended {
+            return Poll::Pending;
+        }
+        let mut state = self.gate.state.lock();
+        if state.lanes.iter().all(|lane| lane.closed || (lane.ended && lane.queue.is_empty())) {
+            self.ended = true;
+            return Poll::Ready(Taken::Mark(Mark::End));
+        }
+        let lanes = state.lanes.len();
+        let first = state.turn;
+        let mut offset = 0;
+        while offset < lanes {
+            let index = (first + offset) % lanes;
+            let lane = &mut state.lanes[index];
+            match lane.queue.pop_front() {
+                None => offset += 1,
+                Some(Packet::Batch(batch, bytes)) => {
+                    lane.accounts.received += batch.len() as u64;
+                    state.turn = (index + 1) % lanes;
+                    state.queued -= 1;
+                    self.in_hand = Some((index, bytes));
+                    return Poll::Ready(Taken::Batch(batch));
+                }
+                Some(Packet::Mark(Mark::End)) => lane.ended = true,
+                Some(Packet::Mark(Mark::Hold(epoch))) => {
+                    if self.hold != Some(epoch) {
+                        self.hold = Some(epoch);
+                        self.held.fill(false);
+                    }
+                    self.held[index] = true;
+                }
+            }
+        }
+        if state.lanes.iter().all(|lane| lane.ended) {
+            self.ended = true;
+            return Poll::Ready(Taken::Mark(Mark::End));
+        }
+        if let Some(epoch) = self.hold
+            && state.lanes.iter().zip(&self.held).all(|(lane, held)| *held || lane.ended)
+        {
+            self.hold = None;
+            return Poll::Ready(Taken::Mark(Mark::Hold(epoch)));
+        }
+        if !state.consumer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.consumer = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Refuses everything from now on: what waits in the lanes is `as_discarded` or else refused.
+    pub fn close(&mut self, ending: CloseAs) {
+        let mut producers = Vec::new();
+        let mut state = self.gate.state.lock();
+        for lane in &mut state.lanes {
+            if lane.closed {
+                continue;
+            }
+            lane.closed = true;
+            for packet in std::mem::take(&mut lane.queue) {
+                let Packet::Batch(batch, bytes) = packet else { continue };
+                lane.batches -= 1;
+                lane.bytes -= bytes;
+                match ending {
+                    CloseAs::Refused => lane.accounts.refused += batch.len() as u64,
+                    CloseAs::Discarded => lane.accounts.discarded += batch.len() as u64,
+                }
+            }
+            producers.extend(lane.producer.take());
+        }
+        state.queued = 0;
+        drop(state);
+        producers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The accounts of each lane, final once the gate is closed or all lanes have ended.
+    pub fn accounts(&self) -> Vec<Received> {
+        self.gate.state.lock().lanes.iter().map(|lane| lane.accounts).collect()
+    }
+
+    pub fn queued(&self) -> usize {
+        self.gate.state.lock().queued
+    }
+}
+
+/// How items that wait in a closing gate are booked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseAs {
+    /// The consumer had enough.
+    Refused,
+    /// The job was cancelled or failed.
+    Discarded,
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LaneLimits = LaneLimits { batches: 2, bytes: 100 };
+
+    fn take(receiver: &mut GateReceiver<u8>) -> Option<Taken<u8>> {
+        match receiver.poll_take(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(taken) => Some(taken),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn credit_comes_back_when_a_batch_is_consumed_not_when_it_is_taken() {
+        let gate = Gate::new(LIMITS);
+        let lane = gate.add_lane();
+        let mut receiver = GateReceiver::new(gate);
+        assert_eq!(lane.offer(&mut vec![1], 1), Offer::Taken);
+        assert_eq!(lane.offer(&mut vec![2], 1), Offer::Taken);
+        assert_eq!(lane.offer(&mut vec![3], 1), Offer::Full);
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1]));
+        assert_eq!(lane.offer(&mut vec![3], 1), Offer::Full);
+        receiver.release(None);
+        assert_eq!(lane.offer(&mut vec![3], 1), Offer::Taken);
+    }
+
+    #[test]
+    fn a_batch_heavier_than_the_limit_is_admitted_alone() {
+        let gate = Gate::new(LIMITS);
+        let lane = gate.add_lane();
+        assert_eq!(lane.offer(&mut vec![1], 1000), Offer::Taken);
+        assert_eq!(lane.offer(&mut vec![2], 1), Offer::Full);
+    }
+
+    #[test]
+    fn the_end_comes_once_all_lanes_have_ended() {
+        let gate = Gate::new(LIMITS);
+        let (a, b) = (gate.add_lane(), gate.add_lane());
+        let mut receiver = GateReceiver::new(gate);
+        a.mark(Mark::End);
+        assert!(take(&mut receiver).is_none());
+        assert_eq!(b.offer(&mut vec![7], 1), Offer::Taken);
+        b.mark(Mark::End);
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(_))));
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::End))));
+    }
+
+    #[test]
+    fn a_hold_waits_for_every_lane_that_has_not_ended() {
+        let gate = Gate::new(LIMITS);
+        let (a, b, c) = (gate.add_lane(), gate.add_lane(), gate.add_lane());
+        let mut receiver = GateReceiver::new(gate);
+        a.mark(Mark::Hold(1));
+        b.mark(Mark::End);
+        assert!(take(&mut receiver).is_none());
+        c.mark(Mark::Hold(1));
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
+        assert!(take(&mut receiver).is_none());
+    }
+
+    #[test]
+    fn a_closed_gate_books_what_waited_and_refuses_the_rest() {
+        let gate = Gate::new(LIMITS);
+        let lane = gate.add_lane();
+        let mut receiver = GateReceiver::new(gate);
+        assert_eq!(lane.offer(&mut vec![1, 2, 3], 3), Offer::Taken);
+        receiver.close(CloseAs::Refused);
+        assert_eq!(lane.offer(&mut vec![4], 1), Offer::Closed);
+        assert_eq!(receiver.accounts(), [Received { received: 0, discarded: 0, refused: 3 }]);
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::End))));
+    }
+}

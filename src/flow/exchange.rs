@@ -1,0 +1,385 @@
+//! The end of a chain that hands items to other tasks, and the head that receives them there.
+
+use std::{
+    collections::VecDeque,
+    hash::Hash,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use crate::{
+    flow::{
+        chain::{BoxStage, Ending, Failure, Mark, Meter, Stage, TaskState},
+        channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Taken},
+        hash::{KEY_GROUPS, hash_of, instance_of},
+        task::{Head, Input},
+    },
+    protocol::{Sent, TaskCommand, Wait},
+};
+
+/// How a batch is dealt out to the lanes of an exchange.
+pub(crate) trait Route<T> {
+    /// Moves all of `items` into the lanes. Lanes that are closed may be given items; they are thrown away later.
+    fn deal(&mut self, items: &mut Vec<T>, lanes: &mut [OutLane<T>]);
+}
+
+/// Everything to the one lane there is.
+pub(crate) struct Single;
+
+impl<T> Route<T> for Single {
+    fn deal(&mut self, items: &mut Vec<T>, lanes: &mut [OutLane<T>]) {
+        let buffer = &mut lanes[0].buffer;
+        if buffer.is_empty() {
+            std::mem::swap(buffer, items);
+        } else {
+            buffer.append(items);
+        }
+    }
+}
+
+/// Item by item in turn.
+pub(crate) struct InTurn(pub usize);
+
+impl<T> Route<T> for InTurn {
+    fn deal(&mut self, items: &mut Vec<T>, lanes: &mut [OutLane<T>]) {
+        for item in items.drain(..) {
+            let lane = self.0;
+            self.0 = if lane + 1 == lanes.len() { 0 } else { lane + 1 };
+            lanes[lane].buffer.push(item);
+        }
+    }
+}
+
+/// Every item to every lane.
+pub(crate) struct ToAll;
+
+impl<T: Clone> Route<T> for ToAll {
+    fn deal(&mut self, items: &mut Vec<T>, lanes: &mut [OutLane<T>]) {
+        let Some((last, others)) = lanes.split_last_mut() else { return };
+        for lane in others {
+            lane.buffer.extend_from_slice(items);
+        }
+        last.buffer.append(items);
+    }
+}
+
+/// By the hash of the key, so that equal keys meet.
+pub(crate) struct ByKey {
+    /// Key group to lane.
+    table: [u8; KEY_GROUPS],
+}
+
+impl ByKey {
+    pub fn new(lanes: usize) -> Self {
+        let mut table = [0; KEY_GROUPS];
+        for (group, lane) in table.iter_mut().enumerate() {
+            // At most `KEY_GROUPS` lanes: more are refused when the flow is built.
+            *lane = instance_of((group as u64) << 57, lanes) as u8;
+        }
+        Self { table }
+    }
+}
+
+impl<K: Hash, V> Route<(K, V)> for ByKey {
+    fn deal(&mut self, items: &mut Vec<(K, V)>, lanes: &mut [OutLane<(K, V)>]) {
+        for item in items.drain(..) {
+            let group = (hash_of(&item.0) >> 57) as usize;
+            lanes[usize::from(self.table[group])].buffer.push(item);
+        }
+    }
+}
+
+/// How much a batch weighs against the byte limit of its channel.
+pub(crate) type Weigh<T> = Arc<dyn Fn(&T) -> usize + Send + Sync>;
+
+/// One channel of an exchange, as its producer sees it.
+pub(crate) struct OutLane<T> {
+    channel: usize,
+    sender: LaneSender<T>,
+    /// Not yet a full batch.
+    buffer: Vec<T>,
+    /// Batches that found no credit, and marks behind them.
+    backlog: VecDeque<Held<T>>,
+    closed: bool,
+    sent: Sent,
+}
+
+enum Held<T> {
+    Batch(Vec<T>),
+    Mark(Mark),
+}
+
+impl<T> OutLane<T> {
+    pub fn new(channel: usize, sender: LaneSender<T>) -> Self {
+        let sent = Sent::default();
+        Self { channel, sender, buffer: Vec::new(), backlog: VecDeque::new(), closed: false, sent }
+    }
+
+    /// Sends what the backlog and then the buffer hold, as far as there is credit.
+    fn push(&mut self, weigh: &Option<Weigh<T>>, partial: bool, batch_items: usize) {
+        if self.closed {
+            self.backlog.clear();
+            self.buffer.clear();
+            return;
+        }
+        while let Some(held) = self.backlog.front_mut() {
+            match held {
+                Held::Mark(mark) => self.sender.mark(*mark),
+                Held::Batch(batch) => {
+                    let items = batch.len() as u64;
+                    let bytes = weight(batch, weigh);
+                    match self.sender.offer(batch, bytes) {
+                        Offer::Taken => self.sent.sent += items,
+                        Offer::Full => return,
+                        Offer::Closed => return self.close(),
+                    }
+                }
+            }
+            self.backlog.pop_front();
+        }
+        let due = if partial { 1 } else { batch_items };
+        if self.buffer.len() >= due {
+            let items = self.buffer.len() as u64;
+            let bytes = weight(&self.buffer, weigh);
+            match self.sender.offer(&mut self.buffer, bytes) {
+                Offer::Taken => self.sent.sent += items,
+                Offer::Full => {
+                    // Kept as a batch only when it is full; a partial one may still grow.
+                    if self.buffer.len() >= batch_items {
+                        self.backlog.push_back(Held::Batch(std::mem::take(&mut self.buffer)));
+                    }
+                }
+                Offer::Closed => self.close(),
+            }
+        }
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if self.closed {
+            return;
+        }
+        if !self.buffer.is_empty() {
+            self.backlog.push_back(Held::Batch(std::mem::take(&mut self.buffer)));
+        }
+        self.backlog.push_back(Held::Mark(mark));
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.backlog.clear();
+        self.buffer.clear();
+    }
+
+    fn waiting(&self) -> u64 {
+        let backlog = self.backlog.iter().map(|held| match held {
+            Held::Batch(batch) => batch.len() as u64,
+            Held::Mark(_) => 0,
+        });
+        self.buffer.len() as u64 + backlog.sum::<u64>()
+    }
+}
+
+fn weight<T>(batch: &[T], weigh: &Option<Weigh<T>>) -> usize {
+    match weigh {
+        None => size_of_val(batch),
+        Some(weigh) => batch.iter().map(|item| weigh(item)).sum(),
+    }
+}
+
+/// The last stage of a chain whose items go on to other tasks.
+pub(crate) struct ExchangeStage<T, R> {
+    meter: Meter,
+    route: R,
+    lanes: Vec<OutLane<T>>,
+    weigh: Option<Weigh<T>>,
+    registered: bool,
+}
+
+impl<T: 'static, R: Route<T> + 'static> ExchangeStage<T, R> {
+    pub fn boxed(meter: Meter, route: R, lanes: Vec<OutLane<T>>, weigh: Option<Weigh<T>>) -> BoxStage<T> {
+        Box::new(Self { meter, route, lanes, weigh, registered: false })
+    }
+}
+
+impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        let count = items.len();
+        // The route runs user code: `Hash` of a key, `Clone` of an item.
+        drop(self.meter.receive(count));
+        self.meter.account.processed += count as u64;
+        self.route.deal(items, &mut self.lanes);
+        self.meter.task.put_out(count);
+        let batch_items = self.meter.task.limits.batch_items;
+        for lane in &mut self.lanes {
+            if lane.closed || lane.buffer.len() >= batch_items {
+                lane.push(&self.weigh, false, batch_items);
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+        let batch_items = self.meter.task.limits.batch_items;
+        for lane in &mut self.lanes {
+            lane.mark(mark);
+            lane.push(&self.weigh, true, batch_items);
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let batch_items = self.meter.task.limits.batch_items;
+        let mut blocked = false;
+        for lane in &mut self.lanes {
+            if lane.closed || (self.registered && lane.backlog.is_empty()) {
+                continue;
+            }
+            // Registered before the last look, so that credit coming back in between is not missed. The first poll
+            // registers every lane: a consumer that closes its gate must be able to wake a source that has nothing.
+            if lane.sender.register(cx) {
+                lane.close();
+            }
+            lane.push(&self.weigh, false, batch_items);
+            blocked |= !lane.backlog.is_empty();
+        }
+        self.registered = true;
+        if blocked {
+            self.meter.task.wait.set(Wait::Room);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        let batch_items = self.meter.task.limits.batch_items;
+        for lane in &mut self.lanes {
+            if !lane.buffer.is_empty() {
+                lane.push(&self.weigh, true, batch_items);
+            }
+            if !lane.buffer.is_empty() {
+                // No credit: it goes to the backlog, so that `poll` waits for it.
+                lane.backlog.push_back(Held::Batch(std::mem::take(&mut lane.buffer)));
+            }
+        }
+        // What closed or filled up shows at the next poll.
+        self.registered = false;
+        Ok(())
+    }
+
+    fn wants_more(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.closed)
+    }
+
+    fn settle(&mut self, _ending: Ending) {
+        for lane in &mut self.lanes {
+            lane.sent.dropped += lane.waiting();
+            self.meter.task.report_sent(lane.channel, lane.sent);
+        }
+        self.meter.settle();
+    }
+}
+
+/// The head of a chain behind an exchange.
+pub(crate) struct GateHead<T> {
+    state: Rc<TaskState>,
+    gate: GateReceiver<T>,
+    /// The channel of each lane.
+    channels: Vec<usize>,
+    /// A batch larger than the task's quantum, handed out in slices.
+    rest: Option<std::vec::IntoIter<T>>,
+    /// The lane and number of items of a `rest` that was never handed on.
+    cut: Option<(usize, u64)>,
+    closed: bool,
+    ended: bool,
+}
+
+impl<T> GateHead<T> {
+    pub fn new(state: &Rc<TaskState>, gate: Arc<Gate<T>>, channels: Vec<usize>) -> Self {
+        let gate = GateReceiver::new(gate);
+        Self { state: Rc::clone(state), gate, channels, rest: None, cut: None, closed: false, ended: false }
+    }
+
+    fn drop_rest(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            self.cut = self.gate.lane_in_hand().map(|lane| (lane, rest.len() as u64));
+        }
+    }
+}
+
+impl<T> Head<T> for GateHead<T> {
+    fn poll_batch(&mut self, cx: &mut Context<'_>, into: &mut Vec<T>, max: usize) -> Poll<Result<Input, Failure>> {
+        if self.ended {
+            return Poll::Pending;
+        }
+        if self.closed {
+            self.ended = true;
+            return Poll::Ready(Ok(Input::Mark(Mark::End)));
+        }
+        if let Some(rest) = &mut self.rest {
+            into.extend(rest.by_ref().take(max));
+            if rest.len() == 0 {
+                self.rest = None;
+            }
+            return Poll::Ready(Ok(Input::Items));
+        }
+        // The batch taken last has been consumed; its buffer, emptied by the chain, goes back to its producer.
+        self.gate.release(Some(std::mem::take(into)));
+        match self.gate.poll_take(cx) {
+            Poll::Pending => {
+                self.state.wait.set(Wait::Input);
+                Poll::Pending
+            }
+            Poll::Ready(Taken::Mark(mark)) => {
+                self.ended = mark == Mark::End;
+                Poll::Ready(Ok(Input::Mark(mark)))
+            }
+            Poll::Ready(Taken::Batch(batch)) if batch.len() <= max => {
+                *into = batch;
+                Poll::Ready(Ok(Input::Items))
+            }
+            Poll::Ready(Taken::Batch(batch)) => {
+                let mut rest = batch.into_iter();
+                into.extend(rest.by_ref().take(max));
+                self.rest = Some(rest);
+                Poll::Ready(Ok(Input::Items))
+            }
+        }
+    }
+
+    fn command(&mut self, _command: TaskCommand) {
+        // Not a source: the end and the hold reach this task through its channels.
+    }
+
+    fn close(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.drop_rest();
+            self.gate.close(CloseAs::Refused);
+        }
+    }
+
+    fn settle(&mut self, ending: Ending) {
+        if ending == Ending::Discarded {
+            self.drop_rest();
+            self.gate.close(CloseAs::Discarded);
+        }
+        self.gate.release(None);
+        let mut accounts = self.gate.accounts();
+        // A batch in slices was booked as received with its lane; what was never handed on moves over.
+        if let Some((lane, items)) = self.cut.take() {
+            accounts[lane].received -= items;
+            match ending {
+                Ending::Drained => accounts[lane].refused += items,
+                Ending::Discarded => accounts[lane].discarded += items,
+            }
+        }
+        for (channel, account) in self.channels.iter().zip(accounts) {
+            self.state.report_received(*channel, account);
+        }
+    }
+
+    fn queued(&self) -> usize {
+        self.gate.queued()
+    }
+}

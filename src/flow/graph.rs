@@ -1,0 +1,392 @@
+//! The graph of a job: what a flow comes to once it is built, as data and as recipes.
+
+use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    flow::{
+        Flow,
+        chain::{OperatorInfo, Recipe, catch},
+        channel::LaneLimits,
+        task::Task,
+    },
+    job::{ErasedJob, ErrorPolicy, JobPayload, Limits, TaskId},
+    port::{AnyInput, OutputStore},
+    service::ErasedService,
+};
+
+/// Why a flow was refused when it was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildRefusal {
+    /// `build` returned an error.
+    #[error("{0}")]
+    User(String),
+    /// `build` panicked.
+    #[error("`build` panicked: {0}")]
+    Panicked(String),
+    /// Two services have one name.
+    #[error("service `{service}` is registered twice")]
+    DuplicateService {
+        /// The name.
+        service: String,
+    },
+    /// Two outputs have one name.
+    #[error("output `{output}` is named twice")]
+    DuplicateOutput {
+        /// The name.
+        output: String,
+    },
+    /// Two inputs have one name.
+    #[error("input `{input}` is named twice")]
+    DuplicateInput {
+        /// The name.
+        input: String,
+    },
+    /// Two operators have one uid.
+    #[error("two operators have the uid `{uid}`")]
+    DuplicateUid {
+        /// The uid.
+        uid: String,
+    },
+    /// A parallelism of 0 was asked for.
+    #[error("`{operator}` asks for a parallelism of 0; the least is 1")]
+    ZeroParallelism {
+        /// The operator, or `submit` for the job's own parallelism.
+        operator: String,
+    },
+    /// More instances behind `key_by` than there are key groups.
+    #[error("`{operator}` asks for a parallelism of {asked}; keys can be dealt out to {limit} instances at most")]
+    TooParallel {
+        /// The operator.
+        operator: String,
+        /// What was asked for.
+        asked: usize,
+        /// The number of key groups.
+        limit: usize,
+    },
+    /// A stream that nothing consumes.
+    #[error("nothing consumes the stream behind `{operator}`; end it with a sink, an output or `for_each`")]
+    Unconsumed {
+        /// The operator the stream comes from.
+        operator: String,
+    },
+    /// Streams of unequal parallelism were joined without an exchange.
+    #[error("`{operator}` joins streams of parallelism {left} and {right}; `rebalance` one of them first")]
+    UnequalParallelism {
+        /// The operator.
+        operator: String,
+        /// Parallelism of the first stream.
+        left: usize,
+        /// Parallelism of the other.
+        right: usize,
+    },
+    /// Streams of different flows were joined.
+    #[error("`{operator}` joins streams of two different flows")]
+    ForeignStream {
+        /// The operator.
+        operator: String,
+    },
+    /// A limit of 0 calls in flight.
+    #[error("`{operator}` allows 0 calls in flight; the least is 1")]
+    ZeroConcurrency {
+        /// The operator.
+        operator: String,
+    },
+    /// A source cannot be read.
+    #[error("source `{source_name}`: {message}")]
+    Source {
+        /// The source's operator name.
+        source_name: String,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// A job's graph as data: tasks, channels, services, outputs and inputs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Graph {
+    pub(crate) tasks: Vec<TaskNode>,
+    pub(crate) channels: Vec<ChannelNode>,
+    pub(crate) services: Vec<String>,
+    pub(crate) outputs: Vec<String>,
+    pub(crate) inputs: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct TaskNode {
+    pub id: TaskId,
+    /// The operators, joined by ` -> `.
+    pub name: String,
+    pub instance: u32,
+    pub operators: Vec<String>,
+    pub is_source: bool,
+    /// The input pushed into this task from outside, if it is the head of such a chain.
+    pub input: Option<String>,
+    /// The outputs this task writes.
+    pub outputs: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct ChannelNode {
+    pub from: TaskId,
+    pub to: TaskId,
+    pub name: String,
+}
+
+impl Graph {
+    /// How many tasks the job has.
+    #[must_use]
+    pub fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// How many channels connect them.
+    #[must_use]
+    pub fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// The services' names in order of registration.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for task in &self.tasks {
+            writeln!(f, "{} {} [{}]", task.id, task.name, task.instance)?;
+        }
+        for channel in &self.channels {
+            writeln!(f, "{} -> {}", channel.from, channel.to)?;
+        }
+        for service in &self.services {
+            writeln!(f, "service {service}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A built flow: the graph, and the recipes of everything in it.
+pub(crate) struct Plan {
+    pub graph: Graph,
+    pub tasks: Vec<TaskPlan>,
+    pub services: Vec<Box<dyn ErasedService>>,
+    pub outputs: Vec<(String, Arc<OutputStore>)>,
+    pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+}
+
+/// What it takes to start one task.
+pub(crate) struct TaskPlan {
+    pub instance: u32,
+    pub parallelism: u32,
+    pub operators: Vec<OperatorInfo>,
+    pub recipe: Recipe<Box<dyn Task>>,
+}
+
+/// What `build` is given besides the flow.
+#[derive(Debug, Clone)]
+pub(crate) struct BuildOptions {
+    pub parallelism: usize,
+    pub error_policy: ErrorPolicy,
+    pub limits: Limits,
+    /// Where outputs spill to disk.
+    pub blocking: tokio::runtime::Handle,
+}
+
+/// Makes the recipe of a chain's instance.
+pub(crate) type TaskFactory = Box<dyn FnMut(usize) -> Recipe<Box<dyn Task>>>;
+
+/// The flow as it is being laid out, shared by the flow and its streams.
+pub(crate) struct Blueprint {
+    pub options: BuildOptions,
+    pub chains: Vec<Chain>,
+    pub tasks: u32,
+    /// Channels by chain and instance of their ends, in the order in which they were made.
+    pub channels: Vec<((usize, usize), (usize, usize))>,
+    pub services: Vec<Box<dyn ErasedService>>,
+    pub outputs: Vec<(String, Arc<OutputStore>)>,
+    pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+    /// Streams nobody has consumed yet: where each comes from.
+    pub open: HashMap<u64, (usize, usize)>,
+    pub next_stream: u64,
+    /// The first thing wrong. What follows an error may be its consequence.
+    pub refusal: Option<BuildRefusal>,
+}
+
+/// A chain in the making.
+pub(crate) struct Chain {
+    pub operators: Vec<Operator>,
+    pub parallelism: usize,
+    pub first_task: u32,
+    pub is_source: bool,
+    pub input: Option<String>,
+    pub outputs: Vec<String>,
+    pub factory: Option<TaskFactory>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Operator {
+    pub kind: &'static str,
+    pub uid: Option<String>,
+    pub policy: Option<ErrorPolicy>,
+}
+
+impl Blueprint {
+    pub fn new(options: BuildOptions) -> Self {
+        Self {
+            options,
+            chains: Vec::new(),
+            tasks: 0,
+            channels: Vec::new(),
+            services: Vec::new(),
+            outputs: Vec::new(),
+            inputs: Vec::new(),
+            open: HashMap::new(),
+            next_stream: 0,
+            refusal: None,
+        }
+    }
+
+    pub fn refuse(&mut self, refusal: BuildRefusal) {
+        self.refusal.get_or_insert(refusal);
+    }
+
+    pub fn add_chain(&mut self, parallelism: usize, is_source: bool) -> usize {
+        let first_task = self.tasks;
+        self.tasks = self.tasks.saturating_add(u32::try_from(parallelism).unwrap_or(u32::MAX));
+        self.chains.push(Chain {
+            operators: Vec::new(),
+            parallelism,
+            first_task,
+            is_source,
+            input: None,
+            outputs: Vec::new(),
+            factory: None,
+        });
+        self.chains.len() - 1
+    }
+
+    pub fn add_operator(&mut self, chain: usize, kind: &'static str) -> usize {
+        let operators = &mut self.chains[chain].operators;
+        operators.push(Operator { kind, uid: None, policy: None });
+        operators.len() - 1
+    }
+
+    pub fn lane_limits(&self) -> LaneLimits {
+        LaneLimits { batches: self.options.limits.channel_batches.max(1), bytes: self.options.limits.channel_bytes }
+    }
+
+    /// The operators' names: the uid where one was given, else the kind, numbered from the second of a kind on.
+    fn names(&mut self) -> Vec<Vec<OperatorInfo>> {
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut uids: HashMap<String, usize> = HashMap::new();
+        let default_policy = self.options.error_policy;
+        let mut names = Vec::new();
+        let mut duplicate = None;
+        for chain in &self.chains {
+            let mut chain_names = Vec::new();
+            for operator in &chain.operators {
+                let name = if let Some(uid) = &operator.uid {
+                    let count = uids.entry(uid.clone()).or_default();
+                    *count += 1;
+                    if *count == 2 {
+                        duplicate = Some(uid.clone());
+                    }
+                    uid.clone()
+                } else {
+                    let count = seen.entry(operator.kind.to_owned()).or_default();
+                    *count += 1;
+                    if *count == 1 { operator.kind.to_owned() } else { format!("{}-{count}", operator.kind) }
+                };
+                chain_names.push(OperatorInfo { name, policy: operator.policy.unwrap_or(default_policy) });
+            }
+            names.push(chain_names);
+        }
+        if let Some(uid) = duplicate {
+            self.refuse(BuildRefusal::DuplicateUid { uid });
+        }
+        names
+    }
+
+    /// Turns the finished layout into a plan.
+    fn finish(mut self) -> Result<Plan, BuildRefusal> {
+        let names = self.names();
+        if let Some((chain, operator)) = self.open.values().min().copied() {
+            let operator = names[chain][operator].name.clone();
+            self.refuse(BuildRefusal::Unconsumed { operator });
+        }
+        if let Some(refusal) = self.refusal {
+            return Err(refusal);
+        }
+        let mut graph = Graph {
+            services: self.services.iter().map(|service| service.name().to_owned()).collect(),
+            outputs: self.outputs.iter().map(|(name, _)| name.clone()).collect(),
+            inputs: self.inputs.iter().map(|(name, _)| name.clone()).collect(),
+            ..Graph::default()
+        };
+        let mut tasks = Vec::new();
+        let first_tasks: Vec<u32> = self.chains.iter().map(|chain| chain.first_task).collect();
+        for (chain, operators) in self.chains.into_iter().zip(names) {
+            let Some(mut factory) = chain.factory else {
+                return Err(BuildRefusal::User("a chain was left without an end".to_owned()));
+            };
+            let op_names: Vec<String> = operators.iter().map(|operator| operator.name.clone()).collect();
+            for instance in 0..chain.parallelism {
+                graph.tasks.push(TaskNode {
+                    id: TaskId(chain.first_task + instance as u32),
+                    name: op_names.join(" -> "),
+                    instance: instance as u32,
+                    operators: op_names.clone(),
+                    is_source: chain.is_source,
+                    input: chain.input.clone(),
+                    outputs: chain.outputs.clone(),
+                });
+                tasks.push(TaskPlan {
+                    instance: instance as u32,
+                    parallelism: chain.parallelism as u32,
+                    operators: operators.clone(),
+                    recipe: factory(instance),
+                });
+            }
+        }
+        for ((from, i), (to, j)) in self.channels {
+            let (from, to) = (TaskId(first_tasks[from] + i as u32), TaskId(first_tasks[to] + j as u32));
+            let (a, b) = (&graph.tasks[from.index()], &graph.tasks[to.index()]);
+            let name = format!("{} [{}] => {} [{}]", a.name, a.instance, b.name, b.instance);
+            graph.channels.push(ChannelNode { from, to, name });
+        }
+        Ok(Plan { graph, tasks, services: self.services, outputs: self.outputs, inputs: self.inputs })
+    }
+}
+
+/// Runs `build` of a job and makes its plan. A panic in it is caught here.
+pub(crate) fn plan(payload: &JobPayload, options: BuildOptions) -> Result<Plan, BuildRefusal> {
+    let job: &dyn ErasedJob = &*payload.0;
+    let blueprint = Rc::new(RefCell::new(Blueprint::new(options)));
+    let mut flow = Flow::on(&blueprint);
+    match catch(|| job.build(&mut flow)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            // An error recorded by a flow method came first and is usually the cause.
+            let refusal = blueprint.borrow_mut().refusal.take();
+            return Err(refusal.unwrap_or_else(|| BuildRefusal::User(error.message())));
+        }
+        Err(panic) => return Err(BuildRefusal::Panicked(panic)),
+    }
+    drop(flow);
+    match Rc::try_unwrap(blueprint) {
+        // Factories are user code too: they clone captured state.
+        Ok(blueprint) => {
+            catch(|| blueprint.into_inner().finish()).unwrap_or_else(|panic| Err(BuildRefusal::Panicked(panic)))
+        }
+        Err(shared) => {
+            let blueprint = shared.borrow();
+            let at = blueprint.open.values().min().copied();
+            let operator = at.map_or("?", |(chain, operator)| blueprint.chains[chain].operators[operator].kind);
+            Err(blueprint.refusal.clone().unwrap_or(BuildRefusal::Unconsumed { operator: operator.to_owned() }))
+        }
+    }
+}

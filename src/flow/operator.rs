@@ -1,0 +1,332 @@
+//! Operators that work item by item: map, filter, flat-map and their kin.
+
+use std::task::{Context, Poll};
+
+use crate::flow::{
+    chain::{BoxStage, Ending, Failure, Mark, Meter, Stage},
+    error::TaskError,
+};
+
+/// The methods a stage only passes on to the stage behind it.
+macro_rules! pass_on {
+    () => {
+        fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+            self.next.mark(mark)
+        }
+
+        fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+            self.next.poll(cx)
+        }
+
+        fn flush(&mut self) -> Result<(), Failure> {
+            self.next.flush()
+        }
+
+        fn wants_more(&self) -> bool {
+            self.next.wants_more()
+        }
+
+        fn settle(&mut self, ending: Ending) {
+            self.meter.settle_rest();
+            self.next.settle(ending);
+        }
+    };
+}
+pub(crate) use pass_on;
+
+/// One item in, one out; the closure cannot fail.
+pub(crate) struct Map<F, U> {
+    meter: Meter,
+    f: F,
+    out: Vec<U>,
+    next: BoxStage<U>,
+}
+
+impl<F, U> Map<F, U> {
+    pub fn new(meter: Meter, f: F, next: BoxStage<U>) -> Self {
+        Self { meter, f, out: Vec::new(), next }
+    }
+}
+
+impl<T, U, F: FnMut(T) -> U> Stage<T> for Map<F, U> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        let count = items.len() as u64;
+        let mut cursor = self.meter.receive(items.len());
+        let (f, out) = (&mut self.f, &mut self.out);
+        if self.meter.skips {
+            for item in items.drain(..) {
+                cursor.advance();
+                out.extend(self.meter.attempt(cursor.position, || Ok(f(item))));
+            }
+            drop(cursor);
+        } else {
+            out.extend(items.drain(..).map(|item| {
+                cursor.advance();
+                f(item)
+            }));
+            drop(cursor);
+            self.meter.account.processed += count;
+        }
+        if self.out.is_empty() { Ok(()) } else { self.next.batch(&mut self.out) }
+    }
+
+    pass_on!();
+}
+
+/// One item in, any number out, possibly an error: the general case behind `try_map`, `filter_map` and `flat_map`.
+pub(crate) struct Expand<F, U> {
+    meter: Meter,
+    f: F,
+    out: Vec<U>,
+    next: BoxStage<U>,
+}
+
+impl<F, U> Expand<F, U> {
+    pub fn new(meter: Meter, f: F, next: BoxStage<U>) -> Self {
+        Self { meter, f, out: Vec::new(), next }
+    }
+}
+
+impl<F, U> Expand<F, U> {
+    fn skipping<T>(&mut self, items: &mut Vec<T>)
+    where
+        F: FnMut(T, &mut Vec<U>) -> Result<(), TaskError>,
+    {
+        let mut cursor = self.meter.receive(items.len());
+        for item in items.drain(..) {
+            cursor.advance();
+            let (f, out) = (&mut self.f, &mut self.out);
+            let before = out.len();
+            if self.meter.attempt(cursor.position, || f(item, out)).is_none() {
+                // An item is processed whole or not at all.
+                self.out.truncate(before);
+            }
+        }
+    }
+
+    fn failing<T>(&mut self, items: &mut Vec<T>) -> Result<(), Failure>
+    where
+        F: FnMut(T, &mut Vec<U>) -> Result<(), TaskError>,
+    {
+        let batch_items = self.meter.task.limits.batch_items;
+        let mut cursor = self.meter.receive(items.len());
+        for item in items.drain(..) {
+            cursor.advance();
+            if let Err(error) = (self.f)(item, &mut self.out) {
+                // What came before the item goes on, so that the failure is seen behind it.
+                if !self.out.is_empty() {
+                    self.next.batch(&mut self.out)?;
+                }
+                return Err(self.meter.failed(cursor.position, &error));
+            }
+            self.meter.account.processed += 1;
+            if self.out.len() >= batch_items {
+                self.next.batch(&mut self.out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T, U, F: FnMut(T, &mut Vec<U>) -> Result<(), TaskError>> Stage<T> for Expand<F, U> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        if self.meter.skips {
+            self.skipping(items);
+        } else {
+            self.failing(items)?;
+        }
+        if self.out.is_empty() { Ok(()) } else { self.next.batch(&mut self.out) }
+    }
+
+    pass_on!();
+}
+
+/// Keeps the items a closure says yes to, in place.
+pub(crate) struct Filter<T, F> {
+    meter: Meter,
+    f: F,
+    next: BoxStage<T>,
+}
+
+impl<T, F> Filter<T, F> {
+    pub fn new(meter: Meter, f: F, next: BoxStage<T>) -> Self {
+        Self { meter, f, next }
+    }
+}
+
+impl<T, F: FnMut(&T) -> Result<bool, TaskError>> Stage<T> for Filter<T, F> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        let count = items.len() as u64;
+        let mut cursor = self.meter.receive(items.len());
+        let f = &mut self.f;
+        if self.meter.skips {
+            items.retain(|item| {
+                cursor.advance();
+                self.meter.attempt(cursor.position, || f(item)) == Some(true)
+            });
+        } else {
+            let mut failed = None;
+            items.retain(|item| {
+                if failed.is_some() {
+                    return false;
+                }
+                cursor.advance();
+                f(item).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    false
+                })
+            });
+            if let Some(error) = failed {
+                if !items.is_empty() {
+                    self.next.batch(items)?;
+                }
+                return Err(self.meter.failed(cursor.position, &error));
+            }
+            self.meter.account.processed += count;
+        }
+        drop(cursor);
+        if items.is_empty() { Ok(()) } else { self.next.batch(items) }
+    }
+
+    pass_on!();
+}
+
+/// Shows every item to a closure.
+pub(crate) struct Inspect<T, F> {
+    meter: Meter,
+    f: F,
+    next: BoxStage<T>,
+}
+
+impl<T, F> Inspect<T, F> {
+    pub fn new(meter: Meter, f: F, next: BoxStage<T>) -> Self {
+        Self { meter, f, next }
+    }
+}
+
+impl<T, F: FnMut(&T)> Stage<T> for Inspect<T, F> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        let mut cursor = self.meter.receive(items.len());
+        let f = &mut self.f;
+        if self.meter.skips {
+            items.retain(|item| {
+                cursor.advance();
+                self.meter.attempt(cursor.position, || Ok(f(item))).is_some()
+            });
+        } else {
+            for item in items.iter() {
+                cursor.advance();
+                f(item);
+            }
+            self.meter.account.processed += items.len() as u64;
+        }
+        drop(cursor);
+        if items.is_empty() { Ok(()) } else { self.next.batch(items) }
+    }
+
+    pass_on!();
+}
+
+/// Passes the first `left` items of its instance and wants no more.
+pub(crate) struct Take<T> {
+    meter: Meter,
+    left: usize,
+    next: BoxStage<T>,
+}
+
+impl<T> Take<T> {
+    pub fn new(meter: Meter, count: usize, next: BoxStage<T>) -> Self {
+        Self { meter, left: count, next }
+    }
+}
+
+impl<T> Stage<T> for Take<T> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        drop(self.meter.receive(items.len()));
+        let beyond = items.len().saturating_sub(self.left);
+        self.meter.account.discarded += beyond as u64;
+        items.truncate(self.left);
+        self.meter.account.processed += items.len() as u64;
+        self.left -= items.len();
+        if items.is_empty() { Ok(()) } else { self.next.batch(items) }
+    }
+
+    fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+        self.next.mark(mark)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.next.poll(cx)
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.next.flush()
+    }
+
+    fn wants_more(&self) -> bool {
+        self.left > 0 && self.next.wants_more()
+    }
+
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle();
+        self.next.settle(ending);
+    }
+}
+
+/// Two chains behind one: both see every item.
+pub(crate) struct Tee<T> {
+    meter: Meter,
+    copy: Vec<T>,
+    left: BoxStage<T>,
+    right: BoxStage<T>,
+}
+
+impl<T> Tee<T> {
+    pub fn new(meter: Meter, left: BoxStage<T>, right: BoxStage<T>) -> Self {
+        Self { meter, copy: Vec::new(), left, right }
+    }
+}
+
+impl<T: Clone> Stage<T> for Tee<T> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        drop(self.meter.receive(items.len()));
+        self.meter.account.processed += items.len() as u64;
+        // A branch that wants no more is spared, so that `take` on one side does not keep the other from ending.
+        if self.left.wants_more() {
+            self.copy.extend_from_slice(items);
+            self.left.batch(&mut self.copy)?;
+        }
+        if self.right.wants_more() {
+            self.right.batch(items)?;
+        }
+        items.clear();
+        Ok(())
+    }
+
+    fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+        self.left.mark(mark)?;
+        self.right.mark(mark)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        // Both are polled, so that a blocked branch does not keep the other from working off what it has.
+        let left = self.left.poll(cx)?;
+        let right = self.right.poll(cx)?;
+        if left.is_pending() || right.is_pending() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.left.flush()?;
+        self.right.flush()
+    }
+
+    fn wants_more(&self) -> bool {
+        self.left.wants_more() || self.right.wants_more()
+    }
+
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle();
+        self.left.settle(ending);
+        self.right.settle(ending);
+    }
+}

@@ -1,0 +1,239 @@
+//! A running task: a head that supplies batches and the chain of stages they pass.
+
+use std::{
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    flow::chain::{BoxStage, Ending, Failure, Mark, TaskState},
+    protocol::{TaskCommand, Wait},
+};
+
+/// How long a task works before it lets other tasks of its thread, and messages to itself, have their turn.
+const BUDGET: Duration = Duration::from_millis(1);
+
+/// Where the items of a task come from.
+pub(crate) trait Head<T> {
+    /// Puts at most `max` items into `into`, which is empty, or yields a mark. Says in `TaskState::wait` what it
+    /// waits for when it is pending.
+    fn poll_batch(&mut self, cx: &mut Context<'_>, into: &mut Vec<T>, max: usize) -> Poll<Result<Input, Failure>>;
+
+    /// Has effect on sources only: `Stop` makes the next input an end, `Hold` makes it a mark, after which the head
+    /// waits until `Resume`. `Cancel` never gets here.
+    fn command(&mut self, command: TaskCommand);
+
+    /// Downstream wants no more. The next input is an end.
+    fn close(&mut self);
+
+    /// Writes the accounts into the task's report.
+    fn settle(&mut self, ending: Ending);
+
+    /// Batches waiting.
+    fn queued(&self) -> usize {
+        0
+    }
+}
+
+/// What a head supplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    Items,
+    Mark(Mark),
+}
+
+/// A task without its item types.
+pub(crate) trait Task {
+    /// Works for about [`BUDGET`]. Ready when the end of the stream has left the task.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>;
+    fn command(&mut self, command: TaskCommand);
+    /// The epoch of a `Hold` mark that has left the task since the last call.
+    fn take_held(&mut self) -> Option<u32>;
+    fn settle(&mut self, ending: Ending);
+}
+
+pub(crate) struct ChainTask<T> {
+    state: Rc<TaskState>,
+    head: Box<dyn Head<T>>,
+    chain: BoxStage<T>,
+    buffer: Vec<T>,
+    /// Items per step: as many as are worked off in a fraction of [`BUDGET`], so that slow user code is interrupted
+    /// after few items and fast code gets whole batches.
+    quantum: usize,
+    passing: Option<Mark>,
+    held: Option<u32>,
+}
+
+impl<T> ChainTask<T> {
+    pub fn new(state: &Rc<TaskState>, head: Box<dyn Head<T>>, chain: BoxStage<T>) -> Self {
+        let quantum = state.limits.batch_items.clamp(1, 16);
+        Self { state: Rc::clone(state), head, chain, buffer: Vec::new(), quantum, passing: None, held: None }
+    }
+
+    /// Takes one batch or mark through the chain.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Failure>> {
+        std::task::ready!(self.chain.poll(cx))?;
+        match self.passing.take() {
+            Some(Mark::End) => return Poll::Ready(Ok(Progress::Ended)),
+            Some(Mark::Hold(epoch)) => {
+                self.held = Some(epoch);
+                return Poll::Ready(Ok(Progress::More));
+            }
+            None => {}
+        }
+        if !self.chain.wants_more() {
+            self.head.close();
+        }
+        match std::task::ready!(self.head.poll_batch(cx, &mut self.buffer, self.quantum))? {
+            // A source may come back empty-handed without having ended.
+            Input::Items if self.buffer.is_empty() => {}
+            Input::Items => {
+                self.state.counters.took(self.buffer.len());
+                self.chain.batch(&mut self.buffer)?;
+            }
+            Input::Mark(mark) => {
+                self.chain.mark(mark)?;
+                self.passing = Some(mark);
+            }
+        }
+        Poll::Ready(Ok(Progress::More))
+    }
+
+    fn adapt(&mut self, took: Duration) {
+        if took < BUDGET / 8 {
+            self.quantum = (self.quantum * 2).min(self.state.limits.batch_items.max(1));
+        } else if took > BUDGET / 2 {
+            self.quantum = (self.quantum / 2).max(1);
+        }
+    }
+}
+
+enum Progress {
+    More,
+    Ended,
+}
+
+impl<T> Task for ChainTask<T> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let started = Instant::now();
+        let mut now = started;
+        self.state.counters.starts_working(now);
+        let result = loop {
+            match self.step(cx) {
+                Poll::Ready(Ok(Progress::More)) => {}
+                Poll::Ready(Ok(Progress::Ended)) => break Poll::Ready(Ok(())),
+                Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
+                Poll::Pending => {
+                    // What was held back to fill batches goes out before the task waits. A failure, or newly blocked
+                    // output, shows at the next poll, for which the stage has registered the waker.
+                    let wait = self.state.wait.get();
+                    if let Err(failure) = self.chain.flush() {
+                        break Poll::Ready(Err(failure));
+                    }
+                    match self.chain.poll(cx) {
+                        Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
+                        Poll::Ready(Ok(())) => self.state.wait.set(wait),
+                        Poll::Pending => {}
+                    }
+                    self.state.counters.waits_for(self.state.wait.get(), Instant::now());
+                    break Poll::Pending;
+                }
+            }
+            let after = Instant::now();
+            self.adapt(after - now);
+            now = after;
+            if now - started >= BUDGET {
+                // A task that is always busy still passes on its partial batches once a budget.
+                if let Err(failure) = self.chain.flush() {
+                    break Poll::Ready(Err(failure));
+                }
+                cx.waker().wake_by_ref();
+                break Poll::Pending;
+            }
+        };
+        self.state.counters.put(self.state.items_out.get());
+        self.state.counters.queued(self.head.queued());
+        result
+    }
+
+    fn command(&mut self, command: TaskCommand) {
+        self.head.command(command);
+    }
+
+    fn take_held(&mut self) -> Option<u32> {
+        self.held.take()
+    }
+
+    fn settle(&mut self, ending: Ending) {
+        self.head.settle(ending);
+        self.chain.settle(ending);
+        self.state.counters.put(self.state.items_out.get());
+        self.state.counters.queued(0);
+        self.state.counters.ended(Instant::now());
+    }
+}
+
+/// The course of a source: what `stop`, `pause` and `take` make of it. Heads of sources share it.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    stopped: bool,
+    closed: bool,
+    announce: Option<u32>,
+    holding: bool,
+    ended: bool,
+}
+
+impl Course {
+    pub fn command(&mut self, command: TaskCommand) {
+        match command {
+            TaskCommand::Stop => self.stopped = true,
+            TaskCommand::Hold { epoch } => {
+                self.announce = Some(epoch);
+                self.holding = true;
+            }
+            TaskCommand::Resume => {
+                self.announce = None;
+                self.holding = false;
+            }
+            TaskCommand::Cancel => {}
+        }
+    }
+
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What the head does next regardless of its items: `None` to go on and fetch some.
+    ///
+    /// A source ended by `Stop` counts as cut short, unless nobody downstream wanted more anyway.
+    pub fn next(&mut self, task: &TaskState) -> Option<Poll<Input>> {
+        if self.ended {
+            return Some(Poll::Pending);
+        }
+        if self.closed {
+            return Some(Poll::Ready(self.end()));
+        }
+        if self.stopped {
+            task.cut_short();
+            return Some(Poll::Ready(self.end()));
+        }
+        if let Some(epoch) = self.announce.take() {
+            return Some(Poll::Ready(Input::Mark(Mark::Hold(epoch))));
+        }
+        if self.holding {
+            task.wait.set(Wait::Resume);
+            return Some(Poll::Pending);
+        }
+        None
+    }
+
+    pub fn end(&mut self) -> Input {
+        self.ended = true;
+        Input::Mark(Mark::End)
+    }
+}

@@ -1,0 +1,88 @@
+//! Why a question about a job, or a change of its course, failed.
+
+use crate::{
+    job::{JobId, JobState},
+    link::Refusal,
+};
+
+/// Why a question about a job or an environment was not answered. Nothing was changed by it; whether asking again
+/// helps depends on the variant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// There is no job of this id, or it was deleted.
+    #[error("no such job: {id}")]
+    NoSuchJob {
+        /// The id asked for.
+        id: JobId,
+    },
+    /// The job ended so long ago, or so many jobs have ended since, that its record is gone.
+    #[error("{id} has expired: it ended, and is no longer among the ended jobs that are kept")]
+    Expired {
+        /// The id asked for.
+        id: JobId,
+    },
+    /// The environment is closed; nothing can be asked of it any more.
+    #[error("the environment is closed")]
+    EnvironmentClosed,
+    /// The runtime itself broke a rule it promises to keep. This is a bug in proscenium.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Why a request to change a job's course was refused. Nothing was changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// There is no job of this id, or it was deleted.
+    #[error("no such job: {id}")]
+    NoSuchJob {
+        /// The id asked for.
+        id: JobId,
+    },
+    /// The job ended so long ago, or so many jobs have ended since, that its record is gone.
+    #[error("{id} has expired: it ended, and is no longer among the ended jobs that are kept")]
+    Expired {
+        /// The id asked for.
+        id: JobId,
+    },
+    /// What was asked for is not possible in the job's present state.
+    #[error("cannot {operation} a job that is {state}")]
+    Conflict {
+        /// What was asked for: `pause`, `resume` or `delete`.
+        operation: String,
+        /// The state the job was in.
+        state: JobState,
+    },
+    /// The environment is closed, and with it every job of a local environment has ended.
+    #[error("the environment is closed")]
+    EnvironmentClosed,
+    /// The runtime itself broke a rule it promises to keep. This is a bug in proscenium.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<Refusal> for QueryError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoSuchJob { id } => Self::NoSuchJob { id },
+            Refusal::Expired { id } => Self::Expired { id },
+            Refusal::EnvironmentClosed => Self::EnvironmentClosed,
+            Refusal::Internal(what) => Self::Internal(what),
+            refusal @ (Refusal::Conflict { .. } | Refusal::Build(_)) => Self::Internal(format!("{refusal:?}")),
+        }
+    }
+}
+
+impl From<Refusal> for ControlError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoSuchJob { id } => Self::NoSuchJob { id },
+            Refusal::Expired { id } => Self::Expired { id },
+            Refusal::Conflict { operation, state } => Self::Conflict { operation, state },
+            Refusal::EnvironmentClosed => Self::EnvironmentClosed,
+            Refusal::Internal(what) => Self::Internal(what),
+            refusal @ Refusal::Build(_) => Self::Internal(format!("{refusal:?}")),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What is chosen at submit, and the limits of an environment.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What happens to an item that user code could not process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ErrorPolicy {
+    /// The job fails, naming the operator and the item's position.
+    #[default]
+    Fail,
+    /// The item is set aside as a dead letter with its cause, and the job goes on.
+    Skip,
+}
+
+/// What is chosen for one job at submit.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct JobOptions {
+    pub autostop: bool,
+    /// `None`: the environment's task threads.
+    pub parallelism: Option<usize>,
+    /// `None`: the name of the job's type.
+    pub name: Option<String>,
+    pub run_limit: Option<Duration>,
+    pub error_policy: ErrorPolicy,
+}
+
+/// Every limit of an environment, with its default.
+///
+/// ```
+/// use proscenium::Limits;
+///
+/// let limits = Limits { batch_items: 256, ..Limits::default() };
+/// assert_eq!(limits.call_deadline.as_secs(), 10);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Items in a batch at most. Default 1,024.
+    pub batch_items: usize,
+    /// Batches a channel between two tasks holds at most. Default 8.
+    pub channel_batches: usize,
+    /// Bytes a channel between two tasks holds at most, counted as the items' own size or as `weigh` says; one batch
+    /// that alone is larger is admitted alone. Default 1 MiB.
+    pub channel_bytes: usize,
+    /// Messages that wait in front of a service at most; then callers wait. Default 4,096.
+    pub service_queue: usize,
+    /// The deadline of a call to a service that names none. Default 10 s.
+    pub call_deadline: Duration,
+    /// Failures of one service within `restart_window` that are answered by a restart. Default 3.
+    pub restarts_max: u32,
+    /// The window of `restarts_max`. Default 10 s.
+    pub restart_window: Duration,
+    /// How long a service may take to answer what it accepted and to stop. Default 10 s.
+    pub service_stop_deadline: Duration,
+    /// How long tasks may take to return after `cancel` or a failure, before they are abandoned. Default 5 s.
+    pub cancel_deadline: Duration,
+    /// Ended jobs that stay readable. Default 1,000.
+    pub ended_jobs_max: usize,
+    /// How long ended jobs stay readable. Default 7 days.
+    pub ended_jobs_age: Duration,
+    /// Dead letters kept with their cause, for each job. Default 1,000.
+    pub dead_letters_max: usize,
+    /// Bytes of one collected output held in memory before it spills to disk. Default 64 MiB.
+    pub output_memory_bytes: usize,
+    /// Encoded bytes of one collected output; beyond them the job fails. Default 16 GiB.
+    pub output_bytes_max: u64,
+    /// Items that wait in an output of `stream_out` or in an input of `from_channel`. Default 16,384.
+    pub port_items: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            batch_items: 1024,
+            channel_batches: 8,
+            channel_bytes: 1 << 20,
+            service_queue: 4096,
+            call_deadline: Duration::from_secs(10),
+            restarts_max: 3,
+            restart_window: Duration::from_secs(10),
+            service_stop_deadline: Duration::from_secs(10),
+            cancel_deadline: Duration::from_secs(5),
+            ended_jobs_max: 1000,
+            ended_jobs_age: Duration::from_secs(7 * 24 * 60 * 60),
+            dead_letters_max: 1000,
+            output_memory_bytes: 64 << 20,
+            output_bytes_max: 16 << 30,
+            port_items: 16_384,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What can be asked of a job while it runs and afterwards.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{JobId, Outcome, TaskId, Warning};
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum JobState {
+    /// Services are being started; no task runs yet.
+    Starting,
+    /// Tasks run.
+    Running,
+    /// Sources are held; what is in flight drains.
+    Pausing,
+    /// Sources are held and nothing is in flight; services stay callable.
+    Paused,
+    /// Sources have been ended by `stop`, or tasks are being cancelled; what remains is worked off.
+    Draining,
+    /// All tasks finished and the job is without autostop: its services stay callable until `stop`.
+    Idle,
+    /// All tasks ended; the services are being stopped.
+    StoppingServices,
+    /// The job has its outcome; nothing of it runs any more.
+    Ended,
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Idle => "idle",
+            Self::StoppingServices => "stopping services",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// A consistent snapshot of one job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JobStatus {
+    /// The job's identifier.
+    pub id: JobId,
+    /// The job's name: that of its type, or the one given at submit.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Its outcome, once `state` is [`JobState::Ended`].
+    pub outcome: Option<Outcome>,
+    /// Whether it ends its services by itself once its tasks have finished.
+    pub autostop: bool,
+    /// Rises by at least one with every change of state, task, service or restart count.
+    pub version: u64,
+    /// Live tasks; 0 before `state` reads `Ended`.
+    pub task_count: usize,
+    /// Live services; 0 before `state` reads `Ended`.
+    pub service_count: usize,
+    /// Restarts of services so far.
+    pub restarts: u32,
+    /// Dead letters so far.
+    pub dead_letters: u64,
+    /// What went wrong without changing the outcome.
+    pub warnings: Vec<Warning>,
+    /// When the job was accepted.
+    pub submitted_at: SystemTime,
+    /// When its first task started, if one has.
+    pub started_at: Option<SystemTime>,
+    /// When it ended, if it has.
+    pub ended_at: Option<SystemTime>,
+    /// Each task, live or ended, in the order of the graph.
+    pub tasks: Vec<TaskStatus>,
+    /// Each service, in order of registration.
+    pub services: Vec<ServiceStatus>,
+}
+
+impl JobStatus {
+    /// Whether the job has not ended yet.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state != JobState::Ended
+    }
+
+    /// The cause of failure as a sentence, if the job failed.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        self.outcome.as_ref().and_then(Outcome::failure).map(ToString::to_string)
+    }
+}
+
+/// Where a task or service is in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ActorState {
+    /// Not started yet.
+    #[default]
+    Waiting,
+    /// Started and not ended.
+    Running,
+    /// A service between a failure and its next instance.
+    Restarting,
+    /// Ended as it should.
+    Finished,
+    /// Ended by `cancel`, or with the job's failure elsewhere.
+    Cancelled,
+    /// Ended by its own failure.
+    Failed,
+    /// Given up at a deadline because its code did not return.
+    Abandoned,
+}
+
+impl fmt::Display for ActorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Finished => "finished",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+        })
+    }
+}
+
+/// A snapshot of one task.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TaskStatus {
+    /// The task's number in the graph.
+    pub id: Option<TaskId>,
+    /// Its operators, joined by ` -> `.
+    pub name: String,
+    /// Which parallel instance of the chain, from 0.
+    pub instance: u32,
+    /// Where it is in its life.
+    pub state: ActorState,
+    /// What it did so far.
+    pub counters: TaskCounters,
+}
+
+/// What a task did so far. Counters are updated once per batch, so they may trail by one batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TaskCounters {
+    /// Items taken from the task's source or input channels.
+    pub items_in: u64,
+    /// Items handed to output channels, outputs and sinks.
+    pub items_out: u64,
+    /// Batches taken from the task's source or input channels.
+    pub batches: u64,
+    /// Time spent working.
+    pub busy: Duration,
+    /// Time spent waiting for room downstream or for asynchronous calls.
+    pub blocked: Duration,
+    /// Time spent waiting for input.
+    pub idle: Duration,
+    /// Batches waiting in the task's input channels.
+    pub queue_depth: u64,
+    /// Items set aside under the policy *skip*.
+    pub dead_letters: u64,
+}
+
+/// A snapshot of one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServiceStatus {
+    /// The name it was registered under.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: ActorState,
+    /// Messages handled so far, over all its instances.
+    pub handled: u64,
+    /// Messages waiting in its queue.
+    pub queued: u64,
+    /// Restarts so far.
+    pub restarts: u32,
+}
+
+/// What a job still waits for, as [`JobHandle::explain`](crate::JobHandle::explain) tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// Where the job is in its life.
+    pub state: JobState,
+    /// One sentence for each thing waited for; empty once the job has ended.
+    pub waits: Vec<String>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state)?;
+        for wait in &self.waits {
+            write!(f, "\n  {wait}")?;
+        }
+        Ok(())
+    }
+}
+
+/// An item that an operator under the policy *skip* could not process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// The operator's name.
+    pub operator: String,
+    /// Which parallel instance, from 0.
+    pub instance: u32,
+    /// The item's position among those this instance received, from 1.
+    pub position: u64,
+    /// The error or the panic's message.
+    pub cause: String,
+}
+
+/// The dead letters of a job: all are counted, the newest are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeadLetters {
+    /// How many items were set aside in all.
+    pub total: u64,
+    /// The newest ones, oldest first; at most `Limits::dead_letters_max`.
+    pub newest: Vec<DeadLetter>,
+}
+
+/// What an environment says of its health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// Whether it accepts jobs.
+    pub accepting: bool,
+    /// Jobs that have not ended.
+    pub jobs_live: usize,
+    /// Ended jobs that are still readable.
+    pub jobs_ended: usize,
+    /// Threads that were given up because user code on them did not return.
+    pub threads_abandoned: usize,
+}
+
+/// What an environment says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EnvironmentInfo {
+    /// The environment's name.
+    pub name: String,
+    /// The version of proscenium that runs the jobs.
+    pub version: String,
+    /// Threads that run tasks.
+    pub task_threads: usize,
+    /// Threads that run services.
+    pub service_threads: usize,
+    /// When it was opened.
+    pub opened_at: SystemTime,
+}

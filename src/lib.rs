@@ -1,0 +1,37 @@
+//! An actor-model runtime in which one typed dataflow job runs in your process or on a node, and always ends
+//! truthfully.
+
+#![forbid(unsafe_code)]
+
+mod blocking;
+mod codec;
+mod environment;
+mod flow;
+mod job;
+mod link;
+mod manager;
+mod port;
+mod protocol;
+mod schema;
+mod service;
+mod timer;
+mod worker;
+
+pub use environment::{
+    BlockingEnvironment, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder, OpenError, Run,
+    RunError, Submit, SubmitError,
+};
+pub use flow::{
+    BatchSource, BuildRefusal, Flow, Graph, IntoBatchSource, Iterable, IteratorPart, KeyedStream, LineSink, More, Next,
+    OnePart, ParallelRange, Part, Partitioned, RangePart, Sink, Source, Splittable, Stream, TaskContext, TaskError,
+    TextFile, TextPart, partitioned,
+};
+pub use job::{
+    ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,
+    DeadLetters, EnvironmentInfo, ErrorPolicy, Explanation, FailureCause, Health, IntoJob, Job, JobFn, JobHandle,
+    JobId, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError, ServiceStatus, TaskCounters, TaskId,
+    TaskStatus, Warning, job_fn,
+};
+pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
+pub use port::{Input, InputError, Output, OutputError};
+pub use service::{Call, CallError, Fate, MessageTable, Service, ServiceContext, ServiceMessage, ServiceRef, Tell};

@@ -1,0 +1,162 @@
+//! What a client asks a JobManager, and the link it asks over.
+//!
+//! Everything in [`Request`], [`Reply`] and [`Refusal`] is plain data. Two things are moved within the process only:
+//! the job's value in [`SubmitJob`], and the [`Keep`] of an opened job.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{
+    flow::{BuildRefusal, Graph},
+    job::{
+        DeadLetters, EnvironmentInfo, Explanation, Health, JobId, JobOptions, JobPayload, JobState, JobStatus, Outcome,
+    },
+    port::{InputResolver, OutputResolver},
+    service::ServiceResolver,
+};
+
+/// The way from a client to a JobManager. It never owns the environment it leads to: once that is closed, every
+/// request is refused with [`Refusal::EnvironmentClosed`].
+pub(crate) trait Link: ServiceResolver + OutputResolver + InputResolver {
+    /// The name of the environment at the other end.
+    fn environment(&self) -> &str;
+
+    /// Answered when the job's flow was built, or refused.
+    fn submit(&self, submit: SubmitJob) -> BoxFuture<'static, Result<Opened, Refusal>>;
+
+    fn ask(&self, request: Request) -> BoxFuture<'static, Result<Reply, Refusal>>;
+
+    /// Each Ctrl+C of this process, from when the future is ready until the receiver is dropped.
+    fn interrupts(&self) -> BoxFuture<'static, mpsc::Receiver<()>>;
+}
+
+/// A job to run.
+#[derive(Debug)]
+pub(crate) struct SubmitJob {
+    pub id: JobId,
+    pub options: JobOptions,
+    pub payload: JobPayload,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Job { job: JobId, request: JobRequest },
+    ListJobs,
+    Health,
+    Info,
+    Cleanup,
+}
+
+/// What can be asked of one job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum JobRequest {
+    /// Does it exist?
+    Open,
+    JobStatus,
+    /// Answered once the job's version is above `after`, or it has ended. A long poll rather than a subscription, so
+    /// that it can be repeated over a new connection.
+    WatchJob {
+        after: Option<u64>,
+    },
+    WaitJob,
+    Control(Control),
+    DeleteJob {
+        force: bool,
+    },
+    ExplainJob,
+    DeadLetters,
+    JobGraph,
+}
+
+/// What can be asked of a live job's course.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Control {
+    Stop,
+    Cancel,
+    Pause,
+    Resume,
+}
+
+macro_rules! replies {
+    ($($variant:ident($content:ty),)*) => {
+        /// What a request is answered with.
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub(crate) enum Reply {
+            $($variant($content),)*
+        }
+
+        $(impl TryFrom<Reply> for $content {
+            type Error = Refusal;
+
+            fn try_from(reply: Reply) -> Result<Self, Refusal> {
+                match reply {
+                    Reply::$variant(content) => Ok(content),
+                    other => Err(Refusal::Internal(format!("{other:?} does not answer what was asked"))),
+                }
+            }
+        })*
+    };
+}
+
+replies! {
+    Done(()),
+    Opened(Opened),
+    Status(Box<JobStatus>),
+    Ended(Outcome),
+    Explanation(Explanation),
+    DeadLetters(DeadLetters),
+    Graph(Box<Graph>),
+    Jobs(Vec<JobStatus>),
+    Health(Health),
+    Info(EnvironmentInfo),
+    Removed(usize),
+}
+
+/// A job that exists.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Opened {
+    pub name: String,
+    #[serde(skip)]
+    pub keep: Keep,
+}
+
+/// Why a request was not fulfilled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    NoSuchJob { id: JobId },
+    Expired { id: JobId },
+    Conflict { operation: String, state: JobState },
+    Build(BuildRefusal),
+    EnvironmentClosed,
+    Internal(String),
+}
+
+/// Keeps an ended job readable for as long as a clone of it lives outside the job's record. Without content where the
+/// job runs in another process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keep(Option<Arc<()>>);
+
+impl Keep {
+    pub(crate) fn new() -> Self {
+        Self(Some(Arc::new(())))
+    }
+
+    /// Whether a clone lives besides this one, which is the record's.
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.as_ref().is_some_and(|keep| Arc::strong_count(keep) > 1)
+    }
+}
+
+/// Asks over `link` and takes the answer out of its reply.
+pub(crate) async fn ask<T>(link: Arc<dyn Link>, request: Request) -> Result<T, Refusal>
+where
+    T: TryFrom<Reply, Error = Refusal>,
+{
+    let reply = link.ask(request);
+    // Only the reply is waited for, so that a pending request holds nothing of the link.
+    drop(link);
+    T::try_from(reply.await?)
+}

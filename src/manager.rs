@@ -1,0 +1,419 @@
+//! The JobManager: owns every job of an environment.
+//!
+//! All actors in here live on the environment's one control thread, which runs no user code but a placement policy.
+//! A question about a live job is passed on to its [`JobSupervisor`] together with the way back to the client; one
+//! about an ended job is answered from the [`History`].
+
+mod completion;
+mod dispatcher;
+mod explain;
+mod history;
+mod placement;
+mod record;
+mod reply;
+mod supervisor;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use futures::future::join_all;
+use tokio::sync::oneshot;
+
+pub use self::placement::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
+use self::{
+    dispatcher::{DiscardJob, Dispatch, Dispatcher, StartJob},
+    history::{History, Lookup},
+    placement::Slots,
+    record::Archived,
+    reply::ReplySlot,
+    supervisor::{AskJob, CancelJob, Dismiss, JobReply, JobSupervisor, TakeSnapshot},
+};
+pub(crate) use self::{record::EndedJob, reply::Answer};
+use crate::{
+    job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobPayload, JobStatus, Limits, Warning},
+    link::{JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
+    worker::{CloseWorker, JobPorts, Worker},
+};
+
+/// What a [`JobManager`] is made of.
+pub(crate) struct ManagerConfig {
+    pub(crate) environment: Arc<str>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) task_threads: usize,
+    pub(crate) service_threads: usize,
+    pub(crate) placement: Box<dyn Placement>,
+    pub(crate) worker: Addr<Worker>,
+    /// Dropped once the manager has closed and all of its jobs have ended.
+    pub(crate) closed: oneshot::Sender<()>,
+}
+
+/// Owns all jobs of an environment: those being prepared, the live ones, and the history of ended ones.
+pub(crate) struct JobManager {
+    environment: Arc<str>,
+    limits: Arc<Limits>,
+    info: EnvironmentInfo,
+    opened: Instant,
+    worker: Addr<Worker>,
+    slots: Rc<RefCell<Slots>>,
+    /// Those who wait for the flow of their job to be built.
+    preparing: HashMap<JobId, Vec<ReplySlot<Result<Opened, Refusal>>>>,
+    live: HashMap<JobId, LiveJob>,
+    history: History<Archived>,
+    threads_abandoned: usize,
+    closing: Closing,
+    /// Held for its drop.
+    _closed: oneshot::Sender<()>,
+}
+
+struct LiveJob {
+    name: String,
+    supervisor: Addr<JobSupervisor>,
+    ports: Arc<JobPorts>,
+    /// The record's share; each handle holds another.
+    keep: Keep,
+    /// Those who deleted the job by force. If there are any, it is forgotten at its end.
+    deleters: Vec<JobReply>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    Open,
+    /// No job is accepted; the live ones are cancelled.
+    Draining,
+    /// All jobs ended; the worker is being closed.
+    Worker,
+}
+
+/// A client's question.
+#[derive(Message)]
+#[rtype(result = "Result<Reply, Refusal>")]
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    /// Room in the mailbox, given back when the message is handled or dropped.
+    pub(crate) room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// A client's job.
+#[derive(Message)]
+#[rtype(result = "Result<Opened, Refusal>")]
+pub(crate) struct Submit {
+    pub(crate) submit: SubmitJob,
+    /// Room in the mailbox, given back when the message is handled or dropped.
+    pub(crate) room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Where the typed ends of a job are, for a client in the same process.
+#[derive(Message)]
+#[rtype(result = "Result<Ports, Refusal>")]
+pub(crate) struct FindPorts {
+    pub(crate) job: JobId,
+    pub(crate) room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// The typed ends of a job.
+pub(crate) enum Ports {
+    Live(Arc<JobPorts>),
+    Ended(Arc<EndedJob>),
+}
+
+/// Accept nothing more, cancel everything, and end once all has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Close;
+
+/// From a Dispatcher: the flow is built, the supervisor is ready.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct JobPrepared {
+    job: JobId,
+    name: String,
+    ports: Arc<JobPorts>,
+    supervisor: Addr<JobSupervisor>,
+    dispatcher: Addr<Dispatcher>,
+}
+
+/// From a Dispatcher: there will be no such job.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct JobRefused {
+    job: JobId,
+    refusal: Refusal,
+}
+
+/// From a JobSupervisor: the job has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct JobEnded {
+    job: Arc<EndedJob>,
+}
+
+impl JobManager {
+    pub(crate) fn new(config: ManagerConfig) -> Self {
+        let ManagerConfig { environment, limits, task_threads, service_threads, placement, worker, closed } = config;
+        let info = EnvironmentInfo {
+            name: environment.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            task_threads,
+            service_threads,
+            opened_at: SystemTime::now(),
+        };
+        Self {
+            environment,
+            info,
+            opened: Instant::now(),
+            worker,
+            slots: Rc::new(RefCell::new(Slots::new(placement, task_threads))),
+            preparing: HashMap::new(),
+            live: HashMap::new(),
+            history: History::new(limits.ended_jobs_max, limits.ended_jobs_age),
+            limits,
+            threads_abandoned: 0,
+            closing: Closing::Open,
+            _closed: closed,
+        }
+    }
+
+    /// The clock of the history.
+    fn now(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    fn submit(&mut self, submit: SubmitJob, ctx: &mut Context<Self>) -> Answer<Result<Opened, Refusal>> {
+        let SubmitJob { id, options, payload } = submit;
+        // A submit repeated after a lost reply names the same job, and is answered as the first one was.
+        if let Some(live) = self.live.get(&id) {
+            return Answer::Now(Ok(Opened { name: live.name.clone(), keep: live.keep.clone() }));
+        }
+        let now = self.now();
+        match self.history.find(id, now) {
+            Lookup::Known(ended) => {
+                let name = ended.job.status.name.clone();
+                return Answer::Now(Ok(Opened { name, keep: ended.keep.clone() }));
+            }
+            // It has run; to run it again is not what was asked for.
+            Lookup::Expired => {
+                return Answer::Now(Ok(Opened { name: name_of(&options, &payload), keep: Keep::default() }));
+            }
+            Lookup::Unknown => {}
+        }
+        if self.closing != Closing::Open {
+            return Answer::Now(Err(Refusal::EnvironmentClosed));
+        }
+        let slot = ReplySlot::new();
+        let waiters = self.preparing.entry(id).or_default();
+        waiters.push(slot.clone());
+        if waiters.len() == 1 {
+            Dispatcher::new(Dispatch {
+                job: id,
+                environment: Arc::clone(&self.environment),
+                name: name_of(&options, &payload),
+                options,
+                limits: Arc::clone(&self.limits),
+                payload,
+                worker: self.worker.clone(),
+                manager: ctx.address(),
+                slots: Rc::clone(&self.slots),
+            })
+            .start();
+        }
+        Answer::Later(slot)
+    }
+
+    fn ask_job(&mut self, job: JobId, request: JobRequest) -> Answer<Result<Reply, Refusal>> {
+        if let Some(live) = self.live.get_mut(&job) {
+            if request == JobRequest::Open {
+                return Answer::Now(Ok(Reply::Opened(Opened { name: live.name.clone(), keep: live.keep.clone() })));
+            }
+            let slot = ReplySlot::new();
+            if request == (JobRequest::DeleteJob { force: true }) {
+                live.deleters.push(slot.clone());
+                live.supervisor.do_send(CancelJob(CancelReason::Deleted));
+            } else {
+                // Past this mailbox's bound, but each message stands for one that has just left it, and the
+                // supervisor runs on this same thread.
+                live.supervisor.do_send(AskJob { request, reply: slot.clone() });
+            }
+            return Answer::Later(slot);
+        }
+        if let JobRequest::DeleteJob { .. } = request
+            && self.history.remove(job).is_some()
+        {
+            tracing::info!(environment = %self.environment, %job, "job deleted");
+            return Answer::Now(Ok(Reply::Done(())));
+        }
+        let answer = match self.look_up(job) {
+            Ok(ended) => ended.job.answer(&request, &ended.keep),
+            Err(refusal) => Err(refusal),
+        };
+        Answer::Now(answer)
+    }
+
+    fn look_up(&mut self, id: JobId) -> Result<&Archived, Refusal> {
+        let now = self.now();
+        match self.history.find(id, now) {
+            Lookup::Known(ended) => Ok(ended),
+            Lookup::Expired => Err(Refusal::Expired { id }),
+            Lookup::Unknown => Err(Refusal::NoSuchJob { id }),
+        }
+    }
+
+    /// All jobs, oldest first. Live ones are asked for a snapshot each.
+    fn list(&mut self, ctx: &mut Context<Self>) -> Answer<Result<Reply, Refusal>> {
+        let slot = ReplySlot::new();
+        let reply = slot.clone();
+        let snapshots = join_all(self.live.values().map(|live| live.supervisor.clone().send(TakeSnapshot)));
+        ctx.spawn(snapshots.into_actor(self).map(move |snapshots, this, _| {
+            // A job that ended meanwhile is in both places, or in the history only; the history knows more.
+            let mut jobs: HashMap<JobId, JobStatus> =
+                snapshots.into_iter().flatten().map(|status| (status.id, status)).collect();
+            let now = this.now();
+            jobs.extend(this.history.records(now).map(|(id, ended)| (id, ended.job.status.clone())));
+            let mut jobs: Vec<JobStatus> = jobs.into_values().collect();
+            jobs.sort_by_key(|status| (status.submitted_at, status.id));
+            reply.answer(Ok(Reply::Jobs(jobs)));
+        }));
+        Answer::Later(slot)
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            accepting: self.closing == Closing::Open,
+            jobs_live: self.live.len(),
+            jobs_ended: self.history.len(),
+            threads_abandoned: self.threads_abandoned,
+        }
+    }
+
+    fn close_when_drained(&mut self, ctx: &mut Context<Self>) {
+        if self.closing != Closing::Draining || !self.live.is_empty() {
+            return;
+        }
+        self.closing = Closing::Worker;
+        let closed = self.worker.clone().send(CloseWorker);
+        // Whatever the worker answers, there is nothing left to do here.
+        ctx.spawn(closed.into_actor(self).map(|_, _, ctx| ctx.stop()));
+    }
+}
+
+fn name_of(options: &JobOptions, payload: &JobPayload) -> String {
+    options.name.clone().unwrap_or_else(|| payload.0.name().to_owned())
+}
+
+impl Actor for JobManager {
+    type Context = Context<Self>;
+}
+
+impl Handler<Submit> for JobManager {
+    type Result = Answer<Result<Opened, Refusal>>;
+
+    fn handle(&mut self, Submit { submit, room }: Submit, ctx: &mut Self::Context) -> Self::Result {
+        drop(room);
+        self.submit(submit, ctx)
+    }
+}
+
+impl Handler<Ask> for JobManager {
+    type Result = Answer<Result<Reply, Refusal>>;
+
+    fn handle(&mut self, Ask { request, room }: Ask, ctx: &mut Self::Context) -> Self::Result {
+        drop(room);
+        match request {
+            Request::Job { job, request } => self.ask_job(job, request),
+            Request::ListJobs => self.list(ctx),
+            Request::Health => Answer::Now(Ok(Reply::Health(self.health()))),
+            Request::Info => Answer::Now(Ok(Reply::Info(self.info.clone()))),
+            Request::Cleanup => {
+                let now = self.now();
+                Answer::Now(Ok(Reply::Removed(self.history.clear(now))))
+            }
+        }
+    }
+}
+
+impl Handler<FindPorts> for JobManager {
+    type Result = Result<Ports, Refusal>;
+
+    fn handle(&mut self, FindPorts { job, room }: FindPorts, _: &mut Self::Context) -> Self::Result {
+        drop(room);
+        if let Some(live) = self.live.get(&job) {
+            return Ok(Ports::Live(Arc::clone(&live.ports)));
+        }
+        self.look_up(job).map(|ended| Ports::Ended(Arc::clone(&ended.job)))
+    }
+}
+
+impl Handler<Close> for JobManager {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
+        if self.closing == Closing::Open {
+            tracing::info!(environment = %self.environment, jobs = self.live.len(), "closing");
+            self.closing = Closing::Draining;
+            // A flow that is still being built is not waited for: `build` is user code that may never return. Its
+            // dispatcher is told to forget the job when it comes back.
+            for waiter in self.preparing.drain().flat_map(|(_, waiters)| waiters) {
+                waiter.answer(Err(Refusal::EnvironmentClosed));
+            }
+            for live in self.live.values() {
+                live.supervisor.do_send(CancelJob(CancelReason::EnvironmentClosed));
+            }
+        }
+        self.close_when_drained(ctx);
+    }
+}
+
+impl Handler<JobPrepared> for JobManager {
+    type Result = ();
+
+    fn handle(&mut self, prepared: JobPrepared, _: &mut Self::Context) {
+        let JobPrepared { job, name, ports, supervisor, dispatcher } = prepared;
+        let Some(waiters) = self.preparing.remove(&job) else {
+            return dispatcher.do_send(DiscardJob);
+        };
+        tracing::info!(environment = %self.environment, %job, name, "job accepted");
+        dispatcher.do_send(StartJob);
+        let keep = Keep::new();
+        for waiter in waiters {
+            waiter.answer(Ok(Opened { name: name.clone(), keep: keep.clone() }));
+        }
+        self.live.insert(job, LiveJob { name, supervisor, ports, keep, deleters: Vec::new() });
+    }
+}
+
+impl Handler<JobRefused> for JobManager {
+    type Result = ();
+
+    fn handle(&mut self, JobRefused { job, refusal }: JobRefused, _: &mut Self::Context) {
+        tracing::warn!(environment = %self.environment, %job, ?refusal, "job refused");
+        for waiter in self.preparing.remove(&job).unwrap_or_default() {
+            waiter.answer(Err(refusal.clone()));
+        }
+    }
+}
+
+impl Handler<JobEnded> for JobManager {
+    type Result = ();
+
+    fn handle(&mut self, JobEnded { job }: JobEnded, ctx: &mut Self::Context) {
+        let id = job.status.id;
+        let Some(live) = self.live.remove(&id) else { return };
+        live.supervisor.do_send(Dismiss);
+        let abandoned =
+            |warning: &&Warning| matches!(warning, Warning::ServiceAbandoned { .. } | Warning::TaskAbandoned { .. });
+        self.threads_abandoned += job.status.warnings.iter().filter(abandoned).count();
+        if live.deleters.is_empty() {
+            let now = self.now();
+            self.history.insert(id, Archived { job, keep: live.keep }, now);
+        }
+        for deleter in live.deleters {
+            deleter.answer(Ok(Reply::Done(())));
+        }
+        self.close_when_drained(ctx);
+    }
+}

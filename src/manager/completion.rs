@@ -1,0 +1,407 @@
+//! When a job is complete: its rules as a pure state machine, events in, commands out.
+//!
+//! It has no clock, does no I/O and knows no actor. The JobSupervisor feeds it what workers report, what clients ask
+//! for and which deadlines passed, and carries out the commands it answers with, in order. Reports may come late,
+//! twice or out of order: one of another attempt, of another incarnation or of something that has already ended changes nothing.
+//!
+//! ```text
+//! Starting ──▶ Running ⇄ Pausing ─▶ Paused        Idle (without autostop)
+//!    │            │ stop, cancel, failure │         ▲ │ stop, cancel, failure
+//!    │            ▼                       │   drained │
+//!    │         Draining ◀─────────────────┘         │ ▼
+//!    └────────────┴───── all tasks ended ─────▶ StoppingServices ──▶ Ended
+//! ```
+//!
+//! Three things are fixed at three points, and never change afterwards: the *course* (cancelled, or failed, whichever
+//! came first), the *verdict* (once no task is live; on an idle job until it leaves `Idle`) and the *outcome* (the
+//! verdict, once no service is live either).
+
+mod accounts;
+#[cfg(test)]
+mod model;
+mod services;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use self::{services::Service, tasks::Task};
+use crate::{
+    job::{
+        ActorState, Attempt, CancelReason, FailureCause, Incarnation, JobState, Outcome, ServiceId, TaskId, Warning,
+    },
+    protocol::{ServiceEvent, TaskCommand, TaskEvent, WorkerOrder},
+};
+
+/// All that the rules need to know of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Setup {
+    /// In the order of the graph: the position is the [`TaskId`].
+    pub tasks: Vec<TaskSetup>,
+    /// In the order of the graph, which is also the order in which tasks account for their ends of them.
+    pub channels: Vec<ChannelSetup>,
+    /// Names, in order of registration: the position is the [`ServiceId`].
+    pub services: Vec<String>,
+    pub autostop: bool,
+    /// Whether a [`Deadline::RunLimit`] is to be armed.
+    pub run_limit: bool,
+    /// Failures of one service within `restart_window` that are answered by a restart.
+    pub restarts_max: u32,
+    pub restart_window: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TaskSetup {
+    pub name: String,
+    pub operators: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ChannelSetup {
+    pub from: TaskId,
+    pub to: TaskId,
+    pub name: String,
+}
+
+/// What happens to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Event {
+    /// The job is to run. Until then no service and no task is started.
+    Begin,
+    /// `at` is a reading of a clock, the same for all services, that need not start at zero.
+    Service {
+        service: ServiceId,
+        incarnation: Incarnation,
+        event: ServiceEvent,
+        at: Duration,
+    },
+    Task {
+        attempt: Attempt,
+        task: TaskId,
+        event: TaskEvent,
+    },
+    /// A client wants the sources ended and the rest worked off.
+    Stop,
+    /// A client or the environment wants the job ended now.
+    Cancel(CancelReason),
+    Pause,
+    Resume,
+    /// A deadline passed. One that is no longer armed changes nothing.
+    Elapsed(Deadline),
+}
+
+/// What the JobSupervisor measures time for. Each is armed at most once in the life of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Deadline {
+    /// Tasks have to return after `cancel` or a failure.
+    Tasks,
+    /// This service has to stop.
+    Service(ServiceId),
+    /// The job has to end.
+    RunLimit,
+}
+
+/// What the JobSupervisor has to do, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Command {
+    /// Pass this on to the worker. Never `StartTasks` and never `Release`.
+    Order(WorkerOrder),
+    /// Place the tasks and order the worker to start them all; the rules know nothing of slots.
+    StartTasks {
+        attempt: Attempt,
+    },
+    Arm(Deadline),
+    Disarm(Deadline),
+    /// Nothing is written to the outputs any more: they are whole, or end somewhere before their end. Given once.
+    SealOutputs {
+        complete: bool,
+    },
+    /// The job has ended. Given once, as the last command.
+    Ended(Outcome),
+}
+
+/// The job is in a state in which it cannot be paused. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job that is {state} cannot be paused")]
+pub(crate) struct Conflict {
+    pub state: JobState,
+}
+
+/// Where the job is headed; the first to leave `Onward` wins.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Course {
+    Onward,
+    Cancelled(CancelReason),
+    Failed(FailureCause),
+}
+
+/// The completion state machine of one job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Completion {
+    setup: Arc<Setup>,
+    attempt: Attempt,
+    state: JobState,
+    begun: bool,
+    tasks: Vec<Task>,
+    services: Vec<Service>,
+    stop_requested: bool,
+    course: Course,
+    /// Set once no task is live, and replaced only on the way out of `Idle`.
+    verdict: Option<Outcome>,
+    /// The number of the last hold; marks of earlier ones are stale.
+    hold_epoch: u32,
+    tasks_deadline_armed: bool,
+    run_limit_armed: bool,
+    warnings: Vec<Warning>,
+    restarts: u32,
+    version: u64,
+}
+
+impl Completion {
+    pub(crate) fn new(setup: Setup) -> Self {
+        Self {
+            attempt: Attempt(1),
+            state: JobState::Starting,
+            begun: false,
+            tasks: vec![Task::default(); setup.tasks.len()],
+            services: vec![Service::default(); setup.services.len()],
+            stop_requested: false,
+            course: Course::Onward,
+            verdict: None,
+            hold_epoch: 0,
+            tasks_deadline_armed: false,
+            run_limit_armed: false,
+            warnings: Vec::new(),
+            restarts: 0,
+            version: 0,
+            setup: Arc::new(setup),
+        }
+    }
+
+    /// Takes in one event and says what has to be done about it.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`], for [`Event::Pause`] only, if the job is neither running nor pausing nor paused.
+    pub(crate) fn apply(&mut self, event: Event) -> Result<Vec<Command>, Conflict> {
+        let mut out = Vec::new();
+        match event {
+            Event::Pause => self.pause(&mut out)?,
+            _ if self.state == JobState::Ended => {}
+            Event::Begin => self.begin(&mut out),
+            Event::Service { service, incarnation, event, at } => {
+                self.hear_service(service, incarnation, event, at, &mut out);
+            }
+            Event::Task { attempt, task, event } if attempt == self.attempt => self.hear_task(task, event, &mut out),
+            Event::Task { .. } => {}
+            Event::Stop => self.stop(&mut out),
+            Event::Cancel(reason) => self.divert(Course::Cancelled(reason), &mut out),
+            Event::Resume => self.resume(&mut out),
+            Event::Elapsed(deadline) => self.elapse(deadline, &mut out),
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn state(&self) -> JobState {
+        self.state
+    }
+
+    /// The attempt whose reports count.
+    pub(crate) fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// How the job ended, once its state is `Ended`.
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.verdict.as_ref().filter(|_| self.state == JobState::Ended)
+    }
+
+    /// What went wrong without changing the outcome, so far.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Restarts of all services so far.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    /// Tasks that were ordered to start and have neither ended nor been abandoned.
+    pub(crate) fn live_tasks(&self) -> usize {
+        self.tasks.iter().filter(|task| task.live).count()
+    }
+
+    /// Services that were ordered to start and are neither gone nor abandoned; one between two instances is live.
+    pub(crate) fn live_services(&self) -> usize {
+        self.services.iter().filter(|service| service.is_live()).count()
+    }
+
+    /// Where this task is in its life. One that the job ended without starting stays `Waiting`.
+    pub(crate) fn task_state(&self, task: TaskId) -> ActorState {
+        self.tasks.get(task.index()).map_or(ActorState::Waiting, |task| task.state)
+    }
+
+    /// Where this service is in its life, and how often it was restarted.
+    pub(crate) fn service_state(&self, service: ServiceId) -> (ActorState, u32) {
+        self.services.get(service.index()).map_or((ActorState::Waiting, 0), Service::visible)
+    }
+
+    /// The service whose stop is awaited right now.
+    pub(crate) fn stopping_service(&self) -> Option<ServiceId> {
+        let position = self.services.iter().position(Service::is_stopping)?;
+        Some(service_id(position))
+    }
+
+    /// Rises whenever anything that can be asked of this machine has changed, and with dead letters.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn begin(&mut self, out: &mut Vec<Command>) {
+        if self.begun {
+            return;
+        }
+        self.begun = true;
+        if self.setup.run_limit {
+            self.run_limit_armed = true;
+            out.push(Command::Arm(Deadline::RunLimit));
+        }
+        self.start_next_service(out);
+    }
+
+    fn stop(&mut self, out: &mut Vec<Command>) {
+        self.stop_requested = true;
+        match self.state {
+            JobState::Running | JobState::Pausing | JobState::Paused => {
+                // Also ends the hold of a paused job: a separate `Resume` could let a source emit once more.
+                self.command_tasks(TaskCommand::Stop, out);
+                self.enter(JobState::Draining);
+            }
+            JobState::Starting | JobState::Idle => self.conclude(out),
+            JobState::Draining | JobState::StoppingServices | JobState::Ended => {}
+        }
+    }
+
+    fn pause(&mut self, out: &mut Vec<Command>) -> Result<(), Conflict> {
+        match self.state {
+            JobState::Pausing | JobState::Paused => Ok(()),
+            JobState::Running => {
+                self.hold_tasks(out);
+                Ok(())
+            }
+            state => Err(Conflict { state }),
+        }
+    }
+
+    fn resume(&mut self, out: &mut Vec<Command>) {
+        if matches!(self.state, JobState::Pausing | JobState::Paused) {
+            self.command_tasks(TaskCommand::Resume, out);
+            self.enter(JobState::Running);
+        }
+    }
+
+    fn elapse(&mut self, deadline: Deadline, out: &mut Vec<Command>) {
+        match deadline {
+            Deadline::Tasks if self.tasks_deadline_armed => {
+                self.tasks_deadline_armed = false;
+                self.abandon_tasks(out);
+            }
+            Deadline::Service(service) => self.abandon_service(service, out),
+            Deadline::RunLimit if self.run_limit_armed => {
+                self.run_limit_armed = false;
+                self.divert(Course::Cancelled(CancelReason::Deadline), out);
+            }
+            Deadline::Tasks | Deadline::RunLimit => {}
+        }
+    }
+
+    /// Takes a new course, unless one was taken before or the outcome is already earned; then whatever has to follow.
+    fn divert(&mut self, course: Course, out: &mut Vec<Command>) {
+        if self.turn(course) {
+            if self.live_tasks() > 0 { self.cancel_tasks(out) } else { self.conclude(out) }
+        }
+    }
+
+    /// Whether the new course was taken: the first one wins, and none after the services began to stop.
+    fn turn(&mut self, course: Course) -> bool {
+        let open = self.course == Course::Onward && self.state != JobState::StoppingServices;
+        if open {
+            self.course = course;
+        }
+        open
+    }
+
+    /// No task is live and none will be started: settles what the job has earned, then idles or stops the services.
+    fn conclude(&mut self, out: &mut Vec<Command>) {
+        let sealed = self.verdict.is_some();
+        let verdict = self.judge();
+        if self.tasks_deadline_armed {
+            self.tasks_deadline_armed = false;
+            out.push(Command::Disarm(Deadline::Tasks));
+        }
+        if !sealed {
+            out.push(Command::SealOutputs { complete: verdict.is_drained() });
+        }
+        let idles = verdict.is_drained() && !self.setup.autostop && !self.stop_requested;
+        self.verdict = Some(verdict);
+        if idles {
+            self.enter(JobState::Idle);
+        } else {
+            self.stop_services(out);
+        }
+    }
+
+    /// What the job has earned, now that no task is live.
+    fn judge(&mut self) -> Outcome {
+        let reports: Vec<_> = self.tasks.iter_mut().map(|task| task.report.take()).collect();
+        match (&self.course, &self.verdict) {
+            (Course::Failed(cause), _) => Outcome::Failed(cause.clone()),
+            (Course::Cancelled(reason), _) => {
+                let outcome = Outcome::Cancelled { reason: reason.clone(), dropped: accounts::dropped(&reports) };
+                for warning in accounts::differences(&self.setup, &reports) {
+                    self.warn(warning);
+                }
+                outcome
+            }
+            // The job was idle, and its tasks' reports have been judged.
+            (Course::Onward, Some(earned)) => earned.clone(),
+            // `stop` came before the tasks were started: what they would have read was cut off whole.
+            (Course::Onward, None) if self.state == JobState::Starting && !self.tasks.is_empty() => Outcome::Stopped,
+            (Course::Onward, None) => match accounts::check(&self.setup, &reports) {
+                Err(cause) => Outcome::Failed(cause),
+                Ok(()) if reports.iter().flatten().any(|report| report.cut_short) => Outcome::Stopped,
+                Ok(()) => Outcome::Completed,
+            },
+        }
+    }
+
+    /// No service is live either.
+    fn end(&mut self, out: &mut Vec<Command>) {
+        self.enter(JobState::Ended);
+        let verdict = self.verdict.clone().expect("services are stopped only after the verdict");
+        out.push(Command::Ended(verdict));
+    }
+
+    fn enter(&mut self, state: JobState) {
+        self.state = state;
+        self.touch();
+    }
+
+    fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
+        self.touch();
+    }
+
+    fn touch(&mut self) {
+        self.version += 1;
+    }
+}
+
+fn task_id(position: usize) -> TaskId {
+    TaskId(u32::try_from(position).expect("a graph numbers its tasks in 32 bits"))
+}
+
+fn service_id(position: usize) -> ServiceId {
+    ServiceId(u32::try_from(position).expect("a graph numbers its services in 32 bits"))
+}

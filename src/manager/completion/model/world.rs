@@ -1,0 +1,399 @@
+//! The world around the rules: every step of a task, a service or a client is a choice.
+
+mod obey;
+mod step;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    job::{CancelReason, JobState, Outcome},
+    manager::completion::{ChannelSetup, Completion, Deadline, Event, Setup, TaskSetup, service_id, task_id},
+    protocol::TaskReport,
+};
+
+const RESTARTS_MAX: u32 = 1;
+const RESTART_WINDOW: Duration = Duration::from_secs(10);
+
+/// How often each thing may still happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Budget {
+    pub(super) stop: u8,
+    pub(super) cancel: u8,
+    pub(super) pause: u8,
+    pub(super) resume: u8,
+    /// Tasks that never return, services that never start or stop.
+    pub(super) hangs: u8,
+    pub(super) task_failures: u8,
+    pub(super) service_failures: u8,
+    /// Of these, the ones that come a whole restart window after the one before.
+    pub(super) late_failures: u8,
+    pub(super) hook_panics: u8,
+    /// Items that a consumer never sees.
+    pub(super) lost_items: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum End {
+    Finished,
+    Cut,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum TaskStage {
+    Waiting,
+    Running,
+    Hung,
+    Ended(End),
+    Abandoned,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TaskActor {
+    pub(super) stage: TaskStage,
+    /// It lost an item without knowing.
+    pub(super) lost: bool,
+    stop: bool,
+    cancel: bool,
+    /// The hold it was ordered to pass on, and whether it has.
+    hold: Option<(u32, bool)>,
+    /// From its end to the delivery.
+    report: Option<TaskReport>,
+}
+
+impl TaskActor {
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.stage, TaskStage::Running | TaskStage::Hung)
+    }
+
+    fn holds(&self) -> bool {
+        matches!(self.hold, Some((_, true)))
+    }
+
+    /// Whether it has passed the mark of this hold on.
+    pub(super) fn holds_for(&self, epoch: u32) -> bool {
+        self.hold == Some((epoch, true))
+    }
+
+    fn is_drained(&self) -> bool {
+        matches!(self.stage, TaskStage::Ended(End::Finished | End::Cut))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ServiceStage {
+    Waiting,
+    Starting,
+    Running,
+    Told,
+    Hung,
+    Gone,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ServiceActor {
+    stage: ServiceStage,
+    incarnation: u32,
+    /// Restart windows gone by.
+    clock: u32,
+    /// Failures reported within the current one.
+    failures: u32,
+}
+
+impl ServiceActor {
+    pub(super) fn is_live(&self) -> bool {
+        !matches!(self.stage, ServiceStage::Waiting | ServiceStage::Gone)
+    }
+}
+
+/// A report on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Mail {
+    Held { task: usize, epoch: u32 },
+    TaskEnded { task: usize },
+    ServiceStarted { service: usize, incarnation: u32 },
+    ServiceFailed { service: usize, incarnation: u32 },
+    ServiceStopped { service: usize, incarnation: u32, hook_panicked: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Deliver(Mail),
+    Elapse(Deadline),
+    Stop,
+    Cancel,
+    Pause,
+    Resume,
+    PassHold { task: usize },
+    End { task: usize, end: End, lost: bool },
+    HangTask { task: usize },
+    Start { service: usize },
+    Fail { service: usize, late: bool },
+    StopAsTold { service: usize, hook_panicked: bool },
+    HangService { service: usize },
+}
+
+impl Action {
+    /// Whether the world could as well have done without.
+    pub(super) fn is_mishap(&self) -> bool {
+        match *self {
+            Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } => true,
+            Self::End { end, lost, .. } => end == End::Failed || lost,
+            _ => false,
+        }
+    }
+}
+
+/// What came first of those that decide the outcome, by the world's own account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum First {
+    Cancel(CancelReason),
+    Failure,
+}
+
+/// A command that should not have been given, when it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Fault {
+    Endless,
+    AfterEnd,
+    SealedTwice,
+    StopUnderTask,
+    StopOutOfOrder,
+    OpenGate,
+    Misdirected,
+    ArmedTwice,
+    SilentChange,
+    Unbegun,
+}
+
+impl Fault {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Endless,
+        Self::AfterEnd,
+        Self::SealedTwice,
+        Self::StopUnderTask,
+        Self::StopOutOfOrder,
+        Self::OpenGate,
+        Self::Misdirected,
+        Self::ArmedTwice,
+        Self::SilentChange,
+        Self::Unbegun,
+    ];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) machine: Completion,
+    pub(super) tasks: Vec<TaskActor>,
+    pub(super) services: Vec<ServiceActor>,
+    /// Every deadline that was ever armed, and whether it still is.
+    pub(super) deadlines: BTreeMap<Deadline, bool>,
+    pub(super) sealed: Option<bool>,
+    pub(super) was_idle: bool,
+    pub(super) first: Option<First>,
+    /// Items reported as thrown away.
+    pub(super) dropped: u64,
+    mail: BTreeSet<Mail>,
+    pub(super) budget: Budget,
+    gates_closed: bool,
+    ended: bool,
+    faults: BTreeSet<Fault>,
+}
+
+pub(super) fn setup(tasks: usize, channels: &[(u32, u32)], services: usize) -> Setup {
+    let channel = |&(from, to): &(u32, u32)| ChannelSetup {
+        from: task_id(from as usize),
+        to: task_id(to as usize),
+        name: format!("{from} -> {to}"),
+    };
+    Setup {
+        tasks: (0..tasks).map(|at| TaskSetup { name: at.to_string(), operators: Vec::new() }).collect(),
+        channels: channels.iter().map(channel).collect(),
+        services: (0..services).map(|at| at.to_string()).collect(),
+        autostop: false,
+        run_limit: false,
+        restarts_max: RESTARTS_MAX,
+        restart_window: RESTART_WINDOW,
+    }
+}
+
+impl World {
+    pub(super) fn begin(setup: Setup, budget: Budget) -> Self {
+        let task =
+            TaskActor { stage: TaskStage::Waiting, lost: false, stop: false, cancel: false, hold: None, report: None };
+        let service = ServiceActor { stage: ServiceStage::Waiting, incarnation: 0, clock: 0, failures: 0 };
+        let mut world = Self {
+            tasks: vec![task; setup.tasks.len()],
+            services: vec![service; setup.services.len()],
+            machine: Completion::new(setup),
+            deadlines: BTreeMap::new(),
+            sealed: None,
+            was_idle: false,
+            first: None,
+            dropped: 0,
+            mail: BTreeSet::new(),
+            budget,
+            gates_closed: false,
+            ended: false,
+            faults: BTreeSet::new(),
+        };
+        world.tell(Event::Begin);
+        world
+    }
+
+    pub(super) fn saw(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    pub(super) fn is_armed(&self, deadline: Deadline) -> bool {
+        self.deadlines.get(&deadline) == Some(&true)
+    }
+
+    /// Whether the job has not ended, or its outcome is such.
+    pub(super) fn outcome_is(&self, such: fn(&Outcome) -> bool) -> bool {
+        self.machine.outcome().is_none_or(such)
+    }
+
+    /// Whether a task never returns.
+    pub(super) fn task_hangs(&self) -> bool {
+        self.tasks.iter().any(|task| task.stage == TaskStage::Hung)
+    }
+
+    /// Whether a service never finishes what it was told.
+    pub(super) fn service_hangs(&self) -> bool {
+        self.services.iter().any(|service| service.stage == ServiceStage::Hung)
+    }
+
+    pub(super) fn awaits_report_of(&self, task: usize) -> bool {
+        self.mail.contains(&Mail::TaskEnded { task })
+    }
+
+    pub(super) fn awaits_report_of_service(&self, at: usize) -> bool {
+        self.mail.iter().any(|mail| match mail {
+            Mail::ServiceStarted { service, .. }
+            | Mail::ServiceFailed { service, .. }
+            | Mail::ServiceStopped { service, .. } => *service == at,
+            Mail::Held { .. } | Mail::TaskEnded { .. } => false,
+        })
+    }
+
+    /// Falls with every step, whatever the step causes: so no path is infinite.
+    fn rank(&self) -> usize {
+        let budget = &self.budget;
+        // A pause makes each task report once more (two steps); a failure makes one more instance (at most five).
+        let requests = usize::from(budget.stop + budget.cancel + budget.resume)
+            + usize::from(budget.pause) * (1 + 2 * self.tasks.len());
+        let mail = self.mail.iter().map(|mail| if matches!(mail, Mail::ServiceFailed { .. }) { 7 } else { 1 });
+        let tasks = self.tasks.iter().map(|task| match task.stage {
+            TaskStage::Waiting => 4,
+            TaskStage::Running => 3 + 2 * usize::from(matches!(task.hold, Some((_, false)))),
+            TaskStage::Hung => 1,
+            TaskStage::Ended(_) | TaskStage::Abandoned => 0,
+        });
+        let services = self.services.iter().map(|service| match service.stage {
+            ServiceStage::Waiting => 6,
+            ServiceStage::Starting => 5,
+            ServiceStage::Running | ServiceStage::Told => 3,
+            ServiceStage::Hung => 1,
+            ServiceStage::Gone => 0,
+        });
+        let unarmed = 2 + self.services.len() - self.deadlines.len();
+        let deadlines = 2 * unarmed + self.deadlines.values().filter(|armed| **armed).count();
+        requests
+            + usize::from(budget.service_failures) * 8
+            + mail.sum::<usize>()
+            + tasks.sum::<usize>()
+            + services.sum::<usize>()
+            + deadlines
+    }
+
+    /// What tasks, services, deadlines and reports on their way may do next.
+    pub(super) fn own_actions(&self, actions: &mut Vec<Action>) {
+        actions.extend(self.mail.iter().map(|&mail| Action::Deliver(mail)));
+        actions.extend(self.deadlines.iter().filter(|(_, armed)| **armed).map(|(&it, _)| Action::Elapse(it)));
+        for (at, task) in self.tasks.iter().enumerate() {
+            if task.stage == TaskStage::Running {
+                self.task_actions(at, actions);
+            }
+        }
+        for (service, actor) in self.services.iter().enumerate() {
+            match actor.stage {
+                ServiceStage::Starting => actions.push(Action::Start { service }),
+                ServiceStage::Told => {
+                    actions.push(Action::StopAsTold { service, hook_panicked: false });
+                    if self.budget.hook_panics > 0 {
+                        actions.push(Action::StopAsTold { service, hook_panicked: true });
+                    }
+                }
+                ServiceStage::Running => {}
+                ServiceStage::Waiting | ServiceStage::Hung | ServiceStage::Gone => continue,
+            }
+            if self.budget.service_failures > 0 {
+                actions.push(Action::Fail { service, late: false });
+                if self.budget.late_failures > 0 {
+                    actions.push(Action::Fail { service, late: true });
+                }
+            }
+            if self.budget.hangs > 0 && actor.stage != ServiceStage::Running {
+                actions.push(Action::HangService { service });
+            }
+        }
+    }
+
+    fn task_actions(&self, at: usize, actions: &mut Vec<Action>) {
+        let task = &self.tasks[at];
+        let mut upstream = self.neighbours(|channel| (channel.to.index() == at).then_some(channel.from.index()));
+        let is_source = upstream.clone().next().is_none();
+        let accepted = self
+            .neighbours(|channel| (channel.from.index() == at).then_some(channel.to.index()))
+            .all(|consumer| !matches!(consumer.stage, TaskStage::Ended(End::Failed | End::Cancelled)));
+        let mut end = |end, lost| actions.push(Action::End { task: at, end, lost });
+        if upstream.clone().all(TaskActor::is_drained) && !task.holds() && accepted {
+            end(End::Finished, false);
+            if !is_source && self.budget.lost_items > 0 {
+                end(End::Finished, true);
+            }
+            if is_source && task.stop {
+                end(End::Cut, false);
+            }
+        }
+        if self.budget.task_failures > 0 {
+            end(End::Failed, false);
+        }
+        if task.cancel {
+            end(End::Cancelled, false);
+        }
+        if self.budget.hangs > 0 {
+            actions.push(Action::HangTask { task: at });
+        }
+        let mark_came = is_source
+            || upstream.clone().any(TaskActor::holds) && upstream.all(|task| task.holds() || task.is_drained());
+        if matches!(task.hold, Some((_, false))) && mark_came {
+            actions.push(Action::PassHold { task: at });
+        }
+    }
+
+    fn neighbours<'a>(
+        &'a self,
+        pick: impl Fn(&ChannelSetup) -> Option<usize> + Clone + 'a,
+    ) -> impl Iterator<Item = &'a TaskActor> + Clone {
+        self.machine.setup.channels.iter().filter_map(pick).map(|at| &self.tasks[at])
+    }
+
+    /// What clients may ask for next.
+    pub(super) fn client_actions(&self, actions: &mut Vec<Action>) {
+        let state = self.machine.state();
+        let pausable = matches!(state, JobState::Running | JobState::Pausing | JobState::Paused);
+        let offers = [
+            (self.budget.stop > 0, Action::Stop),
+            (self.budget.cancel > 0, Action::Cancel),
+            (self.budget.pause > 0 && pausable, Action::Pause),
+            (self.budget.resume > 0, Action::Resume),
+        ];
+        actions.extend(offers.into_iter().filter(|(offered, _)| *offered).map(|(_, action)| action));
+    }
+}

@@ -1,0 +1,111 @@
+//! How the world carries out commands, and which of them it finds wrong.
+
+use super::{Fault, ServiceActor, ServiceStage, TaskActor, TaskStage, World};
+use crate::{
+    job::Attempt,
+    manager::completion::Command,
+    protocol::{TaskCommand, WorkerOrder},
+};
+
+impl World {
+    pub(super) fn obey(&mut self, command: Command) {
+        self.fault_if(self.ended, Fault::AfterEnd);
+        match command {
+            Command::Order(order) => self.obey_order(order),
+            Command::StartTasks { attempt } => {
+                self.fault_if(attempt != Attempt(1), Fault::Misdirected);
+                let down = self
+                    .services
+                    .iter()
+                    .any(|service| !matches!(service.stage, ServiceStage::Running | ServiceStage::Gone));
+                self.fault_if(down, Fault::Unbegun);
+                for task in &mut self.tasks {
+                    task.stage = TaskStage::Running;
+                }
+            }
+            Command::Arm(deadline) => {
+                let again = self.deadlines.insert(deadline, true).is_some();
+                self.fault_if(again, Fault::ArmedTwice);
+            }
+            Command::Disarm(deadline) => {
+                let idle = self.deadlines.insert(deadline, false) != Some(true);
+                self.fault_if(idle, Fault::Misdirected);
+            }
+            Command::SealOutputs { complete } => {
+                let again = self.sealed.replace(complete).is_some();
+                self.fault_if(again, Fault::SealedTwice);
+                let writes = self.tasks.iter().any(TaskActor::is_live);
+                self.fault_if(writes, Fault::Misdirected);
+            }
+            Command::Ended(outcome) => {
+                self.ended = true;
+                self.fault_if(self.machine.outcome() != Some(&outcome), Fault::AfterEnd);
+            }
+        }
+    }
+
+    fn obey_order(&mut self, order: WorkerOrder) {
+        match order {
+            WorkerOrder::StartService { service, incarnation } => {
+                let actor = &mut self.services[service.index()];
+                let lives = actor.is_live();
+                actor.stage = ServiceStage::Starting;
+                actor.incarnation = incarnation.0;
+                self.fault_if(lives || self.gates_closed, Fault::Misdirected);
+            }
+            WorkerOrder::CommandTasks { command, .. } => self.command_tasks(command),
+            WorkerOrder::CloseGates => {
+                let again = std::mem::replace(&mut self.gates_closed, true);
+                self.fault_if(again, Fault::Misdirected);
+            }
+            WorkerOrder::StopService { service, incarnation } => {
+                self.fault_if(!self.gates_closed, Fault::OpenGate);
+                self.fault_if(self.tasks.iter().any(TaskActor::is_live), Fault::StopUnderTask);
+                let later_lives = self.services[service.index() + 1..].iter().any(ServiceActor::is_live);
+                self.fault_if(later_lives, Fault::StopOutOfOrder);
+                let actor = &mut self.services[service.index()];
+                let misdirected = actor.incarnation != incarnation.0
+                    || !matches!(actor.stage, ServiceStage::Running | ServiceStage::Gone);
+                if actor.stage == ServiceStage::Running {
+                    actor.stage = ServiceStage::Told;
+                }
+                self.fault_if(misdirected, Fault::Misdirected);
+            }
+            WorkerOrder::RefuseCalls { service } => {
+                let lives = self.services[service.index()].is_live();
+                self.fault_if(lives, Fault::Misdirected);
+            }
+            WorkerOrder::AbandonTasks { tasks, .. } => {
+                for task in tasks {
+                    self.tasks[task.index()].stage = TaskStage::Abandoned;
+                }
+            }
+            WorkerOrder::AbandonService { service } => {
+                let at = service.index();
+                // It said that it runs, and was never told to stop.
+                let untold = self.services[at].stage == ServiceStage::Running && !self.awaits_report_of_service(at);
+                self.services[at].stage = ServiceStage::Gone;
+                self.fault_if(untold, Fault::Misdirected);
+            }
+            WorkerOrder::StartTasks { .. } | WorkerOrder::Release => self.fault_if(true, Fault::Misdirected),
+        }
+    }
+
+    fn command_tasks(&mut self, command: TaskCommand) {
+        self.fault_if(!self.tasks.iter().any(|task| task.stage != TaskStage::Waiting), Fault::Misdirected);
+        for task in self.tasks.iter_mut().filter(|task| task.stage == TaskStage::Running) {
+            task.hold = match command {
+                TaskCommand::Hold { epoch } => Some((epoch, false)),
+                TaskCommand::Stop | TaskCommand::Cancel | TaskCommand::Resume => None,
+            };
+            task.stop |= command == TaskCommand::Stop;
+            task.cancel |= command == TaskCommand::Cancel;
+        }
+    }
+
+    fn fault_if(&mut self, wrong: bool, fault: Fault) {
+        if wrong {
+            self.faults.insert(fault);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! How each step changes the world, and what it makes the rules hear.
+
+use super::{Action, End, Fault, First, Mail, RESTART_WINDOW, RESTARTS_MAX, ServiceStage, TaskActor, TaskStage, World};
+use crate::{
+    job::{Attempt, CancelReason, FailureCause, Incarnation, JobState},
+    manager::completion::{Deadline, Event, service_id, task_id},
+    protocol::{Received, Sent, ServiceEvent, TaskEvent, TaskReport},
+};
+
+impl World {
+    pub(in crate::manager::completion::model) fn after(&self, action: Action) -> Self {
+        let mut next = self.clone();
+        next.act(action);
+        if next.rank() >= self.rank() {
+            next.faults.insert(Fault::Endless);
+        }
+        next
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Deliver(mail) => self.deliver(mail),
+            Action::Elapse(deadline) => {
+                self.deadlines.insert(deadline, false);
+                if deadline == Deadline::RunLimit {
+                    self.note_first(First::Cancel(CancelReason::Deadline));
+                }
+                self.tell(Event::Elapsed(deadline));
+            }
+            Action::Stop => {
+                self.budget.stop -= 1;
+                self.tell(Event::Stop);
+            }
+            Action::Cancel => {
+                self.budget.cancel -= 1;
+                self.note_first(First::Cancel(CancelReason::Requested));
+                self.tell(Event::Cancel(CancelReason::Requested));
+            }
+            Action::Pause => {
+                self.budget.pause -= 1;
+                self.tell(Event::Pause);
+            }
+            Action::Resume => {
+                self.budget.resume -= 1;
+                self.tell(Event::Resume);
+            }
+            Action::PassHold { task } => {
+                let (epoch, _) = self.tasks[task].hold.expect("enabled only under a hold");
+                self.tasks[task].hold = Some((epoch, true));
+                self.mail.insert(Mail::Held { task, epoch });
+            }
+            Action::End { task, end, lost } => self.end_task(task, end, lost),
+            Action::HangTask { task } => {
+                self.budget.hangs -= 1;
+                self.tasks[task].stage = TaskStage::Hung;
+            }
+            Action::Start { service } => {
+                let actor = &mut self.services[service];
+                actor.stage = ServiceStage::Running;
+                self.mail.insert(Mail::ServiceStarted { service, incarnation: actor.incarnation });
+            }
+            Action::Fail { service, late } => {
+                let actor = &mut self.services[service];
+                actor.stage = ServiceStage::Gone;
+                if late {
+                    self.budget.late_failures -= 1;
+                    (actor.clock, actor.failures) = (actor.clock + 1, 0);
+                }
+                self.budget.service_failures -= 1;
+                self.mail.insert(Mail::ServiceFailed { service, incarnation: actor.incarnation });
+            }
+            Action::StopAsTold { service, hook_panicked } => {
+                let actor = &mut self.services[service];
+                actor.stage = ServiceStage::Gone;
+                self.budget.hook_panics -= u8::from(hook_panicked);
+                self.mail.insert(Mail::ServiceStopped { service, incarnation: actor.incarnation, hook_panicked });
+            }
+            Action::HangService { service } => {
+                self.budget.hangs -= 1;
+                self.services[service].stage = ServiceStage::Hung;
+            }
+        }
+    }
+
+    /// Every channel carries one item from the start, and a second one if its producer gets to its end.
+    fn end_task(&mut self, at: usize, end: End, lost: bool) {
+        let sent_by = |task: &TaskActor| if task.stage == TaskStage::Ended(End::Finished) { 2 } else { 1 };
+        let received = self.neighbours(|channel| (channel.to.index() == at).then_some(channel.from.index()));
+        let received = received.map(sent_by).map(|sent| match end {
+            End::Finished | End::Cut => Received { received: sent - u64::from(lost), ..Received::default() },
+            End::Failed | End::Cancelled => Received { discarded: sent, ..Received::default() },
+        });
+        let received = received.collect();
+        self.budget.lost_items -= u8::from(lost);
+        self.budget.task_failures -= u8::from(end == End::Failed);
+        self.tasks[at].stage = TaskStage::Ended(end);
+        self.tasks[at].lost = lost;
+        self.tasks[at].hold = None;
+        let dropped = u64::from(matches!(end, End::Failed | End::Cancelled));
+        let sent = Sent { sent: sent_by(&self.tasks[at]), dropped };
+        let outputs = self.machine.setup.channels.iter().filter(|channel| channel.from.index() == at).count();
+        let sent = vec![sent; outputs];
+        let report = TaskReport { cut_short: end == End::Cut, received, sent, operators: Vec::new() };
+        self.tasks[at].report = Some(report);
+        self.mail.insert(Mail::TaskEnded { task: at });
+    }
+
+    fn deliver(&mut self, mail: Mail) {
+        self.mail.remove(&mail);
+        let (service, incarnation, event) = match mail {
+            Mail::Held { task, epoch } => return self.tell_of(task, TaskEvent::Held { epoch }),
+            Mail::TaskEnded { task } => return self.deliver_end(task),
+            Mail::ServiceStarted { service, incarnation } => (service, incarnation, ServiceEvent::Started),
+            Mail::ServiceFailed { service, incarnation } => {
+                let actor = &mut self.services[service];
+                actor.failures += 1;
+                // An instance that was abandoned has no say any more.
+                if actor.failures > RESTARTS_MAX && self.is_awaited(service) {
+                    self.note_first(First::Failure);
+                }
+                (service, incarnation, ServiceEvent::Failed { message: "broken".into() })
+            }
+            Mail::ServiceStopped { service, incarnation, hook_panicked } => {
+                (service, incarnation, ServiceEvent::Stopped { hook_panicked })
+            }
+        };
+        let at = RESTART_WINDOW * 2 * self.services[service].clock;
+        self.tell(Event::Service { service: service_id(service), incarnation: Incarnation(incarnation), event, at });
+    }
+
+    fn deliver_end(&mut self, at: usize) {
+        let report = self.tasks[at].report.take().expect("a task that ended has a report");
+        let TaskStage::Ended(end) = self.tasks[at].stage else {
+            // Abandoned meanwhile: too late.
+            return self.tell_of(at, TaskEvent::Finished(report));
+        };
+        let discarded = report.received.iter().map(|end| end.discarded).sum::<u64>();
+        self.dropped += discarded + report.sent.iter().map(|end| end.dropped).sum::<u64>();
+        let event = match end {
+            End::Finished | End::Cut => TaskEvent::Finished(report),
+            End::Cancelled => TaskEvent::Cancelled(report),
+            End::Failed => {
+                self.note_first(First::Failure);
+                let cause = FailureCause::Operator {
+                    operator: at.to_string(),
+                    instance: 0,
+                    position: 1,
+                    message: "broken".into(),
+                };
+                TaskEvent::Failed { cause, report }
+            }
+        };
+        self.tell_of(at, event);
+    }
+
+    /// Whether the deadline of this service's stop has not passed.
+    fn is_awaited(&self, service: usize) -> bool {
+        self.deadlines.get(&Deadline::Service(service_id(service))) != Some(&false)
+    }
+
+    fn note_first(&mut self, first: First) {
+        if self.first.is_none() && self.machine.state() != JobState::StoppingServices {
+            self.first = Some(first);
+        }
+    }
+
+    fn tell_of(&mut self, task: usize, event: TaskEvent) {
+        self.tell(Event::Task { attempt: Attempt(1), task: task_id(task), event });
+    }
+
+    /// Hands the machine an event, and obeys.
+    pub(super) fn tell(&mut self, event: Event) {
+        let before = self.visible();
+        let commands = self.machine.apply(event).expect("only a pause can be refused, and none is asked for then");
+        if self.visible() != before && self.machine.version == 0 {
+            self.faults.insert(Fault::SilentChange);
+        }
+        // A version that tells how the job got here would make each state many.
+        self.machine.version = 0;
+        self.was_idle |= self.machine.state() == JobState::Idle;
+        for command in commands {
+            self.obey(command);
+        }
+        if self.ended != (self.machine.state() == JobState::Ended) {
+            self.faults.insert(Fault::AfterEnd);
+        }
+    }
+
+    fn visible(&self) -> impl PartialEq + use<> {
+        let machine = &self.machine;
+        let tasks: Vec<_> = (0..self.tasks.len()).map(|at| machine.task_state(task_id(at))).collect();
+        let services: Vec<_> = (0..self.services.len()).map(|at| machine.service_state(service_id(at))).collect();
+        let counts = (machine.live_tasks(), machine.live_services(), machine.restarts(), machine.warnings().len());
+        (machine.state(), machine.outcome().cloned(), tasks, services, counts, machine.stopping_service())
+    }
+}

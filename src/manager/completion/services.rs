@@ -1,0 +1,214 @@
+//! What services report, and when they are started, restarted and stopped.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{Command, Completion, Course, Deadline, service_id};
+use crate::{
+    job::{ActorState, FailureCause, Incarnation, JobState, ServiceId, Warning},
+    protocol::{ServiceEvent, WorkerOrder},
+};
+
+/// What is known of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Service {
+    stage: Stage,
+    incarnation: Incarnation,
+    /// When it failed, within the restart window; bounded by the restart intensity.
+    failures: VecDeque<Duration>,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self { stage: Stage::Waiting, incarnation: Incarnation(0), failures: VecDeque::new() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    /// Never ordered to start.
+    Waiting,
+    /// Its current incarnation was ordered to start and has not said so yet.
+    Starting,
+    Running,
+    /// Its turn to stop came while it was starting: it is told once it has started, for a worker is never told to stop
+    /// what it has not reported. The deadline runs already.
+    StartingToStop,
+    /// Told to stop.
+    Stopping,
+    /// No instance is left, and none will come.
+    Gone(ActorState),
+}
+
+impl Service {
+    pub(super) fn is_live(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting | Stage::Gone(_))
+    }
+
+    /// Whether the deadline of its stop is running.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::StartingToStop | Stage::Stopping)
+    }
+
+    pub(super) fn visible(&self) -> (ActorState, u32) {
+        let restarts = self.incarnation.0;
+        let state = match self.stage {
+            Stage::Waiting => ActorState::Waiting,
+            Stage::Starting | Stage::StartingToStop if restarts == 0 => ActorState::Waiting,
+            Stage::Starting | Stage::StartingToStop => ActorState::Restarting,
+            Stage::Running | Stage::Stopping => ActorState::Running,
+            Stage::Gone(state) => state,
+        };
+        (state, restarts)
+    }
+
+    /// Counts a failure; returns how many there were within the window.
+    fn count_failure(&mut self, at: Duration, window: Duration) -> usize {
+        self.failures.push_back(at);
+        self.failures.retain(|&earlier| at.saturating_sub(earlier) <= window);
+        self.failures.len()
+    }
+}
+
+impl Completion {
+    /// Starts the next service if all before it are up, and the tasks after the last.
+    ///
+    /// One service that is restarted meanwhile holds the others back: whoever is started finds all earlier services up.
+    pub(super) fn start_next_service(&mut self, out: &mut Vec<Command>) {
+        if self.state != JobState::Starting || self.services.iter().any(|service| service.stage == Stage::Starting) {
+            return;
+        }
+        match self.services.iter().position(|service| service.stage == Stage::Waiting) {
+            Some(next) => self.start_service(service_id(next), out),
+            None => self.start_tasks(out),
+        }
+    }
+
+    fn start_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
+        let service = &mut self.services[id.index()];
+        service.stage = Stage::Starting;
+        let incarnation = service.incarnation;
+        self.touch();
+        out.push(Command::Order(WorkerOrder::StartService { service: id, incarnation }));
+    }
+
+    pub(super) fn hear_service(
+        &mut self,
+        id: ServiceId,
+        incarnation: Incarnation,
+        event: ServiceEvent,
+        at: Duration,
+        out: &mut Vec<Command>,
+    ) {
+        let current = |service: &&mut Service| service.is_live() && service.incarnation == incarnation;
+        let Some(service) = self.services.get_mut(id.index()).filter(current) else { return };
+        match (event, service.stage) {
+            (ServiceEvent::Started, Stage::Starting) => {
+                service.stage = Stage::Running;
+                self.touch();
+                self.start_next_service(out);
+            }
+            (ServiceEvent::Started, Stage::StartingToStop) => {
+                service.stage = Stage::Stopping;
+                self.touch();
+                out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
+            }
+            // A repeated `Started`. A lost reply concerns its caller only.
+            (ServiceEvent::Started | ServiceEvent::ReplyLost, _) => {}
+            (ServiceEvent::Failed { message }, _) => self.fail_service(id, message, at, out),
+            (ServiceEvent::Stopped { hook_panicked }, stage) => {
+                if hook_panicked {
+                    self.warn(Warning::StopHookPanicked { service: self.service_name(id) });
+                }
+                if stage == Stage::Stopping {
+                    self.lose_service(id, ActorState::Finished, out);
+                } else {
+                    self.fail_service(id, "stopped without being told to".to_owned(), at, out);
+                }
+            }
+        }
+    }
+
+    /// Restarts the service within its restart intensity; beyond it, or once services are being stopped, it is gone.
+    fn fail_service(&mut self, id: ServiceId, message: String, at: Duration, out: &mut Vec<Command>) {
+        if self.state == JobState::StoppingServices {
+            // Its hook has run, which is all that stopping could still do; but what it had accepted is not answered.
+            out.push(Command::Order(WorkerOrder::RefuseCalls { service: id }));
+            self.warn(Warning::ServiceFailedLate { service: self.service_name(id), message });
+            self.lose_service(id, ActorState::Failed, out);
+            return;
+        }
+        let window = self.setup.restart_window;
+        let service = &mut self.services[id.index()];
+        let failures = u32::try_from(service.count_failure(at, window)).unwrap_or(u32::MAX);
+        if failures <= self.setup.restarts_max {
+            service.incarnation.0 += 1;
+            self.restarts += 1;
+            self.start_service(id, out);
+            return;
+        }
+        service.stage = Stage::Gone(ActorState::Failed);
+        self.touch();
+        out.push(Command::Order(WorkerOrder::RefuseCalls { service: id }));
+        let cause = FailureCause::ServiceFailed { service: self.service_name(id), failures, window, message };
+        self.divert(Course::Failed(cause), out);
+    }
+
+    /// The verdict is in: closes the gates and stops the services, the last one first.
+    pub(super) fn stop_services(&mut self, out: &mut Vec<Command>) {
+        self.enter(JobState::StoppingServices);
+        if self.run_limit_armed {
+            self.run_limit_armed = false;
+            out.push(Command::Disarm(Deadline::RunLimit));
+        }
+        if !self.services.is_empty() {
+            out.push(Command::Order(WorkerOrder::CloseGates));
+        }
+        for (at, _) in self.services.iter().enumerate().filter(|(_, service)| service.stage == Stage::Waiting) {
+            out.push(Command::Order(WorkerOrder::RefuseCalls { service: service_id(at) }));
+        }
+        self.stop_last_service(out);
+    }
+
+    /// Turns to the last service that is live, unless it is being stopped already; ends the job if there is none.
+    fn stop_last_service(&mut self, out: &mut Vec<Command>) {
+        let Some(last) = self.services.iter().rposition(Service::is_live) else {
+            self.end(out);
+            return;
+        };
+        let (id, service) = (service_id(last), &mut self.services[last]);
+        match service.stage {
+            Stage::Starting => service.stage = Stage::StartingToStop,
+            Stage::Running => {
+                service.stage = Stage::Stopping;
+                let incarnation = service.incarnation;
+                out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
+            }
+            Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::Gone(_) => return,
+        }
+        self.touch();
+        out.push(Command::Arm(Deadline::Service(id)));
+    }
+
+    /// An instance is gone while services are being stopped: goes on with the next one.
+    fn lose_service(&mut self, id: ServiceId, state: ActorState, out: &mut Vec<Command>) {
+        let service = &mut self.services[id.index()];
+        if service.is_stopping() {
+            out.push(Command::Disarm(Deadline::Service(id)));
+        }
+        service.stage = Stage::Gone(state);
+        self.touch();
+        self.stop_last_service(out);
+    }
+
+    pub(super) fn abandon_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
+        let Some(service) = self.services.get_mut(id.index()).filter(|service| service.is_stopping()) else { return };
+        service.stage = Stage::Gone(ActorState::Abandoned);
+        out.push(Command::Order(WorkerOrder::AbandonService { service: id }));
+        self.warn(Warning::ServiceAbandoned { service: self.service_name(id) });
+        self.stop_last_service(out);
+    }
+
+    fn service_name(&self, id: ServiceId) -> String {
+        self.setup.services[id.index()].clone()
+    }
+}

@@ -1,0 +1,124 @@
+//! What tasks report, and what they are told.
+
+use super::{Command, Completion, Course, Deadline, task_id};
+use crate::{
+    job::{ActorState, FailureCause, JobState, TaskId, Warning},
+    protocol::{TaskCommand, TaskEvent, TaskReport, WorkerOrder},
+};
+
+/// What is known of one task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Task {
+    pub(super) state: ActorState,
+    /// Ordered to start and neither ended nor abandoned: it may call services.
+    pub(super) live: bool,
+    /// The mark of the current hold has passed through it.
+    held: bool,
+    /// Its accounts, from its end to the verdict.
+    pub(super) report: Option<TaskReport>,
+}
+
+impl Completion {
+    /// All services are up: starts the tasks, or concludes if there are none.
+    pub(super) fn start_tasks(&mut self, out: &mut Vec<Command>) {
+        if self.tasks.is_empty() {
+            self.conclude(out);
+            return;
+        }
+        for task in &mut self.tasks {
+            task.live = true;
+        }
+        self.enter(JobState::Running);
+        out.push(Command::StartTasks { attempt: self.attempt });
+    }
+
+    pub(super) fn hear_task(&mut self, id: TaskId, event: TaskEvent, out: &mut Vec<Command>) {
+        // An ended task is no longer live, so that its repeated report counts once.
+        let Some(task) = self.tasks.get_mut(id.index()).filter(|task| task.live) else { return };
+        match event {
+            TaskEvent::Started => {
+                if task.state == ActorState::Waiting {
+                    task.state = ActorState::Running;
+                    self.touch();
+                }
+            }
+            TaskEvent::Held { epoch } => {
+                if epoch == self.hold_epoch && self.state == JobState::Pausing {
+                    task.held = true;
+                    self.settle_hold();
+                }
+            }
+            TaskEvent::DeadLettered { .. } => self.touch(),
+            TaskEvent::Finished(report) => self.end_task(id, ActorState::Finished, report, None, out),
+            TaskEvent::Failed { cause, report } => self.end_task(id, ActorState::Failed, report, Some(cause), out),
+            TaskEvent::Cancelled(report) => {
+                // Nobody asked for it, so items were dropped that no outcome but a failure admits to.
+                let cause = (self.course == Course::Onward).then(|| {
+                    let name = &self.setup.tasks[id.index()].name;
+                    FailureCause::Internal(format!("task `{name}` ({id}) was cancelled although the job was not"))
+                });
+                self.end_task(id, ActorState::Cancelled, report, cause, out);
+            }
+        }
+    }
+
+    fn end_task(
+        &mut self,
+        id: TaskId,
+        state: ActorState,
+        report: TaskReport,
+        failure: Option<FailureCause>,
+        out: &mut Vec<Command>,
+    ) {
+        self.tasks[id.index()] = Task { state, live: false, held: false, report: Some(report) };
+        self.touch();
+        let failed_now = failure.is_some_and(|cause| self.turn(Course::Failed(cause)));
+        if self.live_tasks() == 0 {
+            self.conclude(out);
+        } else if failed_now {
+            self.cancel_tasks(out);
+        } else {
+            self.settle_hold();
+        }
+    }
+
+    pub(super) fn hold_tasks(&mut self, out: &mut Vec<Command>) {
+        self.hold_epoch += 1;
+        for task in &mut self.tasks {
+            task.held = false;
+        }
+        self.command_tasks(TaskCommand::Hold { epoch: self.hold_epoch }, out);
+        self.enter(JobState::Pausing);
+    }
+
+    /// The hold is complete once the mark has passed through every task that is still live.
+    fn settle_hold(&mut self) {
+        if self.state == JobState::Pausing && self.tasks.iter().all(|task| task.held || !task.live) {
+            self.enter(JobState::Paused);
+        }
+    }
+
+    pub(super) fn cancel_tasks(&mut self, out: &mut Vec<Command>) {
+        self.command_tasks(TaskCommand::Cancel, out);
+        self.tasks_deadline_armed = true;
+        out.push(Command::Arm(Deadline::Tasks));
+        self.enter(JobState::Draining);
+    }
+
+    pub(super) fn abandon_tasks(&mut self, out: &mut Vec<Command>) {
+        let late: Vec<TaskId> =
+            self.tasks.iter().enumerate().filter(|(_, task)| task.live).map(|(at, _)| task_id(at)).collect();
+        for &id in &late {
+            let task = &mut self.tasks[id.index()];
+            task.live = false;
+            task.state = ActorState::Abandoned;
+            self.warn(Warning::TaskAbandoned { task: self.setup.tasks[id.index()].name.clone(), id });
+        }
+        out.push(Command::Order(WorkerOrder::AbandonTasks { attempt: self.attempt, tasks: late }));
+        self.conclude(out);
+    }
+
+    pub(super) fn command_tasks(&self, command: TaskCommand, out: &mut Vec<Command>) {
+        out.push(Command::Order(WorkerOrder::CommandTasks { attempt: self.attempt, command }));
+    }
+}

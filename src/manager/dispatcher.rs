@@ -1,0 +1,242 @@
+//! Turns a submitted job into placed, started actors.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::SystemTime};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MailboxError, Message, WrapFuture,
+};
+
+use crate::{
+    flow::{BuildRefusal, graph::TaskNode},
+    job::{Attempt, JobId, JobOptions, JobPayload, Limits},
+    link::Refusal,
+    manager::{
+        JobManager, JobPrepared, JobRefused,
+        placement::{Slots, TaskDescription},
+        record::{DeadLetterBox, JobRecord},
+        supervisor::{JobSupervisor, SupervisorSetup},
+    },
+    protocol::WorkerOrder,
+    worker::{Order, Prepare, Prepared, Worker},
+};
+
+/// One for each job: has the flow built, brings the JobSupervisor into being, and places the tasks of each attempt.
+pub(crate) struct Dispatcher {
+    job: JobId,
+    environment: Arc<str>,
+    options: JobOptions,
+    limits: Arc<Limits>,
+    /// Taken by `Prepare`.
+    payload: Option<JobPayload>,
+    worker: Addr<Worker>,
+    manager: Addr<JobManager>,
+    /// Shared by the dispatchers of one JobManager, all on the control thread.
+    slots: Rc<RefCell<Slots>>,
+    stage: Stage,
+    name: String,
+    tasks: Vec<TaskDescription>,
+    placed: Vec<u32>,
+}
+
+enum Stage {
+    Preparing,
+    /// The supervisor is complete, but runs only once the JobManager still wants the job.
+    Prepared(Box<Unstarted>),
+    Deployed,
+}
+
+struct Unstarted {
+    context: Context<JobSupervisor>,
+    supervisor: JobSupervisor,
+}
+
+/// What a [`Dispatcher`] is made of.
+pub(crate) struct Dispatch {
+    pub(crate) job: JobId,
+    pub(crate) environment: Arc<str>,
+    pub(crate) name: String,
+    pub(crate) options: JobOptions,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) payload: JobPayload,
+    pub(crate) worker: Addr<Worker>,
+    pub(crate) manager: Addr<JobManager>,
+    pub(crate) slots: Rc<RefCell<Slots>>,
+}
+
+/// The JobManager wants the prepared job: run it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StartJob;
+
+/// The JobManager no longer wants the prepared job: forget it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DiscardJob;
+
+/// Place the tasks and have them started.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DeployTasks {
+    pub(crate) attempt: Attempt,
+}
+
+/// The tasks have ended: they are no load any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct FreeSlots;
+
+impl Dispatcher {
+    pub(crate) fn new(dispatch: Dispatch) -> Self {
+        let Dispatch { job, environment, name, options, limits, payload, worker, manager, slots } = dispatch;
+        Self {
+            job,
+            environment,
+            options,
+            limits,
+            payload: Some(payload),
+            worker,
+            manager,
+            slots,
+            stage: Stage::Preparing,
+            name,
+            tasks: Vec::new(),
+            placed: Vec::new(),
+        }
+    }
+
+    fn prepare(&mut self, ctx: &mut Context<Self>) {
+        let Some(payload) = self.payload.take() else { return };
+        // The supervisor's address has to exist before anything can be reported to it, and the supervisor itself
+        // cannot exist before the flow is built: so its context is made first.
+        let context = Context::<JobSupervisor>::new();
+        let prepare = Prepare {
+            job: self.job,
+            attempt: Attempt(1),
+            payload,
+            parallelism: self.options.parallelism,
+            error_policy: self.options.error_policy,
+            events: context.address().recipient(),
+        };
+        // A fresh clone, because actix never wakes a sender that waits for room in a mailbox; a clone has room.
+        let answer = self.worker.clone().send(prepare);
+        ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, context, ctx)));
+    }
+
+    fn prepared(
+        &mut self,
+        answer: Result<Result<Prepared, BuildRefusal>, MailboxError>,
+        context: Context<JobSupervisor>,
+        ctx: &mut Context<Self>,
+    ) {
+        let prepared = match answer {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(refusal)) => return self.refuse(Refusal::Build(refusal), ctx),
+            Err(_) => return self.refuse(Refusal::EnvironmentClosed, ctx),
+        };
+        let graph = &prepared.graph;
+        let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
+        self.tasks = graph.tasks.iter().map(describe).collect();
+        let ports = Arc::clone(&prepared.ports);
+        let supervisor = JobSupervisor::new(SupervisorSetup {
+            environment: Arc::clone(&self.environment),
+            limits: Arc::clone(&self.limits),
+            run_limit: self.options.run_limit,
+            record: JobRecord {
+                id: self.job,
+                name: self.name.clone(),
+                autostop: self.options.autostop,
+                graph: prepared.graph,
+                submitted_at: SystemTime::now(),
+                started_at: None,
+                ended_at: None,
+                dead: DeadLetterBox::new(self.limits.dead_letters_max),
+            },
+            ports: prepared.ports,
+            worker: self.worker.clone(),
+            manager: self.manager.clone(),
+            dispatcher: ctx.address(),
+        });
+        let address = context.address();
+        self.stage = Stage::Prepared(Box::new(Unstarted { context, supervisor }));
+        self.manager.do_send(JobPrepared {
+            job: self.job,
+            name: self.name.clone(),
+            ports,
+            supervisor: address,
+            dispatcher: ctx.address(),
+        });
+    }
+
+    fn refuse(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
+        self.stage = Stage::Deployed;
+        self.manager.do_send(JobRefused { job: self.job, refusal });
+        ctx.stop();
+    }
+
+    fn free_slots(&mut self) {
+        self.slots.borrow_mut().free(&self.placed);
+        self.placed.clear();
+    }
+}
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.prepare(ctx);
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.free_slots();
+        if matches!(self.stage, Stage::Preparing) {
+            // Only a panic in here leads past an answer, and whoever submitted must not wait for ever.
+            let refusal = Refusal::Internal("the dispatcher broke off".to_owned());
+            self.manager.do_send(JobRefused { job: self.job, refusal });
+        }
+    }
+}
+
+impl Handler<StartJob> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: StartJob, _: &mut Self::Context) {
+        if let Stage::Prepared(unstarted) = std::mem::replace(&mut self.stage, Stage::Deployed) {
+            // From here on the supervisor holds this actor's address; with it, this actor ends.
+            unstarted.context.run(unstarted.supervisor);
+        }
+    }
+}
+
+impl Handler<DiscardJob> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: DiscardJob, ctx: &mut Self::Context) {
+        if let Stage::Prepared(unstarted) = std::mem::replace(&mut self.stage, Stage::Deployed) {
+            unstarted.supervisor.discard();
+            self.worker.do_send(Order { job: self.job, order: WorkerOrder::Release });
+        }
+        ctx.stop();
+    }
+}
+
+impl Handler<DeployTasks> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, DeployTasks { attempt }: DeployTasks, _: &mut Self::Context) {
+        self.free_slots();
+        let slots = self.slots.borrow_mut().take(&self.tasks);
+        tracing::debug!(environment = %self.environment, job = %self.job, tasks = slots.len(), ?slots, "tasks placed");
+        self.placed.clone_from(&slots);
+        self.worker.do_send(Order { job: self.job, order: WorkerOrder::StartTasks { attempt, slots } });
+    }
+}
+
+impl Handler<FreeSlots> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: FreeSlots, _: &mut Self::Context) {
+        self.free_slots();
+    }
+}

@@ -1,0 +1,134 @@
+//! What a job still waits for, in sentences.
+
+use crate::{
+    flow::graph::TaskNode,
+    job::{ActorState, Explanation, JobState},
+    manager::{
+        completion::Completion,
+        record::{JobRecord, service_id},
+    },
+    protocol::{Progress, Wait},
+};
+
+/// Says what the job waits for, from the rules' state and from what each task reports of itself. `unread` names the
+/// outputs that nobody reads.
+pub(crate) fn explain(
+    record: &JobRecord,
+    completion: &Completion,
+    progress: &Progress,
+    unread: &[String],
+) -> Explanation {
+    let state = completion.state();
+    let mut waits = Vec::new();
+    match state {
+        JobState::Starting => starting(record, completion, &mut waits),
+        JobState::Paused => waits.push("paused: waits for `resume`, `stop` or `cancel`".to_owned()),
+        JobState::Idle => waits.push(idle(record)),
+        JobState::StoppingServices => stopping(record, completion, progress, &mut waits),
+        JobState::Running | JobState::Pausing | JobState::Draining | JobState::Ended => {}
+    }
+    if matches!(state, JobState::Running | JobState::Pausing | JobState::Draining) {
+        for (task, _, wait) in &progress.tasks {
+            let Some(node) = record.graph.tasks.get(task.index()) else { continue };
+            if completion.task_state(*task) == ActorState::Running {
+                waits.push(task_waits(record, completion, node, *wait, unread));
+            }
+        }
+    }
+    if state != JobState::Ended {
+        for (index, name) in record.graph.services.iter().enumerate() {
+            if completion.service_state(service_id(index)).0 == ActorState::Restarting {
+                waits.push(format!("service `{name}` failed and is being restarted"));
+            }
+        }
+    }
+    Explanation { state, waits }
+}
+
+fn starting(record: &JobRecord, completion: &Completion, waits: &mut Vec<String>) {
+    let mut services = record.graph.services.iter().enumerate();
+    let waiting = services.find(|(index, _)| completion.service_state(service_id(*index)).0 == ActorState::Waiting);
+    if let Some((_, name)) = waiting {
+        waits.push(format!("service `{name}` has not finished its `started` hook; tasks start after all services"));
+    }
+}
+
+fn idle(record: &JobRecord) -> String {
+    let services = &record.graph.services;
+    match services.as_slice() {
+        [] => "idle: all tasks finished; the job ends at `stop`".to_owned(),
+        [service] => format!("idle: all tasks finished; service `{service}` stays callable until `stop`"),
+        services => {
+            format!("idle: all tasks finished; services {} stay callable until `stop`", quoted(services))
+        }
+    }
+}
+
+fn stopping(record: &JobRecord, completion: &Completion, progress: &Progress, waits: &mut Vec<String>) {
+    let Some(service) = completion.stopping_service() else { return };
+    let name = record.graph.services.get(service.index()).map_or("", String::as_str);
+    let queued = progress.services.get(service.index()).map_or(0, |(_, queued)| *queued);
+    waits.push(format!("service `{name}` is stopping: it answers what it had accepted ({queued} messages queued)"));
+}
+
+fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait: Wait, unread: &[String]) -> String {
+    let task = format!("task `{}` (instance {})", node.name, node.instance);
+    match wait {
+        Wait::Nothing => format!("{task} is working"),
+        Wait::Input => match upstream(record, completion, node).as_slice() {
+            [] => format!("{task} waits for the end of its input"),
+            names => format!("{task} waits for items from {}", quoted(names)),
+        },
+        Wait::Source => format!("{task} waits for its source, which has nothing yet"),
+        Wait::Port { senders } => port_waits(node, &task, senders),
+        Wait::Room => match downstream(record, node).as_slice() {
+            [] => format!("{task} waits for room downstream"),
+            names => format!("{task} waits for room towards {}", quoted(names)),
+        },
+        Wait::Reader => {
+            let own: Vec<String> = node.outputs.iter().filter(|output| unread.contains(output)).cloned().collect();
+            match own.as_slice() {
+                [] => format!("{task} waits for the reader of {}", quoted(&node.outputs)),
+                [output] => format!("output `{output}` has no reader, so {task} blocks"),
+                outputs => format!("outputs {} have no reader, so {task} blocks", quoted(outputs)),
+            }
+        }
+        Wait::Calls => format!("{task} waits for asynchronous calls of its own"),
+        Wait::Resume => format!("{task} is held until `resume`"),
+    }
+}
+
+fn port_waits(node: &TaskNode, task: &str, senders: u32) -> String {
+    let input = node.input.as_ref().map_or_else(|| "an input".to_owned(), |input| format!("input `{input}`"));
+    let why = match senders {
+        0 => "no sender is left and it was not finished; call `finish()` or stop the job".to_owned(),
+        1 => "1 sender is open; it ends by `finish()` or `stop`".to_owned(),
+        senders => format!("{senders} senders are open; it ends by `finish()` or `stop`"),
+    };
+    format!("{task} waits for items pushed into {input}: {why}")
+}
+
+fn upstream(record: &JobRecord, completion: &Completion, node: &TaskNode) -> Vec<String> {
+    let channels = record.graph.channels.iter().filter(|channel| channel.to == node.id);
+    let live = channels.filter(|channel| completion.task_state(channel.from) == ActorState::Running);
+    distinct(live.filter_map(|channel| record.graph.tasks.get(channel.from.index())))
+}
+
+fn downstream(record: &JobRecord, node: &TaskNode) -> Vec<String> {
+    let channels = record.graph.channels.iter().filter(|channel| channel.from == node.id);
+    distinct(channels.filter_map(|channel| record.graph.tasks.get(channel.to.index())))
+}
+
+fn distinct<'a>(tasks: impl Iterator<Item = &'a TaskNode>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for task in tasks {
+        if !names.contains(&task.name) {
+            names.push(task.name.clone());
+        }
+    }
+    names
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,188 @@
+//! What is kept of a job: while it runs, and after it has ended.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    flow::{
+        Graph,
+        graph::{ChannelNode, TaskNode},
+    },
+    job::{DeadLetter, DeadLetters, Explanation, JobId, JobState, JobStatus, ServiceId, ServiceStatus, TaskStatus},
+    link::{Control, JobRequest, Keep, Opened, Refusal, Reply},
+    manager::{
+        completion::{ChannelSetup, Completion, Setup, TaskSetup},
+        history::Kept,
+    },
+    port::OutputStore,
+    protocol::Progress,
+};
+
+/// The facts about a job that its completion rules do not need.
+pub(crate) struct JobRecord {
+    pub(crate) id: JobId,
+    pub(crate) name: String,
+    pub(crate) autostop: bool,
+    pub(crate) graph: Graph,
+    pub(crate) submitted_at: SystemTime,
+    pub(crate) started_at: Option<SystemTime>,
+    pub(crate) ended_at: Option<SystemTime>,
+    pub(crate) dead: DeadLetterBox,
+}
+
+impl JobRecord {
+    /// What the completion rules need to know of the job.
+    pub(crate) fn setup(&self, run_limit: bool, restarts_max: u32, restart_window: Duration) -> Setup {
+        let task = |task: &TaskNode| TaskSetup { name: task.name.clone(), operators: task.operators.clone() };
+        let channel =
+            |channel: &ChannelNode| ChannelSetup { from: channel.from, to: channel.to, name: channel.name.clone() };
+        Setup {
+            tasks: self.graph.tasks.iter().map(task).collect(),
+            channels: self.graph.channels.iter().map(channel).collect(),
+            services: self.graph.services.clone(),
+            autostop: self.autostop,
+            run_limit,
+            restarts_max,
+            restart_window,
+        }
+    }
+
+    /// A snapshot; `progress` supplies the counters.
+    pub(crate) fn status(&self, completion: &Completion, progress: &Progress) -> JobStatus {
+        let mut tasks: Vec<TaskStatus> = self.graph.tasks.iter().map(|task| task_status(task, completion)).collect();
+        for (task, counters, _) in &progress.tasks {
+            if let Some(status) = tasks.get_mut(task.index()) {
+                status.counters = *counters;
+            }
+        }
+        let service = |(index, name): (usize, &String)| {
+            let (handled, queued) = progress.services.get(index).copied().unwrap_or_default();
+            let (state, restarts) = completion.service_state(service_id(index));
+            ServiceStatus { name: name.clone(), state, handled, queued, restarts }
+        };
+        JobStatus {
+            id: self.id,
+            name: self.name.clone(),
+            state: completion.state(),
+            outcome: completion.outcome().cloned(),
+            autostop: self.autostop,
+            version: completion.version(),
+            task_count: completion.live_tasks(),
+            service_count: completion.live_services(),
+            restarts: completion.restarts(),
+            dead_letters: self.dead.total,
+            warnings: completion.warnings().to_vec(),
+            submitted_at: self.submitted_at,
+            started_at: self.started_at,
+            ended_at: self.ended_at,
+            tasks,
+            services: self.graph.services.iter().enumerate().map(service).collect(),
+        }
+    }
+}
+
+fn task_status(task: &TaskNode, completion: &Completion) -> TaskStatus {
+    TaskStatus {
+        id: Some(task.id),
+        name: task.name.clone(),
+        instance: task.instance,
+        state: completion.task_state(task.id),
+        ..TaskStatus::default()
+    }
+}
+
+pub(crate) fn service_id(index: usize) -> ServiceId {
+    ServiceId(u32::try_from(index).expect("a job has fewer services than 2^32"))
+}
+
+/// Counts all dead letters and keeps the newest.
+#[derive(Debug)]
+pub(crate) struct DeadLetterBox {
+    pub(crate) total: u64,
+    newest: VecDeque<DeadLetter>,
+    kept_max: usize,
+}
+
+impl DeadLetterBox {
+    pub(crate) fn new(kept_max: usize) -> Self {
+        Self { total: 0, newest: VecDeque::new(), kept_max }
+    }
+
+    pub(crate) fn add(&mut self, count: u64, newest: Vec<DeadLetter>) {
+        self.total += count;
+        self.newest.extend(newest);
+        let surplus = self.newest.len().saturating_sub(self.kept_max);
+        self.newest.drain(..surplus);
+    }
+
+    pub(crate) fn letters(&self) -> DeadLetters {
+        DeadLetters { total: self.total, newest: self.newest.iter().cloned().collect() }
+    }
+}
+
+/// All that stays readable of a job that has ended.
+pub(crate) struct EndedJob {
+    pub(crate) status: JobStatus,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) graph: Graph,
+    pub(crate) outputs: Vec<(String, Arc<OutputStore>)>,
+}
+
+impl EndedJob {
+    /// Answers everything but [`JobRequest::DeleteJob`], which is the business of whoever keeps the record.
+    pub(crate) fn answer(&self, request: &JobRequest, keep: &Keep) -> Result<Reply, Refusal> {
+        let reply = match request {
+            JobRequest::Open => Reply::Opened(Opened { name: self.status.name.clone(), keep: keep.clone() }),
+            JobRequest::JobStatus | JobRequest::WatchJob { .. } => Reply::Status(Box::new(self.status.clone())),
+            JobRequest::WaitJob => match &self.status.outcome {
+                Some(outcome) => Reply::Ended(outcome.clone()),
+                None => return Err(Refusal::Internal("an ended job has no outcome".to_owned())),
+            },
+            // What has ended cannot be ended again, and that is what was asked for.
+            JobRequest::Control(Control::Stop | Control::Cancel) => Reply::Done(()),
+            JobRequest::Control(Control::Pause) => return Err(conflict("pause")),
+            JobRequest::Control(Control::Resume) => return Err(conflict("resume")),
+            JobRequest::DeleteJob { .. } => return Err(Refusal::Internal("deleted by the wrong actor".to_owned())),
+            JobRequest::ExplainJob => Reply::Explanation(Explanation { state: JobState::Ended, waits: Vec::new() }),
+            JobRequest::DeadLetters => Reply::DeadLetters(self.dead_letters.clone()),
+            JobRequest::JobGraph => Reply::Graph(Box::new(self.graph.clone())),
+        };
+        Ok(reply)
+    }
+}
+
+fn conflict(operation: &str) -> Refusal {
+    Refusal::Conflict { operation: operation.to_owned(), state: JobState::Ended }
+}
+
+/// An ended job in the history, with the record's share of the job's [`Keep`].
+pub(crate) struct Archived {
+    pub(crate) job: Arc<EndedJob>,
+    pub(crate) keep: Keep,
+}
+
+impl Kept for Archived {
+    fn is_kept(&self) -> bool {
+        self.keep.is_held()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(position: u64) -> DeadLetter {
+        DeadLetter { operator: "map".to_owned(), instance: 0, position, cause: "odd".to_owned() }
+    }
+
+    #[test]
+    fn the_newest_dead_letters_are_kept_and_all_are_counted() {
+        let mut dead = DeadLetterBox::new(2);
+        dead.add(1, vec![letter(1)]);
+        dead.add(7, vec![letter(7), letter(8)]);
+        assert_eq!(dead.letters(), DeadLetters { total: 8, newest: vec![letter(7), letter(8)] });
+    }
+}

@@ -1,0 +1,428 @@
+//! Hears every task and service of one job, and carries out what the completion rules decide.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MailboxError, Message,
+    ResponseActFuture, SpawnHandle, WrapFuture,
+};
+
+use crate::{
+    job::{CancelReason, Explanation, FailureCause, JobState, JobStatus, Limits, Outcome},
+    link::{Control, JobRequest, Keep, Refusal, Reply},
+    manager::{
+        JobEnded, JobManager,
+        completion::{Command, Completion, Conflict, Deadline, Event},
+        dispatcher::{DeployTasks, Dispatcher, FreeSlots},
+        explain,
+        record::{EndedJob, JobRecord},
+        reply::ReplySlot,
+    },
+    protocol::{Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
+    worker::{JobPorts, Order, ReportProgress, Worker},
+};
+
+/// The slot of a request about a job.
+pub(crate) type JobReply = ReplySlot<Result<Reply, Refusal>>;
+
+/// One for each job. Runs on the control thread, so that it never queues behind user code.
+pub(crate) struct JobSupervisor {
+    environment: Arc<str>,
+    limits: Arc<Limits>,
+    run_limit: Option<Duration>,
+    record: JobRecord,
+    ports: Arc<JobPorts>,
+    completion: Completion,
+    /// The clock of restart windows.
+    begun: Instant,
+    deadlines: HashMap<Deadline, SpawnHandle>,
+    /// Answered with the outcome.
+    waiters: Vec<JobReply>,
+    /// Answered with the first snapshot of a version above the one they name.
+    watchers: Vec<(u64, JobReply)>,
+    /// What readers of an incomplete output are told.
+    first_failure: Option<String>,
+    /// Set once everything is over; from then on it answers every question.
+    ended: Option<Arc<EndedJob>>,
+    worker: Addr<Worker>,
+    manager: Addr<JobManager>,
+    dispatcher: Addr<Dispatcher>,
+}
+
+/// What a [`JobSupervisor`] is made of.
+pub(crate) struct SupervisorSetup {
+    pub(crate) environment: Arc<str>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) run_limit: Option<Duration>,
+    pub(crate) record: JobRecord,
+    pub(crate) ports: Arc<JobPorts>,
+    pub(crate) worker: Addr<Worker>,
+    pub(crate) manager: Addr<JobManager>,
+    pub(crate) dispatcher: Addr<Dispatcher>,
+}
+
+/// A client's question, passed on by the JobManager together with the way back to the client.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AskJob {
+    pub(crate) request: JobRequest,
+    pub(crate) reply: JobReply,
+}
+
+/// Cancel for a reason that no client can give.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CancelJob(pub(crate) CancelReason);
+
+/// A snapshot for the list of jobs.
+#[derive(Message)]
+#[rtype(result = "JobStatus")]
+pub(crate) struct TakeSnapshot;
+
+/// The JobManager has taken over the record; nothing is sent here any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss;
+
+/// What is read from the job once its counters are known.
+enum Read {
+    Status,
+    Explanation,
+}
+
+impl JobSupervisor {
+    pub(crate) fn new(setup: SupervisorSetup) -> Self {
+        let SupervisorSetup { environment, limits, run_limit, record, ports, worker, manager, dispatcher } = setup;
+        let rules = record.setup(run_limit.is_some(), limits.restarts_max, limits.restart_window);
+        Self {
+            environment,
+            limits,
+            run_limit,
+            record,
+            ports,
+            completion: Completion::new(rules),
+            begun: Instant::now(),
+            deadlines: HashMap::new(),
+            waiters: Vec::new(),
+            watchers: Vec::new(),
+            first_failure: None,
+            ended: None,
+            worker,
+            manager,
+            dispatcher,
+        }
+    }
+
+    /// Drops a job that was never begun, without a word to the JobManager.
+    pub(crate) fn discard(mut self) {
+        self.ended = Some(Arc::new(self.into_ended_job(&Progress::default())));
+    }
+
+    fn apply(&mut self, event: Event, ctx: &mut Context<Self>) -> Result<(), Conflict> {
+        let version = self.completion.version();
+        for command in self.completion.apply(event)? {
+            self.execute(command, ctx);
+        }
+        if self.completion.version() != version {
+            self.notify_watchers(ctx);
+        }
+        Ok(())
+    }
+
+    /// For events that the rules never refuse.
+    fn hear(&mut self, event: Event, ctx: &mut Context<Self>) {
+        if let Err(conflict) = self.apply(event, ctx) {
+            tracing::error!(job = %self.record.id, %conflict, "an event that cannot conflict was refused");
+        }
+    }
+
+    fn execute(&mut self, command: Command, ctx: &mut Context<Self>) {
+        match command {
+            Command::Order(order) => self.order(order),
+            Command::StartTasks { attempt } => self.dispatcher.do_send(DeployTasks { attempt }),
+            Command::Arm(deadline) => self.arm(deadline, ctx),
+            Command::Disarm(deadline) => {
+                if let Some(timer) = self.deadlines.remove(&deadline) {
+                    ctx.cancel_future(timer);
+                }
+            }
+            Command::SealOutputs { complete } => self.seal_outputs(complete),
+            Command::Ended(outcome) => self.end(&outcome, ctx),
+        }
+    }
+
+    fn order(&self, order: WorkerOrder) {
+        tracing::debug!(environment = %self.environment, job = %self.record.id, ?order, "order");
+        self.worker.do_send(Order { job: self.record.id, order });
+    }
+
+    fn arm(&mut self, deadline: Deadline, ctx: &mut Context<Self>) {
+        let after = match deadline {
+            Deadline::Tasks => self.limits.cancel_deadline,
+            Deadline::Service(_) => self.limits.service_stop_deadline,
+            Deadline::RunLimit => self.run_limit.unwrap_or(Duration::MAX),
+        };
+        let timer = ctx.run_later(after, move |this, ctx| {
+            this.deadlines.remove(&deadline);
+            tracing::warn!(environment = %this.environment, job = %this.record.id, ?deadline, "deadline passed");
+            this.hear(Event::Elapsed(deadline), ctx);
+        });
+        if let Some(earlier) = self.deadlines.insert(deadline, timer) {
+            ctx.cancel_future(earlier);
+        }
+    }
+
+    fn seal_outputs(&mut self, complete: bool) {
+        let why = if complete {
+            String::new()
+        } else {
+            self.first_failure.clone().unwrap_or_else(|| "the job was cancelled".to_owned())
+        };
+        for (_, output) in &self.ports.outputs {
+            output.seal(complete, why.clone());
+        }
+        self.dispatcher.do_send(FreeSlots);
+    }
+
+    /// The outcome is known. The job ends for its clients once the last counters have been read, for the worker
+    /// forgets them when it is told to release the job.
+    fn end(&mut self, outcome: &Outcome, ctx: &mut Context<Self>) {
+        self.record.ended_at = Some(SystemTime::now());
+        let (environment, job, name) = (&self.environment, self.record.id, &self.record.name);
+        if outcome.is_failed() {
+            tracing::warn!(%environment, %job, name, %outcome, "job ended");
+        } else {
+            tracing::info!(%environment, %job, name, %outcome, "job ended");
+        }
+        for warning in self.completion.warnings() {
+            tracing::warn!(%environment, %job, name, %warning, "job ended with a warning");
+        }
+        let progress = self.worker.clone().send(ReportProgress { job });
+        ctx.spawn(progress.into_actor(self).map(|progress, this, _| this.finish(&progress.unwrap_or_default())));
+    }
+
+    fn finish(&mut self, progress: &Progress) {
+        self.order(WorkerOrder::Release);
+        let job = Arc::new(self.into_ended_job(progress));
+        // The JobManager hears of it before any client does, so that whatever a client asks next finds the record.
+        self.manager.do_send(JobEnded { job: Arc::clone(&job) });
+        self.answer_all(&job);
+        self.ended = Some(job);
+    }
+
+    fn into_ended_job(&mut self, progress: &Progress) -> EndedJob {
+        EndedJob {
+            status: self.record.status(&self.completion, progress),
+            dead_letters: self.record.dead.letters(),
+            graph: self.record.graph.clone(),
+            outputs: self.ports.outputs.clone(),
+        }
+    }
+
+    fn answer_all(&mut self, job: &EndedJob) {
+        for waiter in self.waiters.drain(..) {
+            waiter.answer(job.answer(&JobRequest::WaitJob, &Keep::default()));
+        }
+        for (_, watcher) in self.watchers.drain(..) {
+            watcher.answer(Ok(Reply::Status(Box::new(job.status.clone()))));
+        }
+    }
+
+    /// Answers those watchers that have not seen the present version, all with one snapshot.
+    fn notify_watchers(&mut self, ctx: &mut Context<Self>) {
+        let version = self.completion.version();
+        let due: Vec<JobReply> =
+            self.watchers.extract_if(.., |(seen, _)| *seen < version).map(|(_, reply)| reply).collect();
+        if !due.is_empty() {
+            self.read(Read::Status, due, ctx);
+        }
+    }
+
+    /// Answers with what the job looks like once the worker has said how far it is. The worker reads atomics on this
+    /// very thread, so this is quick however busy the tasks are.
+    fn read(&mut self, read: Read, replies: Vec<JobReply>, ctx: &mut Context<Self>) {
+        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
+        ctx.spawn(progress.into_actor(self).map(move |progress, this, _| {
+            let reply = match (&this.ended, read) {
+                (Some(ended), Read::Status) => Reply::Status(Box::new(ended.status.clone())),
+                (_, Read::Status) => Reply::Status(Box::new(this.status(progress))),
+                (_, Read::Explanation) => Reply::Explanation(this.explanation(progress)),
+            };
+            for slot in replies {
+                slot.answer(Ok(reply.clone()));
+            }
+        }));
+    }
+
+    fn status(&self, progress: Result<Progress, MailboxError>) -> JobStatus {
+        self.record.status(&self.completion, &progress.unwrap_or_default())
+    }
+
+    fn explanation(&self, progress: Result<Progress, MailboxError>) -> Explanation {
+        let outputs = self.ports.outputs.iter();
+        let unread: Vec<String> =
+            outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
+        explain::explain(&self.record, &self.completion, &progress.unwrap_or_default(), &unread)
+    }
+
+    fn control(&mut self, control: Control, ctx: &mut Context<Self>) -> Result<Reply, Refusal> {
+        tracing::info!(environment = %self.environment, job = %self.record.id, ?control, "requested");
+        let (operation, event) = match control {
+            Control::Stop => ("stop", Event::Stop),
+            Control::Cancel => ("cancel", Event::Cancel(CancelReason::Requested)),
+            Control::Pause => ("pause", Event::Pause),
+            Control::Resume => ("resume", Event::Resume),
+        };
+        match self.apply(event, ctx) {
+            Ok(()) => Ok(Reply::Done(())),
+            Err(conflict) => Err(Refusal::Conflict { operation: operation.to_owned(), state: conflict.state }),
+        }
+    }
+
+    fn ask(&mut self, request: JobRequest, reply: JobReply, ctx: &mut Context<Self>) {
+        let answer = match request {
+            JobRequest::JobStatus => return self.read(Read::Status, vec![reply], ctx),
+            JobRequest::ExplainJob => return self.read(Read::Explanation, vec![reply], ctx),
+            JobRequest::WatchJob { after } => match after {
+                Some(after) if after >= self.completion.version() => {
+                    // Looked through only when about to grow: those who gave up cost a constant for each one who asks.
+                    if self.watchers.len() == self.watchers.capacity() {
+                        self.watchers.retain(|(_, reply)| reply.is_wanted());
+                    }
+                    return self.watchers.push((after, reply));
+                }
+                _ => return self.read(Read::Status, vec![reply], ctx),
+            },
+            JobRequest::WaitJob => {
+                if self.waiters.len() == self.waiters.capacity() {
+                    self.waiters.retain(JobReply::is_wanted);
+                }
+                return self.waiters.push(reply);
+            }
+            JobRequest::Control(control) => self.control(control, ctx),
+            JobRequest::DeleteJob { .. } => {
+                Err(Refusal::Conflict { operation: "delete".to_owned(), state: self.completion.state() })
+            }
+            JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
+            JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
+            JobRequest::Open => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
+        };
+        reply.answer(answer);
+    }
+
+    /// Takes note of what the completion rules do not keep.
+    fn note(&mut self, event: &mut TaskEvent) {
+        match event {
+            TaskEvent::Started => {
+                self.record.started_at.get_or_insert_with(SystemTime::now);
+            }
+            TaskEvent::DeadLettered { count, newest } => self.record.dead.add(*count, std::mem::take(newest)),
+            TaskEvent::Failed { cause, .. } => {
+                self.first_failure.get_or_insert_with(|| cause.to_string());
+            }
+            TaskEvent::Held { .. } | TaskEvent::Finished(_) | TaskEvent::Cancelled(_) => {}
+        }
+    }
+}
+
+impl Actor for JobSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.begun = Instant::now();
+        self.hear(Event::Begin, ctx);
+    }
+}
+
+impl Drop for JobSupervisor {
+    fn drop(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
+        // Only a panic in here leads past the job's end, and a job whose supervisor is gone must not stay live for
+        // ever.
+        let mut job = self.into_ended_job(&Progress::default());
+        job.status.state = JobState::Ended;
+        job.status.task_count = 0;
+        job.status.service_count = 0;
+        job.status.ended_at.get_or_insert_with(SystemTime::now);
+        let cause = FailureCause::Internal("the job's supervisor broke off".to_owned());
+        job.status.outcome = Some(Outcome::Failed(cause));
+        self.order(WorkerOrder::Release);
+        let job = Arc::new(job);
+        self.manager.do_send(JobEnded { job: Arc::clone(&job) });
+        self.answer_all(&job);
+    }
+}
+
+impl Handler<WorkerEvent> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, event: WorkerEvent, ctx: &mut Self::Context) {
+        let event = match event.kind {
+            WorkerEventKind::Task { attempt, task, mut event } => {
+                if attempt == self.completion.attempt() {
+                    self.note(&mut event);
+                }
+                tracing::trace!(environment = %self.environment, job = %self.record.id, %task, ?event, "task");
+                Event::Task { attempt, task, event }
+            }
+            WorkerEventKind::Service { service, incarnation, event } => {
+                let name = self.record.graph.services.get(service.index()).map_or("", String::as_str);
+                tracing::debug!(
+                    environment = %self.environment, job = %self.record.id, service = name, ?incarnation, ?event, "service"
+                );
+                Event::Service { service, incarnation, event, at: self.begun.elapsed() }
+            }
+        };
+        self.hear(event, ctx);
+    }
+}
+
+impl Handler<AskJob> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, AskJob { request, reply }: AskJob, ctx: &mut Self::Context) {
+        match &self.ended {
+            // Asked just before the JobManager heard of the end: the job was live then.
+            Some(_) if matches!(request, JobRequest::DeleteJob { .. }) => {
+                let (operation, state) = ("delete".to_owned(), JobState::StoppingServices);
+                reply.answer(Err(Refusal::Conflict { operation, state }));
+            }
+            Some(ended) => reply.answer(ended.answer(&request, &Keep::default())),
+            None => self.ask(request, reply, ctx),
+        }
+    }
+}
+
+impl Handler<CancelJob> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, CancelJob(reason): CancelJob, ctx: &mut Self::Context) {
+        self.hear(Event::Cancel(reason), ctx);
+    }
+}
+
+impl Handler<TakeSnapshot> for JobSupervisor {
+    type Result = ResponseActFuture<Self, JobStatus>;
+
+    fn handle(&mut self, _: TakeSnapshot, _: &mut Self::Context) -> Self::Result {
+        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
+        Box::pin(progress.into_actor(self).map(|progress, this, _| match &this.ended {
+            Some(ended) => ended.status.clone(),
+            None => this.status(progress),
+        }))
+    }
+}
+
+impl Handler<Dismiss> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}

@@ -1,0 +1,40 @@
+//! Where items leave and enter a job by name: outputs and inputs.
+//!
+//! An [`OutputStore`] or [`InputPort`] is shared by a job's tasks and the handles outside. Neither side knows where
+//! the other runs: a task polls, a handle's futures run on any executor, and the wakers of both are called without
+//! locks held. What a handle needs of its environment is one resolver.
+
+mod collected;
+mod error;
+mod input;
+mod output;
+mod queue;
+mod reader;
+mod store;
+mod streamed;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+pub use self::{
+    error::{InputError, OutputError, SendError},
+    input::Input,
+    output::Output,
+};
+pub(crate) use self::{
+    queue::{AnyInput, InputPort, PortEvent},
+    reader::OutputReader,
+    store::{AppendError, Chunk, OutputKind, OutputStore, WriteError, WriteFailure},
+};
+use crate::job::JobId;
+
+/// Finds a job's outputs. It must not keep the environment alive.
+pub(crate) trait OutputResolver: Send + Sync {
+    fn output(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>;
+}
+
+/// Finds a job's inputs. It must not keep the environment alive.
+pub(crate) trait InputResolver: Send + Sync {
+    fn input(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
+}

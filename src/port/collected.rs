@@ -1,0 +1,191 @@
+//! The contents of a collected output: chunks in memory, and beyond a limit the older ones in a file.
+//!
+//! [`Collected`] is pure bookkeeping under the store's lock; [`SpillFile`] does the I/O, on blocking threads only.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::store::CHUNK_BYTES;
+
+pub(super) struct Entry {
+    /// Items in the entries before this one.
+    pub first: u64,
+    pub items: u64,
+    pub place: Place,
+}
+
+#[derive(Clone)]
+pub(super) enum Place {
+    Memory(Arc<Vec<u8>>),
+    File { file: Arc<SpillFile>, offset: u64, len: usize },
+}
+
+/// Everything appended so far, in order. Entries before `in_memory_from` are in the file.
+pub(super) struct Collected {
+    entries: Vec<Entry>,
+    in_memory_from: usize,
+    memory: usize,
+    memory_max: usize,
+    spilling: bool,
+    file: Option<Arc<SpillFile>>,
+    file_len: u64,
+    /// The disk refused; what is in memory stays there and nothing more is taken.
+    failure: Option<String>,
+}
+
+/// Chunks to be written to the file, one behind the other.
+pub(super) struct Spill {
+    pub chunks: Vec<Arc<Vec<u8>>>,
+    pub offset: u64,
+    /// `None`: the file has yet to be made.
+    pub file: Option<Arc<SpillFile>>,
+}
+
+impl Collected {
+    pub(super) fn new(memory_max: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            in_memory_from: 0,
+            memory: 0,
+            memory_max,
+            spilling: false,
+            file: None,
+            file_len: 0,
+            failure: None,
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<&String> {
+        self.failure.as_ref()
+    }
+
+    pub(super) fn entry(&self, index: usize) -> Option<&Entry> {
+        self.entries.get(index)
+    }
+
+    /// Writers wait while more is in memory than allowed and the disk is being written. Without the second condition
+    /// a disk that failed would hold them for ever.
+    pub(super) fn has_room(&self) -> bool {
+        !self.spilling || self.memory <= self.memory_max
+    }
+
+    pub(super) fn push(&mut self, first: u64, items: u64, bytes: Vec<u8>) {
+        self.memory += bytes.len();
+        // The last entry grows until it is a good size to read and to spill. It is shared while it is being spilled.
+        if let Some(Entry { items: count, place: Place::Memory(chunk), .. }) = self.entries.last_mut()
+            && let Some(chunk) = Arc::get_mut(chunk)
+        {
+            if chunk.len() + bytes.len() <= CHUNK_BYTES {
+                chunk.extend_from_slice(&bytes);
+                *count += items;
+                return;
+            }
+            chunk.shrink_to_fit();
+        }
+        self.entries.push(Entry { first, items, place: Place::Memory(Arc::new(bytes)) });
+    }
+
+    /// What to write now: the oldest chunks, until half the allowed memory is free again.
+    pub(super) fn begin_spill(&mut self) -> Option<Spill> {
+        if self.spilling || self.failure.is_some() || self.memory <= self.memory_max {
+            return None;
+        }
+        let mut chunks = Vec::new();
+        let mut remaining = self.memory;
+        for entry in &self.entries[self.in_memory_from..] {
+            let Place::Memory(chunk) = &entry.place else { break };
+            if remaining <= self.memory_max / 2 {
+                break;
+            }
+            remaining -= chunk.len();
+            chunks.push(Arc::clone(chunk));
+        }
+        self.spilling = true;
+        Some(Spill { chunks, offset: self.file_len, file: self.file.clone() })
+    }
+
+    /// The chunks of `spill` are in `file`, or why not. `None` for the file: the output was given up meanwhile.
+    pub(super) fn end_spill(&mut self, spill: &Spill, written: Result<Arc<SpillFile>, String>) {
+        if !std::mem::take(&mut self.spilling) {
+            return;
+        }
+        let file = match written {
+            Ok(file) => file,
+            Err(message) => {
+                self.failure.get_or_insert(message);
+                return;
+            }
+        };
+        for (entry, chunk) in self.entries[self.in_memory_from..].iter_mut().zip(&spill.chunks) {
+            let (offset, len) = (self.file_len, chunk.len());
+            entry.place = Place::File { file: Arc::clone(&file), offset, len };
+            self.file_len += len as u64;
+            self.memory -= len;
+        }
+        self.in_memory_from += spill.chunks.len();
+        self.file = Some(file);
+    }
+
+    /// Gives everything up, and hands it out to be dropped without the lock.
+    pub(super) fn clear(&mut self) -> Vec<Entry> {
+        self.spilling = false;
+        self.memory = 0;
+        self.in_memory_from = 0;
+        self.file = None;
+        std::mem::take(&mut self.entries)
+    }
+
+    #[cfg(test)]
+    pub(super) fn entries_in_file(&self) -> usize {
+        self.in_memory_from
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+}
+
+/// An anonymous temporary file: the operating system removes it when it is closed, or when the process dies.
+pub(super) struct SpillFile {
+    /// One position for all: readers and the writer take turns, on blocking threads. `None` only while it is dropped.
+    file: Mutex<Option<File>>,
+    blocking: Handle,
+}
+
+impl SpillFile {
+    pub(super) fn create(blocking: Handle) -> io::Result<Self> {
+        Ok(Self { file: Mutex::new(Some(tempfile::tempfile()?)), blocking })
+    }
+
+    pub(super) fn write(&self, offset: u64, chunks: &[Arc<Vec<u8>>]) -> io::Result<()> {
+        self.with(offset, |file| chunks.iter().try_for_each(|chunk| file.write_all(chunk)))
+    }
+
+    pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.with(offset, |file| file.read_exact(&mut bytes))?;
+        Ok(bytes)
+    }
+
+    fn with<R>(&self, offset: u64, act: impl FnOnce(&mut File) -> io::Result<R>) -> io::Result<R> {
+        let mut file = self.file.lock();
+        let file = file.as_mut().ok_or_else(|| io::Error::other("the file is closed"))?;
+        file.seek(SeekFrom::Start(offset))?;
+        act(file)
+    }
+}
+
+impl Drop for SpillFile {
+    /// Closing gives the disk space back, which can take long for a large file; the last holder may be an arbiter.
+    fn drop(&mut self) {
+        let file = self.file.get_mut().take();
+        drop(self.blocking.spawn_blocking(move || drop(file)));
+    }
+}

@@ -1,0 +1,168 @@
+//! The user's end of a named output.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture, poll_fn},
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures::{Stream, future::BoxFuture};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use super::{OutputError, OutputReader, OutputResolver, OutputStore};
+use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
+
+/// A named output of a job, to be read as items of type `T`.
+///
+/// Awaiting it reads the whole (what [`next`](Self::next) has not taken yet) into a `Vec`; `next`, or the
+/// [`Stream`] that it also is, reads item by item, with about 256 KiB of it in memory whatever its size.
+///
+/// * An output made by `collect` is whole or nothing: a read waits until the job's tasks have finished, and fails if
+///   they did not. It may be read any number of times, also at the same time, until the job is deleted; each read
+///   needs an `Output` of its own.
+/// * An output made by `stream_out` hands each item out once, while the job runs, to one reader at a time. When an
+///   `Output` that read it is dropped, another goes on with the next item. Awaited as a whole it takes everything up to
+///   the end.
+///
+/// The job and the name are looked up at the first read. Nothing is kept alive in the environment by an `Output`. Its
+/// futures need no particular runtime.
+#[must_use = "an output does nothing until it is awaited or read"]
+pub struct Output<T> {
+    job: JobId,
+    name: String,
+    resolver: Arc<dyn OutputResolver>,
+    /// In a mutex only so that `Output` is `Sync`; it is never locked.
+    state: Mutex<State>,
+    /// As a stream: the end or an error was handed out.
+    ended: bool,
+    items: PhantomData<fn() -> T>,
+}
+
+enum State {
+    Unresolved,
+    Resolving(BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>),
+    Reading(OutputReader),
+}
+
+impl<T> Output<T> {
+    pub(crate) fn new(resolver: Arc<dyn OutputResolver>, job: JobId, name: &str) -> Self {
+        let state = Mutex::new(State::Unresolved);
+        Self { job, name: name.to_owned(), resolver, state, ended: false, items: PhantomData }
+    }
+
+    /// The output's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Output<T> {
+    /// The next item, or `None` at the end of the output.
+    ///
+    /// # Errors
+    ///
+    /// See [`OutputError`]. An error is repeated by the next call as long as its cause lasts; it never turns into the
+    /// end.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future took no item.
+    pub async fn next(&mut self) -> Result<Option<T>, OutputError> {
+        poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    /// [`next`](Self::next) for threads without an executor.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn blocking_next(&mut self) -> Result<Option<T>, OutputError> {
+        block_on(self.next())
+    }
+
+    /// The whole, as awaiting does, for threads without an executor.
+    ///
+    /// # Errors
+    ///
+    /// See [`OutputError`].
+    pub fn blocking(self) -> Result<Vec<T>, OutputError> {
+        block_on(self.read_whole())
+    }
+
+    async fn read_whole(mut self) -> Result<Vec<T>, OutputError> {
+        let mut items = Vec::new();
+        while poll_fn(|cx| ready!(self.poll_reader(cx))?.poll_items(cx, &mut items)).await? {
+            yield_now().await;
+        }
+        Ok(items)
+    }
+
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, OutputError>> {
+        ready!(self.poll_reader(cx))?.poll_item(cx)
+    }
+
+    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut OutputReader, OutputError>> {
+        let state = self.state.get_mut();
+        if let State::Unresolved = state {
+            *state = State::Resolving(self.resolver.output(self.job, &self.name));
+        }
+        if let State::Resolving(resolving) = state {
+            let resolved = ready!(resolving.as_mut().poll(cx));
+            // Whatever went wrong, the next read looks again.
+            *state = State::Unresolved;
+            *state = State::Reading(resolved?.reader(&TypeDescription::of::<T>())?);
+        }
+        match state {
+            State::Reading(reader) => Poll::Ready(Ok(reader)),
+            State::Unresolved | State::Resolving(_) => Poll::Pending,
+        }
+    }
+}
+
+/// Between chunks, so that reading a large output does not hold up the other futures of its thread.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl<T: DeserializeOwned + Send + 'static> IntoFuture for Output<T> {
+    type Output = Result<Vec<T>, OutputError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.read_whole())
+    }
+}
+
+/// Ends after the last item or the first error.
+impl<T: DeserializeOwned + Send + 'static> Stream for Output<T> {
+    type Item = Result<T, OutputError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let output = self.get_mut();
+        if output.ended {
+            return Poll::Ready(None);
+        }
+        let item = ready!(output.poll_item(cx));
+        output.ended = !matches!(item, Ok(Some(_)));
+        Poll::Ready(item.transpose())
+    }
+}
+
+impl<T> fmt::Debug for Output<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").field("job", &self.job).field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,325 @@
+//! The bounded queue between those who push into a job's input and the task that is its source.
+
+use std::{
+    any::Any,
+    collections::VecDeque,
+    mem,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use super::InputError;
+use crate::{job::Limits, schema::TypeDescription};
+
+/// What a source found in its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortEvent {
+    /// At least one item was taken.
+    Items,
+    /// Nothing is queued and nothing will come.
+    Finished,
+}
+
+/// An input whose item type is no longer known.
+pub(crate) trait AnyInput: Any + Send + Sync {
+    fn name(&self) -> &str;
+    fn description(&self) -> &Arc<TypeDescription>;
+    /// Handles outside that have sent or finished here and are alive.
+    fn senders(&self) -> u32;
+    fn queued(&self) -> usize;
+    /// Items taken so far, queued or not.
+    fn accepted(&self) -> u64;
+    fn is_finished(&self) -> bool;
+    /// `stop`: refuses further items; what was accepted is still delivered, then the source reads `Finished`.
+    fn close_to_senders(&self);
+    /// The source is gone: refuses further items, and throws away what is queued. Returns how many items that were;
+    /// a second call returns 0.
+    fn close(&self) -> u64;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// One named input, shared by its source task and those who push.
+pub(crate) struct InputPort<T> {
+    name: String,
+    description: Arc<TypeDescription>,
+    items_max: usize,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    queue: VecDeque<T>,
+    /// `finish` was called.
+    finished: bool,
+    /// `stop` came, or the source is gone.
+    closed: bool,
+    senders: u32,
+    accepted: u64,
+    source: Option<Waker>,
+    line: Line,
+}
+
+/// Senders that wait for room, in the order they came. Who stands at place `n` may push once there is room for more
+/// than `n` items; so room that comes free wakes several at once, and one who is slow to come holds up nobody behind
+/// while there is room for both.
+#[derive(Default)]
+struct Line {
+    /// Tickets rise. A waker is taken out when it is called.
+    waiting: VecDeque<(u64, Option<Waker>)>,
+    next_ticket: u64,
+}
+
+impl Line {
+    fn place(&self, ticket: Option<u64>) -> usize {
+        ticket.map_or(self.waiting.len(), |ticket| self.waiting.partition_point(|(other, _)| *other < ticket))
+    }
+
+    /// Keeps or takes a place; returns a waker that is of no more use.
+    fn wait(&mut self, ticket: &mut Option<u64>, waker: &Waker) -> Option<Waker> {
+        let place = self.place(*ticket);
+        if let Some((_, known)) = self.waiting.get_mut(place) {
+            return known.replace(waker.clone());
+        }
+        *ticket = Some(self.next_ticket);
+        self.waiting.push_back((self.next_ticket, Some(waker.clone())));
+        self.next_ticket += 1;
+        None
+    }
+
+    /// Gives the place up, if there is one; returns a waker that is of no more use.
+    fn leave(&mut self, ticket: &mut Option<u64>) -> Option<Waker> {
+        let ticket = ticket.take()?;
+        let place = self.place(Some(ticket));
+        if self.waiting.get(place)?.0 != ticket {
+            return None;
+        }
+        self.waiting.remove(place)?.1
+    }
+
+    /// Those for whom there is room and who have not been told.
+    fn due(&mut self, room: usize) -> Vec<Waker> {
+        self.waiting.iter_mut().take(room).filter_map(|(_, waker)| waker.take()).collect()
+    }
+
+    /// Everyone, to be told that there will never be room.
+    fn clear(&mut self) -> Vec<Waker> {
+        mem::take(&mut self.waiting).into_iter().filter_map(|(_, waker)| waker).collect()
+    }
+}
+
+/// Items about to be pushed: one, or several in order.
+pub(super) trait Supply<T> {
+    fn take_first(&mut self) -> Option<T>;
+    fn is_used_up(&self) -> bool;
+}
+
+impl<T> Supply<T> for Option<T> {
+    fn take_first(&mut self) -> Option<T> {
+        self.take()
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.is_none()
+    }
+}
+
+impl<T> Supply<T> for VecDeque<T> {
+    fn take_first(&mut self) -> Option<T> {
+        self.pop_front()
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl<T> InputPort<T> {
+    pub(crate) fn new(name: &str, description: Arc<TypeDescription>, limits: &Limits) -> Arc<Self> {
+        let state = State {
+            queue: VecDeque::new(),
+            finished: false,
+            closed: false,
+            senders: 0,
+            accepted: 0,
+            source: None,
+            line: Line::default(),
+        };
+        // Without room for one item nothing would ever be sent.
+        let items_max = limits.port_items.max(1);
+        Arc::new(Self { name: name.to_owned(), description, items_max, state: Mutex::new(state) })
+    }
+
+    /// Takes up to `max` items, in the order they were accepted. One task calls this.
+    pub(crate) fn poll_batch(&self, cx: &mut Context<'_>, into: &mut Vec<T>, max: usize) -> Poll<PortEvent> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() {
+            if state.finished || state.closed {
+                return Poll::Ready(PortEvent::Finished);
+            }
+            let replaced = state.source.replace(cx.waker().clone());
+            drop(state);
+            drop(replaced);
+            return Poll::Pending;
+        }
+        let count = state.queue.len().min(max.max(1));
+        into.extend(state.queue.drain(..count));
+        let due = state.due(self.items_max);
+        drop(state);
+        due.into_iter().for_each(Waker::wake);
+        Poll::Ready(PortEvent::Items)
+    }
+
+    /// Pushes what there is room for; ready when all of `supply` is in, or with why the rest will never be.
+    pub(super) fn poll_push(
+        &self,
+        cx: &mut Context<'_>,
+        ticket: &mut Option<u64>,
+        supply: &mut impl Supply<T>,
+    ) -> Poll<Result<(), InputError>> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if state.finished || state.closed {
+            *ticket = None;
+            return Poll::Ready(Err(self.refusal(state.finished)));
+        }
+        let room = self.items_max - state.queue.len();
+        let allowance = room.saturating_sub(state.line.place(*ticket));
+        let mut pushed = 0;
+        while pushed < allowance
+            && let Some(item) = supply.take_first()
+        {
+            state.queue.push_back(item);
+            pushed += 1;
+        }
+        state.accepted += pushed as u64;
+        let done = supply.is_used_up();
+        // Dropped without the lock: the drop of a waker may be that of a future with another sender in it.
+        let useless = if done { state.line.leave(ticket) } else { state.line.wait(ticket, cx.waker()) };
+        let due = if done { state.due(self.items_max) } else { Vec::new() };
+        let source = if pushed > 0 { state.source.take() } else { None };
+        drop(guard);
+        drop(useless);
+        source.into_iter().chain(due).for_each(Waker::wake);
+        if done { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// The sender waits no more.
+    pub(super) fn give_up(&self, ticket: &mut Option<u64>) {
+        if ticket.is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let useless = state.line.leave(ticket);
+        let due = state.due(self.items_max);
+        drop(state);
+        drop(useless);
+        due.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nothing more comes; those who wait for room are refused.
+    pub(super) fn finish(&self) -> Result<(), InputError> {
+        let mut state = self.state.lock();
+        if state.finished {
+            return Ok(());
+        }
+        if state.closed {
+            return Err(self.refusal(false));
+        }
+        state.finished = true;
+        let wakers = state.everyone();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state.lock().finished
+    }
+
+    /// As [`AnyInput::close_to_senders`].
+    pub(crate) fn close_to_senders(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.everyone();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// As [`AnyInput::close`].
+    pub(crate) fn close(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.everyone();
+        let discarded = mem::take(&mut state.queue);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        // The items are dropped here, without the lock: their drop is user code.
+        discarded.len() as u64
+    }
+
+    pub(super) fn count_senders(&self, change: impl FnOnce(u32) -> u32) {
+        let mut state = self.state.lock();
+        state.senders = change(state.senders);
+    }
+
+    fn refusal(&self, finished: bool) -> InputError {
+        let input = self.name.clone();
+        if finished { InputError::Finished { input } } else { InputError::Closed { input } }
+    }
+}
+
+impl<T> State<T> {
+    fn due(&mut self, items_max: usize) -> Vec<Waker> {
+        self.line.due(items_max - self.queue.len())
+    }
+
+    /// The source and all who wait for room: nobody will be woken later.
+    fn everyone(&mut self) -> Vec<Waker> {
+        self.line.clear().into_iter().chain(self.source.take()).collect()
+    }
+}
+
+impl<T: Send + 'static> AnyInput for InputPort<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn description(&self) -> &Arc<TypeDescription> {
+        &self.description
+    }
+
+    fn senders(&self) -> u32 {
+        self.state.lock().senders
+    }
+
+    fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
+    fn accepted(&self) -> u64 {
+        self.state.lock().accepted
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_finished()
+    }
+
+    fn close_to_senders(&self) {
+        self.close_to_senders();
+    }
+
+    fn close(&self) -> u64 {
+        self.close()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl<T> std::fmt::Debug for InputPort<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InputPort").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,449 @@
+//! What a job's tasks write to a named output and its readers read.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::{
+    OutputError, OutputReader,
+    collected::{Collected, Entry, Spill, SpillFile},
+    streamed::Streamed,
+};
+use crate::{
+    codec::{EncodeError, encode_into},
+    job::{FailureCause, Limits},
+    schema::TypeDescription,
+};
+
+/// About how many bytes are handed to a reader, or written to disk, as one piece.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
+
+/// How a named output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutputKind {
+    /// Retained, whole or nothing, read any number of times.
+    Collected,
+    /// A bounded queue with one reader.
+    Streamed,
+}
+
+/// A run of encoded items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// Items of the output before this chunk.
+    pub first: u64,
+    pub items: u64,
+    pub bytes: Arc<Vec<u8>>,
+}
+
+/// Why an output does not take items; the job fails with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AppendError {
+    #[error("output `{output}` outgrew its limit of {limit_bytes} bytes")]
+    Full { output: String, limit_bytes: u64 },
+    #[error("output `{output}` could not be written to disk: {message}")]
+    Disk { output: String, message: String },
+}
+
+impl From<AppendError> for FailureCause {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Full { output, limit_bytes } => Self::OutputTooLarge { output, limit_bytes },
+            AppendError::Disk { output, message } => Self::OutputUnwritable { output, message },
+        }
+    }
+}
+
+/// Which of the items given to [`OutputStore::write`] could not be written; those before it were.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}")]
+pub(crate) struct WriteError {
+    /// Counted from 0.
+    pub index: u64,
+    pub failure: WriteFailure,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WriteFailure {
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// One named output, shared by the tasks that write it and those who read it. Items are kept encoded.
+pub(crate) struct OutputStore {
+    name: String,
+    kind: OutputKind,
+    description: Arc<TypeDescription>,
+    bytes_max: u64,
+    blocking: Handle,
+    state: Mutex<State>,
+}
+
+struct State {
+    contents: Contents,
+    /// Appended so far, read or not.
+    items: u64,
+    bytes: u64,
+    seal: Option<Seal>,
+    /// Wakers of tasks that wait for room. All are woken at once, and those that find none come back.
+    writers: Vec<Waker>,
+    /// Everyone who reads, with the waker of those who wait.
+    readers: HashMap<u64, Option<Waker>>,
+    readers_ever: u64,
+}
+
+enum Contents {
+    Collected(Collected),
+    Streamed(Streamed),
+}
+
+#[derive(Clone)]
+enum Seal {
+    Complete,
+    Incomplete { why: String },
+}
+
+/// The next thing for a reader.
+pub(super) enum Next {
+    Chunk(Chunk),
+    /// It is in a file.
+    File {
+        first: u64,
+        items: u64,
+        file: Arc<SpillFile>,
+        offset: u64,
+        len: usize,
+    },
+    End,
+    Wait,
+}
+
+impl OutputStore {
+    /// `blocking` is where the disk is written and read.
+    pub(crate) fn new(
+        name: &str,
+        kind: OutputKind,
+        description: Arc<TypeDescription>,
+        limits: &Limits,
+        blocking: Handle,
+    ) -> Arc<Self> {
+        let contents = match kind {
+            OutputKind::Collected => Contents::Collected(Collected::new(limits.output_memory_bytes)),
+            OutputKind::Streamed => {
+                Contents::Streamed(Streamed::new(limits.port_items as u64, limits.output_memory_bytes))
+            }
+        };
+        let state = State {
+            contents,
+            items: 0,
+            bytes: 0,
+            seal: None,
+            writers: Vec::new(),
+            readers: HashMap::new(),
+            readers_ever: 0,
+        };
+        let bytes_max = limits.output_bytes_max;
+        Arc::new(Self { name: name.to_owned(), kind, description, bytes_max, blocking, state: Mutex::new(state) })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn kind(&self) -> OutputKind {
+        self.kind
+    }
+
+    pub(crate) fn description(&self) -> &Arc<TypeDescription> {
+        &self.description
+    }
+
+    /// Items appended so far.
+    pub(crate) fn items(&self) -> u64 {
+        self.state.lock().items
+    }
+
+    /// Encoded bytes appended so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    pub(crate) fn reader_present(&self) -> bool {
+        !self.state.lock().readers.is_empty()
+    }
+
+    /// Encodes and appends items. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// Names the first item that was not written. What encodes badly does not keep the others from being written.
+    pub(crate) fn write<'a, T: Serialize + 'a>(
+        self: &Arc<Self>,
+        items: impl IntoIterator<Item = &'a T>,
+    ) -> Result<(), WriteError> {
+        let (mut written, mut count) = (0, 0);
+        let mut bytes = Vec::new();
+        let mut refused = None;
+        for item in items {
+            if let Err(error) = encode_into(item, &mut bytes) {
+                refused = Some(WriteError { index: written + count, failure: error.into() });
+                break;
+            }
+            count += 1;
+            if bytes.len() >= CHUNK_BYTES {
+                self.append(count, mem::take(&mut bytes))
+                    .map_err(|error| WriteError { index: written, failure: error.into() })?;
+                written += mem::take(&mut count);
+            }
+        }
+        self.append(count, bytes).map_err(|error| WriteError { index: written, failure: error.into() })?;
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Appends `items` encoded items. Never waits: the writer asks [`poll_room`](Self::poll_room) before it makes more.
+    /// After the seal, items are thrown away, because they come from tasks that were given up.
+    ///
+    /// # Errors
+    ///
+    /// The items were not taken, and the job must fail.
+    pub(crate) fn append(self: &Arc<Self>, items: u64, bytes: Vec<u8>) -> Result<(), AppendError> {
+        if items == 0 {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        if state.seal.is_some() {
+            return Ok(());
+        }
+        let spill = self.take(&mut state, items, bytes)?;
+        let readers = match self.kind {
+            OutputKind::Streamed => state.take_readers(),
+            // They wait for the seal.
+            OutputKind::Collected => Vec::new(),
+        };
+        drop(state);
+        readers.into_iter().for_each(Waker::wake);
+        if let Some(spill) = spill {
+            let running = Spilling { store: Arc::clone(self), spill: Some(spill) };
+            drop(self.blocking.spawn_blocking(move || running.run()));
+        }
+        Ok(())
+    }
+
+    /// Returns what is now to be written to disk, if anything.
+    fn take(&self, state: &mut State, items: u64, bytes: Vec<u8>) -> Result<Option<Spill>, AppendError> {
+        let first = state.items;
+        let bytes_after = state.bytes + bytes.len() as u64;
+        let spill = match &mut state.contents {
+            Contents::Collected(collected) => {
+                if let Some(message) = collected.failure() {
+                    return Err(AppendError::Disk { output: self.name.clone(), message: message.clone() });
+                }
+                if bytes_after > self.bytes_max {
+                    return Err(AppendError::Full { output: self.name.clone(), limit_bytes: self.bytes_max });
+                }
+                collected.push(first, items, bytes);
+                collected.begin_spill()
+            }
+            Contents::Streamed(streamed) => {
+                streamed.push(Chunk { first, items, bytes: Arc::new(bytes) });
+                None
+            }
+        };
+        state.items += items;
+        state.bytes = bytes_after;
+        Ok(spill)
+    }
+
+    /// Ready when a writer should go on: at once after the seal too, because then nothing waits for readers any more.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.seal.is_some() || state.has_room() {
+            return Poll::Ready(());
+        }
+        if !state.writers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.writers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Says that nothing more comes: the output is whole, or `why` it is not. The first call counts.
+    pub(crate) fn seal(&self, complete: bool, why: impl Into<String>) {
+        let mut state = self.state.lock();
+        if state.seal.is_some() {
+            return;
+        }
+        let mut discarded: Vec<Entry> = Vec::new();
+        state.seal = Some(if complete { Seal::Complete } else { Seal::Incomplete { why: why.into() } });
+        if let Contents::Collected(collected) = &mut state.contents
+            && !complete
+        {
+            discarded = collected.clear();
+        }
+        let mut wakers = mem::take(&mut state.writers);
+        wakers.extend(state.take_readers());
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        drop(discarded);
+    }
+
+    /// A reader from the beginning, or of a streamed output from where the last reader stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::WrongType`] if the fingerprints differ; [`OutputError::ReaderTaken`].
+    pub(crate) fn reader(self: &Arc<Self>, wanted: &TypeDescription) -> Result<OutputReader, OutputError> {
+        if wanted.fingerprint() != self.description.fingerprint() {
+            return Err(OutputError::WrongType {
+                output: self.name.clone(),
+                expected: wanted.text(),
+                found: self.description.text(),
+                difference: wanted.difference(&self.description),
+            });
+        }
+        let mut state = self.state.lock();
+        if self.kind == OutputKind::Streamed && !state.readers.is_empty() {
+            return Err(OutputError::ReaderTaken { output: self.name.clone() });
+        }
+        let id = state.readers_ever;
+        state.readers_ever += 1;
+        state.readers.insert(id, None);
+        drop(state);
+        Ok(OutputReader::new(Arc::clone(self), id))
+    }
+
+    /// What the reader `id` reads next; `entry` is how many entries of a collected output it has read.
+    pub(super) fn next(&self, id: u64, entry: usize, cx: &mut Context<'_>) -> Result<Next, OutputError> {
+        let mut state = self.state.lock();
+        let seal = state.seal.clone();
+        let incomplete = |why| OutputError::Incomplete { output: self.name.clone(), why };
+        let next = match (&mut state.contents, seal) {
+            (Contents::Collected(_), None) => Next::Wait,
+            (Contents::Collected(_), Some(Seal::Incomplete { why })) => return Err(incomplete(why)),
+            (Contents::Collected(collected), Some(Seal::Complete)) => {
+                collected.entry(entry).map_or(Next::End, Next::from)
+            }
+            (Contents::Streamed(streamed), seal) => match (streamed.pop(), seal) {
+                (Some(chunk), _) => Next::Chunk(chunk),
+                (None, Some(Seal::Incomplete { why })) => return Err(incomplete(why)),
+                (None, Some(Seal::Complete)) => Next::End,
+                (None, None) => Next::Wait,
+            },
+        };
+        // Dropped without the lock, because the drop of a waker may be that of a future with another reader in it.
+        let replaced = match next {
+            Next::Wait => state.readers.insert(id, Some(cx.waker().clone())),
+            _ => None,
+        };
+        let writers = state.writers_with_room();
+        drop(state);
+        drop(replaced);
+        writers.into_iter().for_each(Waker::wake);
+        Ok(next)
+    }
+
+    /// The reader `id` is gone; `rest` is what it took and did not consume.
+    pub(super) fn leave(&self, id: u64, rest: Option<Chunk>) {
+        let mut state = self.state.lock();
+        let waker = state.readers.remove(&id);
+        if let (Contents::Streamed(streamed), Some(rest)) = (&mut state.contents, rest) {
+            streamed.push_front(rest);
+        }
+        drop(state);
+        drop(waker);
+    }
+
+    pub(super) fn blocking(&self) -> &Handle {
+        &self.blocking
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_collected<R>(&self, look: impl FnOnce(&Collected) -> R) -> R {
+        match &self.state.lock().contents {
+            Contents::Collected(collected) => look(collected),
+            Contents::Streamed(_) => panic!("`{}` is a streamed output", self.name),
+        }
+    }
+}
+
+impl std::fmt::Debug for OutputStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputStore").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        match &self.contents {
+            Contents::Collected(collected) => collected.has_room(),
+            Contents::Streamed(streamed) => streamed.has_room(),
+        }
+    }
+
+    fn writers_with_room(&mut self) -> Vec<Waker> {
+        if self.has_room() { mem::take(&mut self.writers) } else { Vec::new() }
+    }
+
+    fn take_readers(&mut self) -> Vec<Waker> {
+        self.readers.values_mut().filter_map(Option::take).collect()
+    }
+}
+
+impl From<&Entry> for Next {
+    fn from(entry: &Entry) -> Self {
+        use super::collected::Place;
+        let (first, items) = (entry.first, entry.items);
+        match &entry.place {
+            Place::Memory(bytes) => Self::Chunk(Chunk { first, items, bytes: Arc::clone(bytes) }),
+            Place::File { file, offset, len } => {
+                Self::File { first, items, file: Arc::clone(file), offset: *offset, len: *len }
+            }
+        }
+    }
+}
+
+/// A spill under way on a blocking thread. If it is dropped before it ran, the pool is shut down, and the writers who
+/// wait for it are told.
+struct Spilling {
+    store: Arc<OutputStore>,
+    spill: Option<Spill>,
+}
+
+impl Spilling {
+    fn run(mut self) {
+        while let Some(spill) = &self.spill {
+            let file =
+                spill.file.clone().map_or_else(|| SpillFile::create(self.store.blocking.clone()).map(Arc::new), Ok);
+            let written = file.and_then(|file| file.write(spill.offset, &spill.chunks).map(|()| file));
+            self.end(written.map_err(|error| error.to_string()));
+        }
+    }
+
+    fn end(&mut self, written: Result<Arc<SpillFile>, String>) {
+        let Some(spill) = self.spill.take() else { return };
+        let mut state = self.store.state.lock();
+        if let Contents::Collected(collected) = &mut state.contents {
+            collected.end_spill(&spill, written);
+            self.spill = collected.begin_spill();
+        }
+        let writers = state.writers_with_room();
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
+        // The chunks go without the lock.
+        drop(spill);
+    }
+}
+
+impl Drop for Spilling {
+    fn drop(&mut self) {
+        self.end(Err("the environment is closed".to_owned()));
+    }
+}

@@ -1,0 +1,57 @@
+//! The contents of a streamed output: a bounded queue of chunks that are handed out once.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::store::{CHUNK_BYTES, Chunk};
+
+pub(super) struct Streamed {
+    chunks: VecDeque<Chunk>,
+    items: u64,
+    bytes: usize,
+    items_max: u64,
+    bytes_max: usize,
+}
+
+impl Streamed {
+    pub(super) fn new(items_max: u64, bytes_max: usize) -> Self {
+        Self { chunks: VecDeque::new(), items: 0, bytes: 0, items_max, bytes_max }
+    }
+
+    /// A writer that finds room may append one batch whatever its size, so a batch that alone is larger than the
+    /// bound gets through; the bound is exceeded by one batch for each writer at most.
+    pub(super) fn has_room(&self) -> bool {
+        self.items < self.items_max && self.bytes < self.bytes_max
+    }
+
+    pub(super) fn push(&mut self, chunk: Chunk) {
+        self.count(&chunk);
+        self.chunks.push_back(chunk);
+    }
+
+    /// Takes back what a reader did not consume.
+    pub(super) fn push_front(&mut self, chunk: Chunk) {
+        self.count(&chunk);
+        self.chunks.push_front(chunk);
+    }
+
+    fn count(&mut self, chunk: &Chunk) {
+        self.items += chunk.items;
+        self.bytes += chunk.bytes.len();
+    }
+
+    /// The next chunk. Small ones are joined, because each reading has a price of its own.
+    pub(super) fn pop(&mut self) -> Option<Chunk> {
+        let mut chunk = self.chunks.pop_front()?;
+        if self.chunks.front().is_some_and(|next| chunk.bytes.len() + next.bytes.len() <= CHUNK_BYTES) {
+            let mut bytes = Arc::unwrap_or_clone(chunk.bytes);
+            while let Some(next) = self.chunks.pop_front_if(|next| bytes.len() + next.bytes.len() <= CHUNK_BYTES) {
+                bytes.extend_from_slice(&next.bytes);
+                chunk.items += next.items;
+            }
+            chunk.bytes = Arc::new(bytes);
+        }
+        self.items -= chunk.items;
+        self.bytes -= chunk.bytes.len();
+        Some(chunk)
+    }
+}

@@ -1,0 +1,167 @@
+//! The messages between environment, JobManager, Dispatcher, JobSupervisor and workers.
+//!
+//! All of them are plain data that could cross a process boundary, apart from two payloads that are moved within a
+//! process and would be encoded beyond it: the job's value in [`Prepare`] and the ports in [`Prepared`]. Every event
+//! names its job and, where it speaks of a task, the attempt.
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{Attempt, DeadLetter, FailureCause, Incarnation, JobId, ServiceId, TaskCounters, TaskId};
+
+/// What the Dispatcher and the JobSupervisor order a worker to do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum WorkerOrder {
+    /// Make an instance of the service from its factory and start it.
+    StartService { service: ServiceId, incarnation: Incarnation },
+    /// Start all tasks of the attempt, each on the given slot (index into the worker's task threads).
+    StartTasks { attempt: Attempt, slots: Vec<u32> },
+    /// Change the course of every task of the attempt.
+    CommandTasks { attempt: Attempt, command: TaskCommand },
+    /// Refuse calls from outside the job from now on.
+    CloseGates,
+    /// Answer what the service has accepted, then stop it.
+    StopService { service: ServiceId, incarnation: Incarnation },
+    /// No instance of the service will come any more, and none is there: refuse every call that waits in its queue or
+    /// comes later, also from inside the job.
+    RefuseCalls { service: ServiceId },
+    /// Give up these tasks and retire their threads.
+    AbandonTasks { attempt: Attempt, tasks: Vec<TaskId> },
+    /// Give up this service and retire its thread.
+    AbandonService { service: ServiceId },
+    /// The job has ended: forget everything of it but its outputs.
+    Release,
+}
+
+/// What a task is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum TaskCommand {
+    /// Sources: end now. Other tasks: no effect, the end of the stream reaches them.
+    Stop,
+    /// Drop what is in flight and report.
+    Cancel,
+    /// Sources: hold, and send the mark `Hold(epoch)` downstream. Every task reports `Held` when the mark has passed.
+    Hold { epoch: u32 },
+    /// Sources: go on.
+    Resume,
+}
+
+/// What a worker reports to the JobSupervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerEvent {
+    pub job: JobId,
+    pub kind: WorkerEventKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum WorkerEventKind {
+    Task { attempt: Attempt, task: TaskId, event: TaskEvent },
+    Service { service: ServiceId, incarnation: Incarnation, event: ServiceEvent },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum TaskEvent {
+    Started,
+    /// A `Hold` mark of this epoch has passed through the task, and nothing of what came before it is in flight here.
+    Held {
+        epoch: u32,
+    },
+    /// Items were set aside. Sent at most once for each step of the task; `newest` is bounded by the sender.
+    DeadLettered {
+        count: u64,
+        newest: Vec<DeadLetter>,
+    },
+    /// All input ended, everything was flushed, the end was forwarded.
+    Finished(TaskReport),
+    /// User code failed.
+    Failed {
+        cause: FailureCause,
+        report: TaskReport,
+    },
+    /// The task obeyed `Cancel`.
+    Cancelled(TaskReport),
+}
+
+/// The accounts a task hands in when it ends, whichever way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct TaskReport {
+    /// A source of this task was ended by `Stop` before its own end.
+    pub cut_short: bool,
+    /// For each input channel, in the order of the graph's channels into this task.
+    pub received: Vec<Received>,
+    /// For each output channel, in the order of the graph's channels out of this task.
+    pub sent: Vec<Sent>,
+    /// For each operator of the chain, in order.
+    pub operators: Vec<OperatorAccount>,
+}
+
+/// What the consuming end of a channel counted, in items.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Received {
+    /// Taken off the channel by the consumer.
+    pub received: u64,
+    /// Thrown away in the channel, by cancel or failure.
+    pub discarded: u64,
+    /// Arrived after, or waited when, the consumer closed its end because it wanted no more.
+    pub refused: u64,
+}
+
+/// What the producing end of a channel counted, in items.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    /// Put on the channel, whether or not the consumer then refused it.
+    pub sent: u64,
+    /// Of the producer's own buffer, thrown away by cancel or failure before being put on the channel.
+    pub dropped: u64,
+}
+
+/// What one operator counted, in items: `received = processed + dead_lettered + discarded`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct OperatorAccount {
+    pub received: u64,
+    pub processed: u64,
+    pub dead_lettered: u64,
+    pub discarded: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum ServiceEvent {
+    /// The instance has run its `started` hook and takes messages.
+    Started,
+    /// The factory, a hook or a handler panicked, or the instance stopped without being told to. Its `stopped` hook
+    /// has run and the instance is gone; its queue is kept.
+    Failed { message: String },
+    /// An asynchronous reply was lost (its future panicked); the instance lives on.
+    ReplyLost,
+    /// The instance stopped as told; its `stopped` hook has run (or panicked).
+    Stopped { hook_panicked: bool },
+}
+
+/// The counters of everything a worker hosts of one job.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub tasks: Vec<(TaskId, TaskCounters, Wait)>,
+    /// Per service: handled, queued.
+    pub services: Vec<(u64, u64)>,
+}
+
+/// What a task is waiting for right now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wait {
+    /// Working, or about to.
+    #[default]
+    Nothing,
+    /// Items from an upstream task.
+    Input,
+    /// Its source has nothing yet.
+    Source,
+    /// Items pushed from outside; `senders` handles are alive.
+    Port { senders: u32 },
+    /// Room in a channel to a downstream task.
+    Room,
+    /// A reader of a named output.
+    Reader,
+    /// Asynchronous calls of its own.
+    Calls,
+    /// `resume`.
+    Resume,
+}

@@ -1,0 +1,198 @@
+//! What a type looks like on the wire: structure, fingerprint, and how two structures differ.
+//!
+//! Encoded values do not describe themselves, so both ends of a port must have the same type. They compare
+//! fingerprints of the types' *structure*: names of structs, fields and variants, their order, and what they are made
+//! of. The structure is found by running the type's own `Deserialize` against a recorder ([`trace`]), so it is what
+//! that code reads, whatever attributes or hand-written code it comes from.
+
+mod difference;
+mod fingerprint;
+mod recorder;
+mod text;
+mod trace;
+
+use std::{
+    any::{TypeId, type_name},
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
+
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+pub(crate) use self::fingerprint::Fingerprint;
+
+/// The structure of a type. Node 0 is the type itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Schema {
+    nodes: Vec<Node>,
+    /// Each struct and enum once, however often it occurs: that is how recursion is finite here.
+    definitions: Vec<Definition>,
+}
+
+/// An index into `Schema::nodes`.
+type NodeId = usize;
+
+/// One place in a type where a value stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    /// Not reached by any run so far.
+    Unknown,
+    /// Offered to the type's `Deserialize`, which did not read it.
+    Unread,
+    /// A value without parts; the label is its whole identity.
+    Plain(&'static str),
+    Option(NodeId),
+    List(NodeId),
+    Map(NodeId, NodeId),
+    Tuple(Vec<NodeId>),
+    /// An index into `Schema::definitions`.
+    Defined(usize),
+}
+
+/// A struct or an enum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Definition {
+    name: &'static str,
+    form: Form,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Form {
+    Struct(Body),
+    Enum(Vec<Variant>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Variant {
+    name: &'static str,
+    body: Body,
+}
+
+/// The parts of a struct or of a variant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Body {
+    /// Not reached by any run so far.
+    Unknown,
+    /// The type refuses this variant's index: aliases lengthen the list of names that serde hands out.
+    Absent,
+    Unit,
+    Newtype(NodeId),
+    Tuple(Vec<NodeId>),
+    Fields(Vec<(&'static str, NodeId)>),
+}
+
+impl Body {
+    fn parts(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let (one, many, named): (Option<NodeId>, &[NodeId], &[(&str, NodeId)]) = match self {
+            Self::Unknown | Self::Absent | Self::Unit => (None, &[], &[]),
+            Self::Newtype(node) => (Some(*node), &[], &[]),
+            Self::Tuple(nodes) => (None, nodes, &[]),
+            Self::Fields(fields) => (None, &[], fields),
+        };
+        one.into_iter().chain(many.iter().copied()).chain(named.iter().map(|(_, node)| *node))
+    }
+}
+
+impl Schema {
+    /// Finds the structure of `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`Untraceable`] if `T` reads formats that describe themselves (`untagged`, `flatten`), refuses the sample values
+    /// it was offered, has no finite value, is beyond the recorder's bounds, or panics.
+    pub(crate) fn of<T: DeserializeOwned>() -> Result<Self, Untraceable> {
+        trace::trace::<T>().map_err(|why| Untraceable { type_name: type_name::<T>(), why })
+    }
+
+    /// How `self` ("here") and `other` ("there") differ, in one sentence without full stop.
+    pub(crate) fn difference(&self, other: &Self) -> String {
+        difference::between(self, other).unwrap_or_else(|| "the two types have the same structure".to_owned())
+    }
+
+    /// The hash of the structure.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        fingerprint::of_schema(self)
+    }
+}
+
+/// The structure of a type could not be found out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the structure of `{type_name}` cannot be found out: {why}")]
+pub(crate) struct Untraceable {
+    pub type_name: &'static str,
+    pub why: String,
+}
+
+/// All that is known of a type that goes through a port.
+#[derive(Debug)]
+pub(crate) struct TypeDescription {
+    type_name: &'static str,
+    fingerprint: Fingerprint,
+    schema: Result<Schema, Untraceable>,
+}
+
+/// One description for each type of the program that was asked for, so it is bounded by the program's text.
+static DESCRIPTIONS: LazyLock<Mutex<HashMap<TypeId, Arc<TypeDescription>>>> = LazyLock::new(Mutex::default);
+
+impl TypeDescription {
+    /// Describes `T`. A type that cannot be traced is known by its Rust name, which is the same only in processes
+    /// built by the same compiler.
+    ///
+    /// The first call for a type takes tens of microseconds, later ones look it up.
+    pub(crate) fn of<T: DeserializeOwned + 'static>() -> Arc<Self> {
+        let id = TypeId::of::<T>();
+        if let Some(known) = DESCRIPTIONS.lock().get(&id) {
+            return Arc::clone(known);
+        }
+        // Traced without the lock: a `Deserialize` is user code and may itself ask for a description.
+        let schema = Schema::of::<T>();
+        let fingerprint = match &schema {
+            Ok(schema) => schema.fingerprint(),
+            Err(untraceable) => {
+                tracing::debug!(%untraceable, "a type is known by its name only");
+                fingerprint::of_type_name(untraceable.type_name)
+            }
+        };
+        let description = Arc::new(Self { type_name: type_name::<T>(), fingerprint, schema });
+        Arc::clone(DESCRIPTIONS.lock().entry(id).or_insert(description))
+    }
+
+    pub(crate) fn type_name(&self) -> &'static str {
+        self.type_name
+    }
+
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The structure, or why it could not be found out.
+    pub(crate) fn schema(&self) -> Result<&Schema, &Untraceable> {
+        self.schema.as_ref()
+    }
+
+    /// The type in words: its structure, or its Rust name where that is unknown or long.
+    pub(crate) fn text(&self) -> String {
+        const TEXT_BYTES_MAX: usize = 200;
+        let text = self.schema.as_ref().ok().map(ToString::to_string);
+        text.filter(|text| text.len() <= TEXT_BYTES_MAX).unwrap_or_else(|| self.type_name.to_owned())
+    }
+
+    /// How `self` ("here") and `other` ("there") differ, in one sentence without full stop.
+    pub(crate) fn difference(&self, other: &Self) -> String {
+        match (&self.schema, &other.schema) {
+            (Ok(here), Ok(there)) => here.difference(there),
+            (Err(untraceable), _) | (_, Err(untraceable)) => untraceable.to_string(),
+        }
+    }
+}
+
+impl Fingerprint {
+    /// The fingerprint of `T`: of its structure, or of its Rust name where the structure cannot be found out.
+    pub(crate) fn of<T: DeserializeOwned + 'static>() -> Self {
+        TypeDescription::of::<T>().fingerprint
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Services: named, long-lived actors of a job, and the references by which they are called.
+
+mod call;
+mod directory;
+mod envelope;
+mod error;
+mod gate;
+mod instance;
+mod pump;
+mod reference;
+mod table;
+mod tell;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::{
+    call::Call,
+    directory::ServiceContext,
+    error::{CallError, Fate},
+    reference::ServiceRef,
+    table::MessageTable,
+    tell::Tell,
+};
+pub(crate) use self::{
+    directory::{Origin, ServiceDirectory},
+    gate::AnyGate,
+    instance::{ErasedService, service_recipe},
+    reference::ServiceResolver,
+};
+use crate::{job::Incarnation, protocol::ServiceEvent};
+
+/// Where a service's instances report to. Called on the service's thread, or on that of whoever orders a stop.
+pub(crate) type EventSink = Arc<dyn Fn(Incarnation, ServiceEvent) + Send + Sync>;
+
+/// A named, long-lived actor of a job.
+///
+/// It is an actix actor that lists the messages it accepts. A job makes it from a factory when the job starts, and
+/// again when it failed. Messages come through a [`ServiceRef`] and stand in a queue of their own, which outlives the
+/// instance; the actor's mailbox is not used.
+///
+/// # Life
+///
+/// The instance is *starting* until its `started` hook has returned, and what that `wait`s for has ended; then it
+/// handles messages. Once told to stop, it still handles what was accepted, finishes the asynchronous replies in
+/// flight, and then runs its `stopping` and `stopped` hooks. The `stopped` hook runs once for each instance, however it
+/// ended; the exceptions are a service whose code never returns, and one that fails while its `stopping` hook says
+/// `Continue` or panics, time and again.
+///
+/// | cause | callers in progress | queued messages | the service |
+/// |---|---|---|---|
+/// | a handler, hook or spawned actor future panics | [`ServiceFailed`](CallError::ServiceFailed) | kept | is made anew from its factory |
+/// | the actor stops itself | [`ServiceFailed`](CallError::ServiceFailed) | kept | is made anew from its factory |
+/// | a `ResponseFuture` panics | [`ServiceFailed`](CallError::ServiceFailed) for that one | kept | lives on |
+/// | the job stops | answered | answered | stops |
+/// | the job gives the service up | [`ServiceFailed`](CallError::ServiceFailed) | [`Stopping`](CallError::Stopping) | ends if it can |
+///
+/// A call whose caller no longer waits, because its deadline passed or it was dropped, is skipped when its turn comes.
+/// A service handles for about a millisecond before other services of its thread get a turn.
+///
+/// ```
+/// use actix::{Actor, Context, Handler, Message};
+/// use proscenium::{MessageTable, Service};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Default)]
+/// struct Counter(u64);
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Add(u64);
+///
+/// impl Message for Add {
+///     type Result = u64;
+/// }
+///
+/// impl Actor for Counter {
+///     type Context = Context<Self>;
+/// }
+///
+/// impl Handler<Add> for Counter {
+///     type Result = u64;
+///
+///     fn handle(&mut self, Add(n): Add, _: &mut Self::Context) -> u64 {
+///         self.0 += n;
+///         self.0
+///     }
+/// }
+///
+/// impl Service for Counter {
+///     fn messages(table: &mut MessageTable<Self>) {
+///         table.accept::<Add>("add");
+///     }
+/// }
+/// ```
+pub trait Service: actix::Actor<Context = actix::Context<Self>> {
+    /// Lists the messages that can be sent to the service; no other can.
+    fn messages(table: &mut MessageTable<Self>);
+}
+
+/// A message that can be sent to a service, in this process or another one: it and its result are serializable.
+///
+/// Implemented for every such actix message.
+pub trait ServiceMessage:
+    actix::Message<Result: Serialize + DeserializeOwned + Send + 'static> + Serialize + DeserializeOwned + Send + 'static
+{
+}
+
+impl<M> ServiceMessage for M where
+    M: actix::Message<Result: Serialize + DeserializeOwned + Send + 'static>
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + 'static
+{
+}

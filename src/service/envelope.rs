@@ -1,0 +1,357 @@
+//! What waits in a service's queue: messages whose type is no longer known, and the cells that callers wait on.
+
+use std::{
+    any::type_name,
+    future::Future,
+    mem::{needs_drop, replace},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use actix::{Handler, Message, dev::MessageResponse};
+use parking_lot::Mutex;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use crate::service::{Service, ServiceMessage};
+
+/// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
+pub(super) enum Queued<S> {
+    Tell(Box<dyn TellEnvelope<S>>),
+    Call(Arc<dyn CallEnvelope<S>>),
+}
+
+pub(super) trait TellEnvelope<S>: Send {
+    fn message(&self) -> &'static str;
+    fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
+    where
+        S: Service;
+}
+
+pub(super) trait CallEnvelope<S>: Send + Sync {
+    fn message(&self) -> &'static str;
+    fn handle(self: Arc<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
+    where
+        S: Service;
+    /// Tells the caller that nothing more is to come: `Stopping` if the message was never taken up, else `Failed`.
+    fn give_up(&self);
+    fn is_settled(&self) -> bool;
+}
+
+impl<S> Queued<S> {
+    /// The type of the message.
+    pub(super) fn message(&self) -> &'static str {
+        match self {
+            Self::Tell(tell) => tell.message(),
+            Self::Call(call) => call.message(),
+        }
+    }
+
+    pub(super) fn handle(self, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
+    where
+        S: Service,
+    {
+        match self {
+            Self::Tell(tell) => tell.handle(service, ctx),
+            Self::Call(call) => call.handle(service, ctx),
+        }
+    }
+
+    pub(super) fn give_up(self) {
+        match self {
+            Self::Tell(_) => {}
+            Self::Call(call) => call.give_up(),
+        }
+    }
+}
+
+/// What came of handling one message.
+pub(super) enum Handled {
+    Done,
+    /// Its caller no longer waited, so it was not handled.
+    Skipped,
+    /// The reply, or the end of the work, is still to come.
+    InFlight(InFlight),
+    ReplyLost,
+}
+
+/// Ends when an asynchronous reply was delivered or lost.
+pub(super) type InFlight = Pin<Box<dyn Future<Output = Delivery>>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Delivered,
+    Lost,
+}
+
+/// A message to be handled without a reply.
+pub(super) struct TellMessage<M>(pub(super) M);
+
+impl<S, M> TellEnvelope<S> for TellMessage<M>
+where
+    S: Service + Handler<M>,
+    M: ServiceMessage,
+{
+    fn message(&self) -> &'static str {
+        type_name::<M>()
+    }
+
+    fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
+        // A response that has nothing to drop owns no future, so its work is done when the handler returns. All others
+        // may go on, and a service that is stopped finishes what it accepted: their end must be seen.
+        if !needs_drop::<<S as Handler<M>>::Result>() {
+            respond(service, ctx, self.0, None);
+            return Handled::Done;
+        }
+        let (tx, mut rx) = oneshot::channel();
+        respond(service, ctx, self.0, Some(tx));
+        match rx.try_recv() {
+            Ok(_) => Handled::Done,
+            Err(TryRecvError::Closed) => Handled::ReplyLost,
+            Err(TryRecvError::Empty) => Handled::InFlight(Box::pin(async move {
+                match rx.await {
+                    Ok(_) => Delivery::Delivered,
+                    Err(_) => Delivery::Lost,
+                }
+            })),
+        }
+    }
+}
+
+fn respond<S, M>(
+    service: &mut S,
+    ctx: &mut actix::Context<S>,
+    message: M,
+    reply: Option<oneshot::Sender<<M as Message>::Result>>,
+) where
+    S: Service + Handler<M>,
+    M: ServiceMessage,
+{
+    let response = <S as Handler<M>>::handle(service, message, ctx);
+    <<S as Handler<M>>::Result as MessageResponse<S, M>>::handle(response, ctx, reply);
+}
+
+/// What a caller and the service share of one call: first the message, then the reply.
+pub(super) struct CallCell<M: Message> {
+    state: Mutex<CallState<M>>,
+}
+
+enum CallState<M: Message> {
+    /// The message waits in the queue, or for room in it.
+    Waiting {
+        message: M,
+        caller: Waker,
+    },
+    /// The service has taken the message up.
+    InHand {
+        caller: Waker,
+    },
+    Settled(Verdict<M::Result>),
+    /// The caller has its verdict or waits no longer.
+    Closed,
+}
+
+/// How a call ended, without the words that only the caller needs.
+pub(super) enum Verdict<R> {
+    Reply(R),
+    /// Taken up and not answered.
+    Failed,
+    /// Never taken up.
+    Stopping,
+}
+
+/// What a caller leaves behind when it no longer waits.
+pub(super) enum Withdrawn<R> {
+    /// The message had not been taken up, and never will be.
+    Unhandled,
+    /// It had been taken up.
+    InHand,
+    /// The verdict was there already.
+    Settled(Verdict<R>),
+}
+
+impl<M: Message> CallCell<M> {
+    pub(super) fn new(message: M, caller: Waker) -> Self {
+        Self { state: Mutex::new(CallState::Waiting { message, caller }) }
+    }
+
+    pub(super) fn poll_verdict(&self, cx: &mut Context<'_>) -> Poll<Verdict<M::Result>> {
+        let mut state = self.state.lock();
+        match &mut *state {
+            CallState::Waiting { caller, .. } | CallState::InHand { caller } => {
+                if !caller.will_wake(cx.waker()) {
+                    let old = replace(caller, cx.waker().clone());
+                    drop(state);
+                    drop(old);
+                }
+                Poll::Pending
+            }
+            CallState::Settled(_) => match replace(&mut *state, CallState::Closed) {
+                CallState::Settled(verdict) => Poll::Ready(verdict),
+                _ => unreachable!("the state was just seen"),
+            },
+            CallState::Closed => Poll::Pending,
+        }
+    }
+
+    /// The caller waits no longer: a message that was not taken up is dropped here and skipped when its turn comes.
+    pub(super) fn withdraw(&self) -> Withdrawn<M::Result> {
+        // User values drop after the lock is released, at the end of the statement.
+        let old = replace(&mut *self.state.lock(), CallState::Closed);
+        match old {
+            CallState::Waiting { .. } => Withdrawn::Unhandled,
+            CallState::InHand { .. } | CallState::Closed => Withdrawn::InHand,
+            CallState::Settled(verdict) => Withdrawn::Settled(verdict),
+        }
+    }
+
+    fn take_up(self: Arc<Self>) -> Option<(M, InHand<M>)> {
+        let mut state = self.state.lock();
+        match replace(&mut *state, CallState::Closed) {
+            CallState::Waiting { message, caller } => {
+                *state = CallState::InHand { caller };
+                drop(state);
+                Some((message, InHand(Some(self))))
+            }
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Only the first verdict counts, and none once the caller has gone.
+    fn settle(&self, verdict: Verdict<M::Result>) {
+        let mut state = self.state.lock();
+        if let CallState::Waiting { .. } | CallState::InHand { .. } = &*state {
+            let old = replace(&mut *state, CallState::Settled(verdict));
+            drop(state);
+            if let CallState::Waiting { caller, .. } | CallState::InHand { caller } = old {
+                caller.wake();
+            }
+        } else {
+            // The reply may own anything: it must not be dropped under the lock.
+            drop(state);
+            drop(verdict);
+        }
+    }
+}
+
+/// The service's side of a call that it has taken up. Dropped without an answer, as when the handler panics, it tells
+/// the caller that the service failed.
+struct InHand<M: Message>(Option<Arc<CallCell<M>>>);
+
+impl<M: Message> InHand<M> {
+    fn answer(mut self, reply: M::Result) {
+        if let Some(cell) = self.0.take() {
+            cell.settle(Verdict::Reply(reply));
+        }
+    }
+}
+
+impl<M: Message> Drop for InHand<M> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            cell.settle(Verdict::Failed);
+        }
+    }
+}
+
+impl<S, M> CallEnvelope<S> for CallCell<M>
+where
+    S: Service + Handler<M>,
+    M: ServiceMessage,
+{
+    fn message(&self) -> &'static str {
+        type_name::<M>()
+    }
+
+    fn handle(self: Arc<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
+        let Some((message, in_hand)) = self.take_up() else { return Handled::Skipped };
+        let (tx, mut rx) = oneshot::channel();
+        respond(service, ctx, message, Some(tx));
+        match rx.try_recv() {
+            Ok(reply) => {
+                in_hand.answer(reply);
+                Handled::Done
+            }
+            Err(TryRecvError::Closed) => Handled::ReplyLost,
+            Err(TryRecvError::Empty) => Handled::InFlight(Box::pin(async move {
+                match rx.await {
+                    Ok(reply) => {
+                        in_hand.answer(reply);
+                        Delivery::Delivered
+                    }
+                    Err(_) => Delivery::Lost,
+                }
+            })),
+        }
+    }
+
+    fn give_up(&self) {
+        let mut state = self.state.lock();
+        let verdict = match &*state {
+            CallState::Waiting { .. } => Verdict::Stopping,
+            CallState::InHand { .. } => Verdict::Failed,
+            CallState::Settled(_) | CallState::Closed => return,
+        };
+        let old = replace(&mut *state, CallState::Settled(verdict));
+        drop(state);
+        if let CallState::Waiting { caller, .. } | CallState::InHand { caller } = old {
+            caller.wake();
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(&*self.state.lock(), CallState::Settled(_) | CallState::Closed)
+    }
+}
+
+/// What a tell that waits for room shares with the gate.
+pub(super) struct Admission {
+    state: Mutex<AdmissionState>,
+}
+
+enum AdmissionState {
+    Waiting(Waker),
+    Queued,
+    Refused,
+}
+
+impl Admission {
+    pub(super) fn new(sender: Waker) -> Self {
+        Self { state: Mutex::new(AdmissionState::Waiting(sender)) }
+    }
+
+    pub(super) fn queued(&self) {
+        self.end(AdmissionState::Queued);
+    }
+
+    pub(super) fn refused(&self) {
+        self.end(AdmissionState::Refused);
+    }
+
+    fn end(&self, state: AdmissionState) {
+        let old = replace(&mut *self.state.lock(), state);
+        if let AdmissionState::Waiting(sender) = old {
+            sender.wake();
+        }
+    }
+
+    /// Whether the message got into the queue.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.state.lock();
+        match &mut *state {
+            AdmissionState::Waiting(sender) => {
+                if !sender.will_wake(cx.waker()) {
+                    let old = replace(sender, cx.waker().clone());
+                    drop(state);
+                    drop(old);
+                }
+                Poll::Pending
+            }
+            AdmissionState::Queued => Poll::Ready(true),
+            AdmissionState::Refused => Poll::Ready(false),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Why a call or a tell failed, and whether it may be sent again.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::JobId;
+
+/// Why a message to a service was not answered, or not taken.
+///
+/// Every kind of [`ServiceRef`](crate::ServiceRef) fails with this one set. [`fate`](CallError::fate) sorts it by the
+/// question that decides what to do next: may I send it again?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The job has no service of that name. Refused: the name is wrong.
+    #[error("no service `{service}` in this job, which has {}", list(.existing))]
+    NoSuchService {
+        /// The name asked for.
+        service: String,
+        /// The names that exist.
+        existing: Vec<String>,
+    },
+    /// The service is of another actor type. Refused: the type is wrong.
+    #[error("service `{service}` is of type {registered}, not {asked}")]
+    WrongService {
+        /// The service's name.
+        service: String,
+        /// The actor type asked for.
+        asked: String,
+        /// The actor type it was registered with.
+        registered: String,
+    },
+    /// The service handles messages of that type but does not list it in its message table. Refused.
+    #[error("service `{service}` does not accept {message}; it accepts {}", list(.accepted))]
+    NotAccepted {
+        /// The service's name.
+        service: String,
+        /// The type of the message.
+        message: String,
+        /// The names of the messages it accepts.
+        accepted: Vec<String>,
+    },
+    /// The service takes no more messages, or none from there, because it or its job is being stopped. Not sent.
+    #[error("service `{service}` is stopping; the message was not handled")]
+    Stopping {
+        /// The service's name.
+        service: String,
+    },
+    /// The service had taken up the message when it panicked, was given up, or lost its asynchronous reply. What it did
+    /// with the message by then is unknown.
+    #[error("service `{service}` failed while it handled the message")]
+    ServiceFailed {
+        /// The service's name.
+        service: String,
+    },
+    /// No reply came by the deadline. A message that still waited in the queue is withdrawn; one that had been taken up
+    /// is handled to its end. Which of the two it was is not told: the fate is unknown.
+    #[error("service `{service}` did not reply within {} s", .deadline.as_secs_f64())]
+    Timeout {
+        /// The service's name.
+        service: String,
+        /// The deadline of the call.
+        deadline: Duration,
+    },
+    /// No such job is known. Not sent.
+    #[error("no such job: {job}")]
+    NoSuchJob {
+        /// The job asked for.
+        job: JobId,
+    },
+    /// The job ended so long ago that it has been forgotten. Not sent.
+    #[error("{job} ended and has expired")]
+    Expired {
+        /// The job asked for.
+        job: JobId,
+    },
+    /// The job has ended, and its services with it. Not sent.
+    #[error("{job} has ended")]
+    JobEnded {
+        /// The job asked for.
+        job: JobId,
+    },
+    /// The reference was decoded and never bound to an environment. Not sent.
+    #[error("the reference to service `{service}` of {job} is not bound to an environment")]
+    Unbound {
+        /// The job of the service.
+        job: JobId,
+        /// The service's name.
+        service: String,
+    },
+    /// The environment was closed. Not sent.
+    #[error("the environment is closed")]
+    EnvironmentClosed,
+}
+
+/// What became of a message whose call failed; see [`CallError::fate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Fate {
+    /// The service never took it up and never will. Sending it again cannot do anything twice.
+    NotSent,
+    /// The service never took it up, and would refuse the same message again.
+    Refused,
+    /// It may have been handled, or may still be. Send it again only if doing so twice does no harm.
+    Unknown,
+    /// The service failed while it handled it. A new instance may answer; what the failed one did remains done.
+    Failed,
+}
+
+impl CallError {
+    /// Whether the message may be sent again.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::NoSuchService { .. } | Self::WrongService { .. } | Self::NotAccepted { .. } => Fate::Refused,
+            Self::Stopping { .. }
+            | Self::NoSuchJob { .. }
+            | Self::Expired { .. }
+            | Self::JobEnded { .. }
+            | Self::Unbound { .. }
+            | Self::EnvironmentClosed => Fate::NotSent,
+            Self::Timeout { .. } => Fate::Unknown,
+            Self::ServiceFailed { .. } => Fate::Failed,
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,548 @@
+//! The gate in front of a service: it owns the bounded queue, which outlives the service's instances.
+
+use std::{
+    any::{Any, type_name},
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    job::{Incarnation, JobId},
+    service::{
+        CallError, MessageTable, Service,
+        directory::Origin,
+        envelope::{Admission, CallEnvelope, Queued},
+    },
+    timer::Timer,
+};
+
+/// Messages the service takes at a time at most, so that what it has not handled yet stays a small part of the bound.
+const BATCH_MAX: usize = 256;
+
+/// Taken calls that are looked through each time the service comes for more.
+const IN_HAND_FEW: usize = 16;
+
+/// A gate whose service type is not known.
+pub(crate) trait AnyGate: Any + Send + Sync {
+    fn name(&self) -> &str;
+    /// The service's actor type.
+    fn actor(&self) -> &'static str;
+    /// The names of the messages it accepts.
+    fn messages(&self) -> Vec<&'static str>;
+    /// Makes the gate part of its job. Only the first time counts.
+    fn attach(&self, home: Home);
+    /// From now on answers services only: what came from tasks or from outside and waits for room is refused.
+    fn close_to_outside(&self);
+    /// The job has ended: later calls fail with `JobEnded`. Implies that nobody waits any more.
+    fn release(&self);
+    /// Messages taken up so far, over all instances.
+    fn handled(&self) -> u64;
+    /// Messages that were accepted and not taken up yet.
+    fn queued(&self) -> u64;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// What the gates of one job have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    pub job: JobId,
+    pub timer: Timer,
+    pub call_deadline: Duration,
+}
+
+pub(crate) struct Gate<S> {
+    name: Arc<str>,
+    table: MessageTable<S>,
+    capacity: usize,
+    home: OnceLock<Home>,
+    inner: Line<Mutex<Inner<S>>>,
+    counts: Line<Counts>,
+}
+
+/// A cache line of its own: the service counts each message, and senders must not feel it.
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// Written by the service's thread only, apart from `abandoned`; read by anyone, at leisure.
+struct Counts {
+    /// Messages taken up, those included that were then skipped.
+    done: AtomicU64,
+    skipped: AtomicU64,
+    abandoned: AtomicBool,
+}
+
+struct Inner<S> {
+    phase: Phase,
+    queue: VecDeque<Queued<S>>,
+    /// The size of the batch that the service took last. It counts against the bound until the service comes back,
+    /// so never more than `capacity` messages are accepted and not handled.
+    outstanding: usize,
+    taken: u64,
+    /// Who waits for room, in order of arrival.
+    waiting: BTreeMap<u64, Waiting<S>>,
+    next_ticket: u64,
+    /// Calls that were taken and may be unsettled, so that `abandon` can tell their callers while the service's thread
+    /// hangs.
+    in_hand: Vec<Arc<dyn CallEnvelope<S>>>,
+    prune_at: usize,
+    /// Set while the service sleeps for want of messages.
+    sleeper: Option<Waker>,
+    live: Option<Live>,
+}
+
+struct Live {
+    incarnation: Incarnation,
+    /// Wakes the instance whatever it does; `None` until it has been polled.
+    waker: Option<Waker>,
+}
+
+struct Waiting<S> {
+    message: Queued<S>,
+    origin: Origin,
+    /// A tell's sender waits for this; a call's caller waits for the reply anyway.
+    admission: Option<Arc<Admission>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Open,
+    /// Services are answered, nobody else.
+    ServicesOnly,
+    /// Nothing new is accepted; what was accepted is answered.
+    Stopping,
+    /// Nobody is answered any more.
+    Stopped,
+    JobEnded,
+}
+
+/// Where an accepted message went.
+pub(super) enum Place {
+    Queue,
+    /// It waits for room; the ticket withdraws it.
+    Line(u64),
+}
+
+/// What a service finds when it looks for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    Batch,
+    /// The waker was kept and will be woken.
+    Nothing,
+    /// The service is being stopped and everything in the queue was taken.
+    Drained,
+    /// The service was given up, or another instance took over.
+    Dismissed,
+}
+
+impl<S: Service> Gate<S> {
+    pub(super) fn new(name: &str, capacity: usize) -> Self {
+        let inner = Inner {
+            phase: Phase::Open,
+            queue: VecDeque::new(),
+            outstanding: 0,
+            taken: 0,
+            waiting: BTreeMap::new(),
+            next_ticket: 0,
+            in_hand: Vec::new(),
+            prune_at: 0,
+            sleeper: None,
+            live: None,
+        };
+        let counts = Counts { done: AtomicU64::new(0), skipped: AtomicU64::new(0), abandoned: AtomicBool::new(false) };
+        Self {
+            name: name.into(),
+            table: MessageTable::new(),
+            // With no room at all, no message would ever pass.
+            capacity: capacity.max(1),
+            home: OnceLock::new(),
+            inner: Line(Mutex::new(inner)),
+            counts: Line(counts),
+        }
+    }
+}
+
+impl<S> Gate<S> {
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn home(&self) -> &Home {
+        self.home.get().expect("references are made by a directory, which attaches its gates")
+    }
+
+    /// Whether the service accepts messages of type `M`.
+    pub(super) fn admits<M: 'static>(&self) -> Result<(), CallError> {
+        if self.table.name_of::<M>().is_some() {
+            return Ok(());
+        }
+        Err(CallError::NotAccepted {
+            service: self.name.to_string(),
+            message: type_name::<M>().to_owned(),
+            accepted: self.table.names().into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Puts a message at the end of the queue, or of the line for room in it.
+    ///
+    /// A tell passes the waker that is to wake its sender when there is room.
+    pub(super) fn push(
+        &self,
+        message: Queued<S>,
+        origin: Origin,
+        admission: impl FnOnce() -> Option<Arc<Admission>>,
+    ) -> Result<Place, CallError> {
+        let mut inner = self.inner.0.lock();
+        if !inner.phase.answers(origin) {
+            let phase = inner.phase;
+            drop(inner);
+            drop(message);
+            return Err(self.refusal(phase));
+        }
+        // Whoever comes later stands behind those who wait, so that room is granted in order.
+        if inner.queue.len() + inner.outstanding < self.capacity && inner.waiting.is_empty() {
+            inner.queue.push_back(message);
+            let sleeper = inner.sleeper.take();
+            drop(inner);
+            if let Some(waker) = sleeper {
+                waker.wake();
+            }
+            return Ok(Place::Queue);
+        }
+        let ticket = inner.next_ticket;
+        inner.next_ticket += 1;
+        let admission = admission();
+        inner.waiting.insert(ticket, Waiting { message, origin, admission });
+        Ok(Place::Line(ticket))
+    }
+
+    /// Leaves the line for room. False if the message is in the queue by now, or was refused.
+    pub(super) fn leave(&self, ticket: u64) -> bool {
+        let left = self.inner.0.lock().waiting.remove(&ticket);
+        left.is_some()
+    }
+
+    pub(super) fn stopping(&self) -> CallError {
+        CallError::Stopping { service: self.name.to_string() }
+    }
+
+    pub(super) fn failed(&self) -> CallError {
+        CallError::ServiceFailed { service: self.name.to_string() }
+    }
+
+    /// Why nothing is accepted now.
+    pub(super) fn refused(&self) -> CallError {
+        let phase = self.inner.0.lock().phase;
+        self.refusal(phase)
+    }
+
+    fn refusal(&self, phase: Phase) -> CallError {
+        match (phase, self.home.get()) {
+            (Phase::JobEnded, Some(home)) => CallError::JobEnded { job: home.job },
+            _ => self.stopping(),
+        }
+    }
+
+    /// Takes the next messages, for the instance `incarnation`, into the empty `batch`.
+    pub(super) fn take(&self, incarnation: Incarnation, batch: &mut VecDeque<Queued<S>>, waker: &Waker) -> Take {
+        let mut inner = self.inner.0.lock();
+        if inner.phase >= Phase::Stopped || inner.live.as_ref().map(|live| live.incarnation) != Some(incarnation) {
+            return Take::Dismissed;
+        }
+        inner.outstanding = 0;
+        inner.prune_in_hand();
+        let admitted = inner.admit(self.capacity);
+        let take = if !inner.queue.is_empty() {
+            inner.take_batch(batch, self.capacity);
+            Take::Batch
+        } else if inner.phase == Phase::Stopping {
+            Take::Drained
+        } else {
+            if !inner.sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(waker)) {
+                inner.sleeper = Some(waker.clone());
+            }
+            Take::Nothing
+        };
+        drop(inner);
+        for admission in admitted {
+            admission.queued();
+        }
+        take
+    }
+
+    /// Gives back what an instance took and did not handle.
+    pub(super) fn put_back(&self, incarnation: Incarnation, mut batch: VecDeque<Queued<S>>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut inner = self.inner.0.lock();
+        let mine = inner.live.as_ref().is_some_and(|live| live.incarnation == incarnation);
+        if mine && inner.phase < Phase::Stopped {
+            inner.taken -= batch.len() as u64;
+            inner.outstanding = 0;
+            batch.append(&mut inner.queue);
+            inner.queue = batch;
+        } else {
+            drop(inner);
+            batch.into_iter().for_each(Queued::give_up);
+        }
+    }
+
+    /// Counts a message as taken up, before it is handled: who has the reply finds it counted.
+    pub(super) fn count_done(&self) {
+        bump(&self.counts.0.done);
+    }
+
+    /// Counts a message that was taken up as skipped.
+    pub(super) fn count_skipped(&self) {
+        bump(&self.counts.0.skipped);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.counts.0.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Announces an instance. False if the service was given up.
+    pub(super) fn instance_starts(&self, incarnation: Incarnation) -> bool {
+        let mut inner = self.inner.0.lock();
+        if inner.phase >= Phase::Stopped {
+            return false;
+        }
+        inner.live = Some(Live { incarnation, waker: None });
+        true
+    }
+
+    /// Keeps the waker by which the instance is told to stop.
+    pub(super) fn instance_runs(&self, incarnation: Incarnation, waker: &Waker) {
+        if let Some(live) = &mut self.inner.0.lock().live
+            && live.incarnation == incarnation
+        {
+            live.waker = Some(waker.clone());
+        }
+    }
+
+    /// The instance is gone. The queue is kept for the next one, unless there is to be none.
+    pub(super) fn instance_ended(&self, incarnation: Incarnation) {
+        let mut inner = self.inner.0.lock();
+        if inner.live.as_ref().is_none_or(|live| live.incarnation != incarnation) {
+            return;
+        }
+        let live = inner.live.take();
+        let sleeper = inner.sleeper.take();
+        inner.outstanding = 0;
+        let left = if inner.phase >= Phase::Stopping { inner.give_up() } else { Left::default() };
+        drop(inner);
+        drop((live, sleeper));
+        left.tell();
+    }
+
+    /// Accepts nothing more. True if the instance is live and will answer what was accepted; otherwise nobody will, and
+    /// whoever waits is told.
+    pub(super) fn stop(&self, incarnation: Incarnation) -> Stop {
+        let mut inner = self.inner.0.lock();
+        if inner.live.as_ref().is_some_and(|live| live.incarnation > incarnation) {
+            return Stop::Stale;
+        }
+        inner.phase = inner.phase.max(Phase::Stopping);
+        let live = inner.live.is_some();
+        let left = if live { inner.refuse_waiting(|_| true) } else { inner.give_up() };
+        let wakers = inner.wakers();
+        drop(inner);
+        left.tell();
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        if live { Stop::Begun } else { Stop::NothingLive }
+    }
+
+    /// Tells everyone who waits that nothing more is to come, and the instance, should it ever return, to end.
+    pub(super) fn abandon(&self) {
+        self.end(Phase::Stopped);
+    }
+
+    fn end(&self, phase: Phase) {
+        let mut inner = self.inner.0.lock();
+        inner.phase = inner.phase.max(phase);
+        // Set under the lock, so that an instance which is dismissed by `take` sees it set.
+        self.counts.0.abandoned.store(true, Ordering::Relaxed);
+        let left = inner.give_up();
+        let wakers = inner.wakers();
+        drop(inner);
+        left.tell();
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// One writer at a time, so no read-modify-write: two of them would be lost only by an instance that was given up.
+fn bump(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// What became of an order to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Begun,
+    NothingLive,
+    /// A later instance lives; the order was for an older one.
+    Stale,
+}
+
+impl Phase {
+    fn answers(self, origin: Origin) -> bool {
+        self == Self::Open || (self == Self::ServicesOnly && origin == Origin::Service)
+    }
+}
+
+/// What is told, and dropped, once the lock has been released.
+struct Left<S> {
+    queue: VecDeque<Queued<S>>,
+    waiting: Vec<Waiting<S>>,
+    in_hand: Vec<Arc<dyn CallEnvelope<S>>>,
+}
+
+impl<S> Default for Left<S> {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), waiting: Vec::new(), in_hand: Vec::new() }
+    }
+}
+
+impl<S> Left<S> {
+    fn tell(self) {
+        self.queue.into_iter().for_each(Queued::give_up);
+        for waiting in self.waiting {
+            waiting.message.give_up();
+            if let Some(admission) = waiting.admission {
+                admission.refused();
+            }
+        }
+        self.in_hand.into_iter().for_each(|call| call.give_up());
+    }
+}
+
+impl<S> Inner<S> {
+    /// Moves those who wait into the queue, once it is half empty: a sender woken for each single message would cost
+    /// more than the message.
+    fn admit(&mut self, capacity: usize) -> Vec<Arc<Admission>> {
+        let mut admitted = Vec::new();
+        if self.waiting.is_empty() || self.queue.len() > capacity / 2 {
+            return admitted;
+        }
+        while self.queue.len() < capacity
+            && let Some((_, waiting)) = self.waiting.pop_first()
+        {
+            self.queue.push_back(waiting.message);
+            admitted.extend(waiting.admission);
+        }
+        admitted
+    }
+
+    fn take_batch(&mut self, batch: &mut VecDeque<Queued<S>>, capacity: usize) {
+        let batch_max = (capacity / 4).clamp(1, BATCH_MAX);
+        if self.queue.len() <= batch_max {
+            std::mem::swap(batch, &mut self.queue);
+        } else {
+            batch.extend(self.queue.drain(..batch_max));
+        }
+        self.outstanding = batch.len();
+        self.taken += batch.len() as u64;
+        for queued in &*batch {
+            if let Queued::Call(call) = queued {
+                self.in_hand.push(Arc::clone(call));
+            }
+        }
+    }
+
+    /// Forgets settled calls: at once while there are few, so that their memory is used again, and else when they have
+    /// doubled, so that a thousand asynchronous replies in flight are not looked at for each message.
+    fn prune_in_hand(&mut self) {
+        if self.in_hand.len() <= IN_HAND_FEW || self.in_hand.len() >= self.prune_at {
+            self.in_hand.retain(|call| !call.is_settled());
+            self.prune_at = 2 * self.in_hand.len();
+        }
+    }
+
+    fn refuse_waiting(&mut self, refused: impl Fn(Origin) -> bool) -> Left<S> {
+        let waiting = self.waiting.extract_if(.., |_, waiting| refused(waiting.origin)).map(|(_, waiting)| waiting);
+        Left { waiting: waiting.collect(), ..Left::default() }
+    }
+
+    fn give_up(&mut self) -> Left<S> {
+        Left {
+            queue: std::mem::take(&mut self.queue),
+            waiting: std::mem::take(&mut self.waiting).into_values().collect(),
+            in_hand: std::mem::take(&mut self.in_hand),
+        }
+    }
+
+    fn wakers(&mut self) -> [Option<Waker>; 2] {
+        [self.sleeper.take(), self.live.as_ref().and_then(|live| live.waker.clone())]
+    }
+}
+
+impl<S: Service> AnyGate for Gate<S> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn actor(&self) -> &'static str {
+        type_name::<S>()
+    }
+
+    fn messages(&self) -> Vec<&'static str> {
+        self.table.names()
+    }
+
+    fn attach(&self, home: Home) {
+        if self.home.set(home).is_err() {
+            tracing::debug!(service = %self.name, "the gate was attached before");
+        }
+    }
+
+    fn close_to_outside(&self) {
+        let left = {
+            let mut inner = self.inner.0.lock();
+            inner.phase = inner.phase.max(Phase::ServicesOnly);
+            inner.refuse_waiting(|origin| origin != Origin::Service)
+        };
+        left.tell();
+    }
+
+    fn release(&self) {
+        self.end(Phase::JobEnded);
+    }
+
+    fn handled(&self) -> u64 {
+        let done = self.counts.0.done.load(Ordering::Relaxed);
+        done.saturating_sub(self.counts.0.skipped.load(Ordering::Relaxed))
+    }
+
+    fn queued(&self) -> u64 {
+        let inner = self.inner.0.lock();
+        if inner.phase >= Phase::Stopped {
+            return 0;
+        }
+        let done = self.counts.0.done.load(Ordering::Relaxed);
+        inner.queue.len() as u64 + inner.taken.saturating_sub(done)
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl<S> fmt::Debug for Gate<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.inner.0.lock();
+        f.debug_struct("Gate")
+            .field("name", &self.name)
+            .field("phase", &inner.phase)
+            .field("queued", &inner.queue.len())
+            .field("waiting", &inner.waiting.len())
+            .finish_non_exhaustive()
+    }
+}

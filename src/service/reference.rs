@@ -1,0 +1,197 @@
+//! `ServiceRef`: the way to a service, from wherever one stands.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use actix::Handler;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    job::JobId,
+    service::{
+        Call, CallError, Service, ServiceMessage, Tell,
+        directory::{Origin, typed},
+        gate::{AnyGate, Gate},
+    },
+    timer::Timer,
+};
+
+/// Finds the gate of a service of any job of an environment.
+pub(crate) trait ServiceResolver: Send + Sync {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>>;
+    fn timer(&self) -> Timer;
+    fn call_deadline(&self) -> Duration;
+}
+
+/// A reference to a named service of a job.
+///
+/// It is cheap to clone, can be sent to any thread, and can travel inside messages: serialized, it is the job's id and
+/// the service's name. Decoded, it is not bound to an environment and every use fails with [`CallError::Unbound`] until
+/// it is bound to one.
+///
+/// A reference keeps nothing alive: not the service, not its job, not the environment. It outlives restarts of the
+/// service. One from a job's handle is resolved at its first use, so making it never fails.
+///
+/// # Order and delivery
+///
+/// Messages are handled in the order in which they were accepted, so those of one sender which awaits each of them are
+/// handled in order. Every message is handled at most once; none is ever sent again by itself.
+pub struct ServiceRef<S> {
+    target: Target<S>,
+}
+
+enum Target<S> {
+    Local { gate: Arc<Gate<S>>, origin: Origin },
+    Lazy(Arc<Lazy<S>>),
+    Unbound { job: JobId, name: Arc<str> },
+}
+
+/// A service that is looked up at the first use, once for all clones.
+struct Lazy<S> {
+    resolver: Arc<dyn ServiceResolver>,
+    job: JobId,
+    name: String,
+    gate: OnceLock<Arc<Gate<S>>>,
+}
+
+impl<S> ServiceRef<S> {
+    pub(crate) fn local(gate: Arc<Gate<S>>, origin: Origin) -> Self {
+        Self { target: Target::Local { gate, origin } }
+    }
+
+    /// A reference from outside the job, resolved at its first use.
+    pub(crate) fn lazy(resolver: Arc<dyn ServiceResolver>, job: JobId, name: impl Into<String>) -> Self {
+        Self { target: Target::Lazy(Arc::new(Lazy { resolver, job, name: name.into(), gate: OnceLock::new() })) }
+    }
+
+    /// The same service, reached through `resolver`, whatever this reference was bound to.
+    pub(crate) fn bind_to(&self, resolver: Arc<dyn ServiceResolver>) -> Self {
+        Self::lazy(resolver, self.job(), self.name())
+    }
+
+    /// The name that the service was registered under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.target {
+            Target::Local { gate, .. } => gate.name(),
+            Target::Lazy(lazy) => &lazy.name,
+            Target::Unbound { name, .. } => name,
+        }
+    }
+
+    /// The job that the service belongs to.
+    #[must_use]
+    pub fn job(&self) -> JobId {
+        match &self.target {
+            Target::Local { gate, .. } => gate.home().job,
+            Target::Lazy(lazy) => lazy.job,
+            Target::Unbound { job, .. } => *job,
+        }
+    }
+
+    /// The gate and from where it is used, if it is known by now.
+    pub(super) fn gate(&self) -> Option<(&Gate<S>, Origin)> {
+        match &self.target {
+            Target::Local { gate, origin } => Some((gate, *origin)),
+            Target::Lazy(lazy) => lazy.gate.get().map(|gate| (&**gate, Origin::Outside)),
+            Target::Unbound { .. } => None,
+        }
+    }
+
+    /// The timer and the deadline of calls that name none. `None` if unbound.
+    pub(super) fn timing(&self) -> Option<(Timer, Duration)> {
+        match &self.target {
+            Target::Local { gate, .. } => Some((gate.home().timer.clone(), gate.home().call_deadline)),
+            Target::Lazy(lazy) => Some((lazy.resolver.timer(), lazy.resolver.call_deadline())),
+            Target::Unbound { .. } => None,
+        }
+    }
+}
+
+impl<S: Service> ServiceRef<S> {
+    /// Sends `message` and waits for the reply.
+    ///
+    /// The returned [`Call`] does nothing until it is awaited (or [`blocking`](Call::blocking)), and takes a
+    /// [`deadline`](Call::deadline). It needs no particular async runtime.
+    ///
+    /// ```ignore
+    /// let known = stop_words.call(Contains(word)).deadline(Duration::from_secs(1)).await?;
+    /// ```
+    pub fn call<M>(&self, message: M) -> Call<S, M>
+    where
+        S: Handler<M>,
+        M: ServiceMessage,
+    {
+        Call::new(self.clone(), message)
+    }
+
+    /// Sends `message` without waiting for a reply; waits for room in the service's queue.
+    ///
+    /// The returned [`Tell`] does nothing until it is awaited (or [`blocking`](Tell::blocking)).
+    pub fn tell<M>(&self, message: M) -> Tell<S, M>
+    where
+        S: Handler<M>,
+        M: ServiceMessage,
+    {
+        Tell::new(self.clone(), message)
+    }
+
+    /// Looks the service up. Ends at once if it is known.
+    pub(super) fn resolve(&self) -> BoxFuture<'static, Result<(), CallError>> {
+        match &self.target {
+            Target::Local { .. } => Box::pin(std::future::ready(Ok(()))),
+            Target::Lazy(lazy) => {
+                let lazy = Arc::clone(lazy);
+                Box::pin(async move {
+                    let gate = typed(lazy.resolver.service(lazy.job, &lazy.name).await?)?;
+                    // Of two first uses the later one finds the cell filled, with the same gate.
+                    lazy.gate.get_or_init(|| gate);
+                    Ok(())
+                })
+            }
+            Target::Unbound { job, name } => {
+                let error = CallError::Unbound { job: *job, service: name.to_string() };
+                Box::pin(std::future::ready(Err(error)))
+            }
+        }
+    }
+}
+
+impl<S> Clone for ServiceRef<S> {
+    fn clone(&self) -> Self {
+        let target = match &self.target {
+            Target::Local { gate, origin } => Target::Local { gate: Arc::clone(gate), origin: *origin },
+            Target::Lazy(lazy) => Target::Lazy(Arc::clone(lazy)),
+            Target::Unbound { job, name } => Target::Unbound { job: *job, name: Arc::clone(name) },
+        };
+        Self { target }
+    }
+}
+
+impl<S> fmt::Debug for ServiceRef<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bound = !matches!(self.target, Target::Unbound { .. });
+        f.debug_struct("ServiceRef")
+            .field("job", &self.job())
+            .field("name", &self.name())
+            .field("bound", &bound)
+            .finish()
+    }
+}
+
+impl<S> Serialize for ServiceRef<S> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        (self.job(), self.name()).serialize(serializer)
+    }
+}
+
+impl<'de, S> Deserialize<'de> for ServiceRef<S> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (job, name) = <(JobId, String)>::deserialize(deserializer)?;
+        Ok(Self { target: Target::Unbound { job, name: name.into() } })
+    }
+}

@@ -1,0 +1,77 @@
+//! Which messages a service accepts.
+
+use std::{
+    any::{TypeId, type_name},
+    fmt,
+    marker::PhantomData,
+};
+
+use actix::Handler;
+
+use crate::service::{Service, ServiceMessage};
+
+/// The messages that a service accepts, each under a name; filled by [`Service::messages`].
+///
+/// The name is what errors speak of and what travels between processes, so it stays when the type is renamed.
+pub struct MessageTable<S> {
+    entries: Vec<Entry>,
+    service: PhantomData<fn(&mut S)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    message: TypeId,
+    name: &'static str,
+}
+
+impl<S: Service> MessageTable<S> {
+    pub(super) fn new() -> Self {
+        let mut table = Self { entries: Vec::new(), service: PhantomData };
+        S::messages(&mut table);
+        table
+    }
+
+    /// Accepts messages of type `M` under `name`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the type or the name was accepted before. Tables are filled while a flow is built, so the submit fails
+    /// with that message.
+    pub fn accept<M>(&mut self, name: &'static str) -> &mut Self
+    where
+        S: Handler<M>,
+        M: ServiceMessage,
+    {
+        let message = TypeId::of::<M>();
+        for entry in &self.entries {
+            assert!(entry.name != name, "service {} accepts two messages named `{name}`", type_name::<S>());
+            assert!(
+                entry.message != message,
+                "service {} accepts {} twice, as `{}` and as `{name}`",
+                type_name::<S>(),
+                type_name::<M>(),
+                entry.name
+            );
+        }
+        self.entries.push(Entry { message, name });
+        self
+    }
+}
+
+impl<S> MessageTable<S> {
+    // A scan: tables are short, and this is faster than a hash for each message sent.
+    pub(super) fn name_of<M: 'static>(&self) -> Option<&'static str> {
+        let message = TypeId::of::<M>();
+        self.entries.iter().find(|entry| entry.message == message).map(|entry| entry.name)
+    }
+
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.entries.iter().map(|entry| entry.name).collect()
+    }
+}
+
+impl<S> fmt::Debug for MessageTable<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.entries.iter().map(|entry| entry.name)).finish()
+    }
+}

@@ -1,0 +1,358 @@
+//! The worker: hosts the task and service actors of its process.
+
+mod task;
+mod thread;
+
+use std::{collections::HashMap, sync::Arc};
+
+use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, Recipient, ResponseActFuture, WrapFuture};
+
+pub(crate) use self::thread::Threads;
+use self::{
+    task::{Command, TaskActor, TaskSetup},
+    thread::{Slot, ThreadKey},
+};
+use crate::{
+    flow::{
+        BuildRefusal, Graph, TaskContext,
+        counters::SharedCounters,
+        graph::{BuildOptions, Plan, TaskPlan, plan},
+    },
+    job::{Attempt, ErrorPolicy, Incarnation, JobId, JobPayload, Limits, ServiceId, TaskId},
+    port::{AnyInput, OutputStore},
+    protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
+    service::{ErasedService, EventSink, ServiceContext, ServiceDirectory},
+    timer::Timer,
+};
+
+impl Message for WorkerEvent {
+    type Result = ();
+}
+
+/// What a worker is made of.
+pub(crate) struct WorkerConfig {
+    pub task_threads: usize,
+    pub service_threads: usize,
+    pub limits: Arc<Limits>,
+    pub timer: Timer,
+    /// Where code that may block runs: `build`, file access.
+    pub blocking: tokio::runtime::Handle,
+    /// Receives the threads to join once the worker has closed.
+    pub threads: Threads,
+}
+
+/// Hosts actors of all jobs. Lives on the control thread, where it never waits for user code.
+pub(crate) struct Worker {
+    config: WorkerConfig,
+    task_slots: Vec<Slot>,
+    service_slots: Vec<Slot>,
+    next_service_slot: usize,
+    jobs: HashMap<JobId, Hosted>,
+}
+
+/// Everything the worker hosts of one job.
+struct Hosted {
+    events: Recipient<WorkerEvent>,
+    plans: Vec<TaskPlan>,
+    tasks: Vec<HostedTask>,
+    services: Vec<HostedService>,
+    ports: Arc<JobPorts>,
+    graph: Graph,
+}
+
+struct HostedTask {
+    /// Absent until the task is started and after it was abandoned.
+    address: Option<Addr<TaskActor>>,
+    counters: Arc<SharedCounters>,
+    slot: usize,
+    thread: Option<ThreadKey>,
+}
+
+struct HostedService {
+    recipe: Box<dyn ErasedService>,
+    slot: usize,
+    thread: Option<ThreadKey>,
+}
+
+/// Where the outside reaches into a job: its services, outputs and inputs.
+pub(crate) struct JobPorts {
+    pub directory: Arc<ServiceDirectory>,
+    pub outputs: Vec<(String, Arc<OutputStore>)>,
+    pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+}
+
+/// Build the job's flow and get ready to host it.
+#[derive(Message)]
+#[rtype(result = "Result<Prepared, BuildRefusal>")]
+pub(crate) struct Prepare {
+    pub job: JobId,
+    pub attempt: Attempt,
+    pub payload: JobPayload,
+    pub parallelism: Option<usize>,
+    pub error_policy: ErrorPolicy,
+    pub events: Recipient<WorkerEvent>,
+}
+
+/// The flow is built.
+pub(crate) struct Prepared {
+    pub graph: Graph,
+    pub ports: Arc<JobPorts>,
+}
+
+/// An order of the JobSupervisor.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Order {
+    pub job: JobId,
+    pub order: WorkerOrder,
+}
+
+/// What do the counters of this job read?
+#[derive(Message)]
+#[rtype(result = "Progress")]
+pub(crate) struct ReportProgress {
+    pub job: JobId,
+}
+
+impl actix::dev::MessageResponse<Worker, ReportProgress> for Progress {
+    fn handle(self, _ctx: &mut Context<Worker>, tx: Option<actix::dev::OneshotSender<Self>>) {
+        if let Some(tx) = tx {
+            // The asker may have gone, and then nobody misses the answer.
+            let _ = tx.send(self);
+        }
+    }
+}
+
+/// Stop all threads. All jobs have been released.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CloseWorker;
+
+/// One task thread for each core this process may use.
+pub(crate) fn task_threads_default() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+impl Worker {
+    pub fn new(config: WorkerConfig) -> Self {
+        let slots = |count: usize| (0..count.max(1)).map(|_| Slot::new()).collect::<Vec<_>>();
+        Self {
+            task_slots: slots(config.task_threads),
+            service_slots: slots(config.service_threads),
+            next_service_slot: 0,
+            jobs: HashMap::new(),
+            config,
+        }
+    }
+
+    fn host(&mut self, job: JobId, plan: Plan, events: Recipient<WorkerEvent>) -> Prepared {
+        let Plan { graph, tasks, services, outputs, inputs } = plan;
+        let gates = services.iter().map(|service| service.gate()).collect();
+        let timer = self.config.timer.clone();
+        let directory = ServiceDirectory::new(job, gates, timer, self.config.limits.call_deadline);
+        let ports = Arc::new(JobPorts { directory, outputs, inputs });
+        let slots = self.service_slots.len();
+        let services = services
+            .into_iter()
+            .map(|recipe| {
+                self.next_service_slot = (self.next_service_slot + 1) % slots;
+                HostedService { recipe, slot: self.next_service_slot, thread: None }
+            })
+            .collect();
+        let hosted = tasks.iter().map(|_| HostedTask {
+            address: None,
+            counters: Arc::new(SharedCounters::new()),
+            slot: 0,
+            thread: None,
+        });
+        let hosted = Hosted {
+            events,
+            tasks: hosted.collect(),
+            plans: tasks,
+            services,
+            ports: Arc::clone(&ports),
+            graph: graph.clone(),
+        };
+        self.jobs.insert(job, hosted);
+        Prepared { graph, ports }
+    }
+
+    fn start_tasks(&mut self, job: JobId, attempt: Attempt, slots: &[u32]) {
+        let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        for (index, plan) in hosted.plans.drain(..).enumerate() {
+            let slot = slots.get(index).map_or(index, |slot| *slot as usize) % self.task_slots.len();
+            let occupied = self.task_slots[slot].occupy();
+            let arbiter = occupied.handle().clone();
+            let task = &mut hosted.tasks[index];
+            task.slot = slot;
+            task.thread = Some(occupied.same_thread());
+            let setup = TaskSetup {
+                job,
+                attempt,
+                task: TaskId(index as u32),
+                context: TaskContext {
+                    job,
+                    instance: plan.instance,
+                    parallelism: plan.parallelism,
+                    directory: Arc::clone(&hosted.ports.directory),
+                    timer: self.config.timer.clone(),
+                    blocking: self.config.blocking.clone(),
+                },
+                plan,
+                limits: Limits::clone(&self.config.limits),
+                counters: Arc::clone(&task.counters),
+                events: hosted.events.clone(),
+                occupied,
+            };
+            task.address = Some(TaskActor::start_in_arbiter(&arbiter, move |_| TaskActor::new(setup)));
+        }
+    }
+
+    fn command_tasks(&self, job: JobId, command: TaskCommand) {
+        let Some(hosted) = self.jobs.get(&job) else { return };
+        for task in &hosted.tasks {
+            if let Some(address) = &task.address {
+                // A task gets a handful of commands in its life, so its mailbox needs no bound.
+                address.do_send(Command(command));
+            }
+        }
+    }
+
+    fn start_service(&mut self, job: JobId, service: ServiceId, incarnation: Incarnation) {
+        let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        let Some(host) = hosted.services.get_mut(service.index()) else { return };
+        let occupied = self.service_slots[host.slot].occupy();
+        host.thread = Some(occupied.same_thread());
+        let arbiter = occupied.handle().clone();
+        let events = hosted.events.clone();
+        // The sink lives as long as the instance, and with it the claim on the thread.
+        let sink: EventSink = Arc::new(move |incarnation: Incarnation, event: ServiceEvent| {
+            let _ = &occupied;
+            let kind = WorkerEventKind::Service { service, incarnation, event };
+            events.do_send(WorkerEvent { job, kind });
+        });
+        let context = ServiceContext::new(Arc::clone(&hosted.ports.directory), host.recipe.name());
+        host.recipe.start(incarnation, &arbiter, context, sink);
+    }
+
+    fn abandon_tasks(&mut self, job: JobId, tasks: &[TaskId]) {
+        let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        for task in tasks {
+            let Some(task) = hosted.tasks.get_mut(task.index()) else { continue };
+            task.address = None;
+            if let Some(thread) = &task.thread {
+                self.task_slots[task.slot].retire(thread);
+            }
+        }
+    }
+
+    fn abandon_service(&mut self, job: JobId, service: ServiceId) {
+        let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        let Some(host) = hosted.services.get_mut(service.index()) else { return };
+        host.recipe.abandon();
+        if let Some(thread) = &host.thread {
+            self.service_slots[host.slot].retire(thread);
+        }
+    }
+
+    fn progress(&self, job: JobId) -> Progress {
+        let Some(hosted) = self.jobs.get(&job) else { return Progress::default() };
+        let tasks = hosted.tasks.iter().zip(&hosted.graph.tasks).map(|(task, node)| {
+            let (counters, mut wait) = task.counters.read();
+            if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
+                let port = hosted.ports.inputs.iter().find(|(name, _)| name == input);
+                *senders = port.map_or(0, |(_, port)| port.senders());
+            }
+            (node.id, counters, wait)
+        });
+        let services = hosted.services.iter().map(|host| {
+            let gate = host.recipe.gate();
+            (gate.handled(), gate.queued())
+        });
+        Progress { tasks: tasks.collect(), services: services.collect() }
+    }
+}
+
+impl Actor for Worker {
+    type Context = Context<Self>;
+}
+
+impl Handler<Prepare> for Worker {
+    type Result = ResponseActFuture<Self, Result<Prepared, BuildRefusal>>;
+
+    fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
+        let Prepare { job, attempt: _, payload, parallelism, error_policy, events } = prepare;
+        let options = BuildOptions {
+            parallelism: parallelism.unwrap_or(self.config.task_threads),
+            error_policy,
+            limits: Limits::clone(&self.config.limits),
+            blocking: self.config.blocking.clone(),
+        };
+        if options.parallelism == 0 {
+            let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
+            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
+        }
+        // `build` is user code that may block: it must not run on the control thread.
+        let planned = self.config.blocking.spawn_blocking(move || plan(&payload, options));
+        Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
+            let plan = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
+            Ok(worker.host(job, plan, events))
+        }))
+    }
+}
+
+impl Handler<Order> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, Order { job, order }: Order, _ctx: &mut Context<Self>) {
+        tracing::trace!(%job, ?order, "worker order");
+        match order {
+            WorkerOrder::StartService { service, incarnation } => self.start_service(job, service, incarnation),
+            WorkerOrder::StartTasks { attempt, slots } => self.start_tasks(job, attempt, &slots),
+            WorkerOrder::CommandTasks { attempt: _, command } => self.command_tasks(job, command),
+            WorkerOrder::CloseGates => {
+                if let Some(hosted) = self.jobs.get(&job) {
+                    hosted.services.iter().for_each(|host| host.recipe.gate().close_to_outside());
+                }
+            }
+            WorkerOrder::StopService { service, incarnation } => {
+                let host = self.jobs.get(&job).and_then(|hosted| hosted.services.get(service.index()));
+                if let Some(host) = host {
+                    host.recipe.stop(incarnation);
+                }
+            }
+            WorkerOrder::RefuseCalls { service } => {
+                let host = self.jobs.get(&job).and_then(|hosted| hosted.services.get(service.index()));
+                if let Some(host) = host {
+                    host.recipe.abandon();
+                }
+            }
+            WorkerOrder::AbandonTasks { attempt: _, tasks } => self.abandon_tasks(job, &tasks),
+            WorkerOrder::AbandonService { service } => self.abandon_service(job, service),
+            WorkerOrder::Release => {
+                if let Some(hosted) = self.jobs.remove(&job) {
+                    // Callers still queued in front of a service that will not come back are told so.
+                    hosted.services.iter().for_each(|host| host.recipe.abandon());
+                }
+            }
+        }
+    }
+}
+
+impl Handler<ReportProgress> for Worker {
+    type Result = Progress;
+
+    fn handle(&mut self, ReportProgress { job }: ReportProgress, _ctx: &mut Context<Self>) -> Progress {
+        self.progress(job)
+    }
+}
+
+impl Handler<CloseWorker> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseWorker, _ctx: &mut Context<Self>) {
+        self.jobs.clear();
+        let slots = self.task_slots.iter_mut().chain(&mut self.service_slots);
+        slots.for_each(|slot| slot.close(&self.config.threads));
+    }
+}

@@ -1,0 +1,176 @@
+//! The actor that runs one task.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context as TaskCx, Poll},
+};
+
+use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, Recipient};
+
+use crate::{
+    flow::{
+        chain::{Ending, Recipe, TaskState, catch},
+        context::TaskContext,
+        counters::SharedCounters,
+        graph::TaskPlan,
+        task::Task,
+    },
+    job::{Attempt, FailureCause, JobId, Limits, TaskId},
+    protocol::{TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
+    worker::thread::Occupied,
+};
+
+/// What a task actor is made of; crosses to the actor's thread.
+pub(crate) struct TaskSetup {
+    pub job: JobId,
+    pub attempt: Attempt,
+    pub task: TaskId,
+    pub plan: TaskPlan,
+    pub context: TaskContext,
+    pub limits: Limits,
+    pub counters: Arc<SharedCounters>,
+    pub events: Recipient<WorkerEvent>,
+    /// Keeps the thread counted as busy for as long as the actor lives.
+    pub occupied: Occupied,
+}
+
+/// Runs a task in steps of about a millisecond, between which it looks at its commands.
+pub(crate) struct TaskActor {
+    job: JobId,
+    attempt: Attempt,
+    task: TaskId,
+    state: Rc<TaskState>,
+    events: Recipient<WorkerEvent>,
+    stage: Stage,
+    /// Commands that came before the task was made.
+    early: Vec<TaskCommand>,
+    _occupied: Occupied,
+}
+
+enum Stage {
+    /// The recipe runs user code, so it runs where a panic is caught: in the first step.
+    Unmade(Recipe<Box<dyn Task>>),
+    Made(Box<dyn Task>),
+    Ended,
+}
+
+/// A command for one task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Command(pub TaskCommand);
+
+impl TaskActor {
+    pub fn new(setup: TaskSetup) -> Self {
+        let TaskSetup { job, attempt, task, plan, context, limits, counters, events, occupied } = setup;
+        let state = Rc::new(TaskState::new(context, plan.operators, limits, counters));
+        let stage = Stage::Unmade(plan.recipe);
+        Self { job, attempt, task, state, events, stage, early: Vec::new(), _occupied: occupied }
+    }
+
+    fn report(&self, event: TaskEvent) {
+        let kind = WorkerEventKind::Task { attempt: self.attempt, task: self.task, event };
+        self.events.do_send(WorkerEvent { job: self.job, kind });
+    }
+
+    fn make(&mut self) -> Result<(), FailureCause> {
+        let Stage::Unmade(recipe) = std::mem::replace(&mut self.stage, Stage::Ended) else { return Ok(()) };
+        let mut task = catch(|| recipe(&self.state)).map_err(|message| self.state.panicked(message))?;
+        for command in self.early.drain(..) {
+            task.command(command);
+        }
+        self.stage = Stage::Made(task);
+        Ok(())
+    }
+
+    fn step(&mut self, cx: &mut TaskCx<'_>) -> Poll<()> {
+        if matches!(self.stage, Stage::Unmade(_))
+            && let Err(cause) = self.make()
+        {
+            self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
+            return Poll::Ready(());
+        }
+        let Stage::Made(task) = &mut self.stage else { return Poll::Ready(()) };
+        let polled = catch(|| task.poll(cx));
+        let held = task.take_held();
+        self.report_dead();
+        if let Some(epoch) = held {
+            self.report(TaskEvent::Held { epoch });
+        }
+        match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) => self.end(TaskEvent::Finished, Ending::Drained),
+            Ok(Poll::Ready(Err(failure))) => {
+                let cause = *failure.0;
+                self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
+            }
+            Err(panic) => {
+                let cause = self.state.panicked(panic);
+                tracing::warn!(job = %self.job, task = %self.task, %cause, "user code panicked");
+                self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn report_dead(&self) {
+        if let Some((count, newest)) = self.state.take_dead() {
+            self.state.counters.buried(count);
+            self.report(TaskEvent::DeadLettered { count, newest });
+        }
+    }
+
+    /// Settles the accounts, drops everything the user gave the task, and reports: in this order, so that nothing of
+    /// the task lives once its end is known.
+    fn end(&mut self, event: impl FnOnce(crate::protocol::TaskReport) -> TaskEvent, ending: Ending) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Ended);
+        if let Stage::Made(mut task) = stage {
+            if let Err(panic) = catch(|| task.settle(ending)) {
+                tracing::error!(job = %self.job, task = %self.task, panic, "could not settle a task's accounts");
+            }
+            if let Err(panic) = catch(move || drop(task)) {
+                tracing::warn!(job = %self.job, task = %self.task, panic, "user code panicked while being dropped");
+            }
+        }
+        self.report_dead();
+        self.report(event(self.state.take_report()));
+    }
+}
+
+impl Actor for TaskActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.report(TaskEvent::Started);
+        ctx.spawn(Drive);
+    }
+}
+
+impl Handler<Command> for TaskActor {
+    type Result = ();
+
+    fn handle(&mut self, Command(command): Command, _ctx: &mut Self::Context) {
+        match (&mut self.stage, command) {
+            (Stage::Ended, _) => {}
+            (_, TaskCommand::Cancel) => self.end(TaskEvent::Cancelled, Ending::Discarded),
+            (Stage::Unmade(_), command) => self.early.push(command),
+            (Stage::Made(task), command) => task.command(command),
+        }
+    }
+}
+
+/// Polls the task whenever its actor is polled: on wake-ups of the task, and after each command.
+struct Drive;
+
+impl ActorFuture<TaskActor> for Drive {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskActor, ctx: &mut Context<TaskActor>, cx: &mut TaskCx<'_>) -> Poll<()> {
+        let polled = task.step(cx);
+        if polled.is_ready() {
+            ctx.stop();
+        }
+        polled
+    }
+}
