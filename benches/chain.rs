@@ -5,7 +5,7 @@
 
 use std::{hint::black_box, time::Duration};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use proscenium::{BuildError, Flow, Job, LocalEnvironment, ParallelRange};
 use serde::{Deserialize, Serialize};
 
@@ -58,5 +58,8 @@ fn chain(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, chain);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    chain(&mut criterion);
+    criterion.final_summary();
+}

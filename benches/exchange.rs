@@ -7,7 +7,7 @@
 
 use std::{hint::black_box, sync::mpsc, thread, time::Duration};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use proscenium::{Flow, LocalEnvironment, ParallelRange, job_fn};
 
 #[global_allocator]
@@ -59,5 +59,8 @@ fn exchange(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, exchange);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    exchange(&mut criterion);
+    criterion.final_summary();
+}

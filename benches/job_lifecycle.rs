@@ -8,7 +8,7 @@
 use std::{thread, time::Duration};
 
 use actix::{Actor as _, Arbiter, System};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use proscenium::{Flow, LocalEnvironment, job_fn};
 
 use self::counter::{Add, Counter};
@@ -64,5 +64,8 @@ fn job_lifecycle(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, job_lifecycle);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    job_lifecycle(&mut criterion);
+    criterion.final_summary();
+}

@@ -7,7 +7,7 @@
 use std::{thread, time::Duration};
 
 use actix::{Actor as _, Arbiter, System};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use proscenium::{LocalEnvironment, ServiceRef};
 use tokio::sync::{mpsc, oneshot};
 
@@ -77,5 +77,8 @@ fn mailbox(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, mailbox);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    mailbox(&mut criterion);
+    criterion.final_summary();
+}

@@ -7,7 +7,7 @@
 use std::{thread, time::Duration};
 
 use actix::{Actor as _, Arbiter, System};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use futures::future::join_all;
 use proscenium::{LocalEnvironment, ServiceRef};
 use tokio::sync::{mpsc, oneshot};
@@ -66,5 +66,8 @@ fn service_call(c: &mut Criterion) {
     thread.join().expect("the thread does not panic");
 }
 
-criterion_group!(benches, service_call);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    service_call(&mut criterion);
+    criterion.final_summary();
+}

@@ -1,5 +1,4 @@
-//! One service that all tasks of a job share: which words to leave out is asked of it, a call for each word, at most 64
-//! in flight in each task.
+//! A service that all tasks of a job share: it is asked which words to leave out, at most 64 calls in flight a task.
 //!
 //! ```text
 //! cargo run --release --example shared_service
@@ -21,12 +20,6 @@ use serde::{Deserialize, Serialize};
 struct StopWords {
     words: HashSet<&'static str>,
     asked: u64,
-}
-
-impl StopWords {
-    fn english() -> Self {
-        Self { words: HashSet::from(["a", "and", "the"]), asked: 0 }
-    }
 }
 
 impl Actor for StopWords {
@@ -52,7 +45,6 @@ impl Handler<Contains> for StopWords {
     }
 }
 
-/// How many words it was asked for.
 #[derive(Serialize, Deserialize, Message)]
 #[rtype(result = "u64")]
 struct Asked;
@@ -74,7 +66,7 @@ impl Job for WordCount {
     const NAME: &'static str = "word-count";
 
     fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
-        flow.register_service("stop-words", StopWords::english);
+        flow.register_service("stop-words", || StopWords { words: HashSet::from(["a", "and", "the"]), asked: 0 });
         let lines = self.lines.clone();
         // Each of the parallel instances reads every n-th line.
         flow.from_batch(partitioned(move |part, parts| lines.clone().into_iter().skip(part).step_by(parts)))
@@ -100,7 +92,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let asked = job.service::<StopWords>("stop-words").call(Asked).blocking()?;
     job.blocking().stop()?;
     assert!(job.blocking().wait()?.is_completed());
-
     let left: u64 = counts.iter().map(|(_, count)| count).sum();
     println!("{counts:?}\n{asked} words were looked up, {} of them left out", asked - left);
     assert_eq!(counts, [("cat", 2), ("dog", 2), ("runs", 1), ("sees", 2)].map(|(word, n)| (word.to_owned(), n)));

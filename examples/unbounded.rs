@@ -8,18 +8,18 @@
 //!
 //! ```text
 //! paused after 1100 readings
-//! stopped after 1900 readings, 1900 received
+//! stopped after 2100 readings, 2100 received
 //! ```
 
 use std::{error::Error, sync::mpsc, thread, time::Duration};
 
 use proscenium::{
-    BuildError, Flow, Job, JobHandle, JobState, LocalEnvironment, Next, Outcome, OutputError, Source, TaskContext,
-    TaskError,
+    BuildError, Flow, Job, JobHandle, JobState, LocalEnvironment, Next, Outcome, OutputError, QueryError, Source,
+    TaskContext, TaskError,
 };
 use serde::{Deserialize, Serialize};
 
-/// Something that is read a hundred times every millisecond, for ever.
+/// Read a hundred times every millisecond, for ever.
 #[derive(Default)]
 struct Sensor {
     readings: u64,
@@ -52,22 +52,21 @@ impl Job for Monitor {
     }
 }
 
-/// Reads to the end and says how much it was; tells `some` when there was something to read.
+/// Reads to the end and says how much it was; tells `some` after every thousand.
 fn read_all(job: &JobHandle, some: &mpsc::Sender<()>) -> Result<u64, OutputError> {
     let mut readings = job.output::<u64>("readings");
     let mut received = 0;
     while let Some(reading) = readings.blocking_next()? {
         received += 1;
         assert_eq!(reading, received, "a reading was lost, or came twice");
-        if received == 1000 {
-            // Nobody listens any more only if the main thread gave up.
+        if received % 1000 == 0 {
             let _ = some.send(());
         }
     }
     Ok(received)
 }
 
-fn emitted(job: &JobHandle) -> Result<u64, Box<dyn Error>> {
+fn emitted(job: &JobHandle) -> Result<u64, QueryError> {
     Ok(job.blocking().status()?.tasks.iter().map(|task| task.counters.items_in).sum())
 }
 
@@ -80,7 +79,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         move || read_all(&job, &some)
     });
     some_read.recv()?;
-
     job.blocking().pause()?;
     for status in job.blocking().watch() {
         if status?.state == JobState::Paused {
@@ -91,6 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("paused after {paused_at} readings");
 
     job.blocking().resume()?;
+    some_read.recv()?;
     job.blocking().stop()?;
     assert_eq!(job.blocking().wait()?, Outcome::Stopped);
     let received = reader.join().expect("the reader does not panic")?;

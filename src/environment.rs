@@ -133,3 +133,42 @@ mod sealed {
         fn link(&self) -> Arc<dyn Link>;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{BlockingJob, Changes, ControlError};
+
+    fn is_shared<T: Send + Sync + 'static>() {}
+    fn is_cloned<T: Clone>() {}
+    fn is_sent<T: Send + 'static>(_: &T) {}
+
+    #[test]
+    fn handles_and_errors_can_be_shared_between_threads() {
+        is_shared::<LocalEnvironment>();
+        is_shared::<Box<dyn Environment>>();
+        is_shared::<JobHandle>();
+        is_shared::<BlockingJob>();
+        is_cloned::<LocalEnvironment>();
+        is_cloned::<JobHandle>();
+        is_shared::<SubmitError>();
+        is_shared::<RunError>();
+        is_shared::<QueryError>();
+        is_shared::<ControlError>();
+        is_shared::<OpenError>();
+    }
+
+    #[test]
+    fn no_future_borrows_the_handle_it_comes_from() {
+        fn futures_of(job: &JobHandle) {
+            is_sent(&job.status());
+            is_sent(&job.wait());
+            is_sent(&job.wait_timeout(std::time::Duration::ZERO));
+            is_sent(&job.stop());
+            is_sent(&job.delete_forced());
+            is_sent(&job.explain());
+            is_sent::<Changes>(&job.watch());
+        }
+        let _: fn(&JobHandle) = futures_of;
+    }
+}

@@ -33,5 +33,5 @@ pub use job::{
     TaskStatus, Warning, job_fn,
 };
 pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
-pub use port::{Input, InputError, Output, OutputError};
+pub use port::{Input, InputError, Output, OutputError, SendError};
 pub use service::{Call, CallError, Fate, MessageTable, Service, ServiceContext, ServiceMessage, ServiceRef, Tell};

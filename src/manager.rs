@@ -8,6 +8,7 @@ mod completion;
 mod dispatcher;
 mod explain;
 mod history;
+mod messages;
 mod placement;
 mod record;
 mod reply;
@@ -21,20 +22,21 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
+pub(crate) use self::messages::{Ask, Close, FindPorts, Ports, Submit};
 pub use self::placement::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
 use self::{
     dispatcher::{DiscardJob, Dispatch, Dispatcher, StartJob},
     history::{History, Lookup},
+    messages::{JobEnded, JobPrepared, JobRefused},
     placement::Slots,
     record::Archived,
-    reply::ReplySlot,
+    reply::{Answer, ReplySlot},
     supervisor::{AskJob, CancelJob, Dismiss, JobReply, JobSupervisor, TakeSnapshot},
 };
-pub(crate) use self::{record::EndedJob, reply::Answer};
 use crate::{
     job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobPayload, JobStatus, Limits, Warning},
     link::{JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
@@ -88,69 +90,6 @@ enum Closing {
     Draining,
     /// All jobs ended; the worker is being closed.
     Worker,
-}
-
-/// A client's question.
-#[derive(Message)]
-#[rtype(result = "Result<Reply, Refusal>")]
-pub(crate) struct Ask {
-    pub(crate) request: Request,
-    /// Room in the mailbox, given back when the message is handled or dropped.
-    pub(crate) room: tokio::sync::OwnedSemaphorePermit,
-}
-
-/// A client's job.
-#[derive(Message)]
-#[rtype(result = "Result<Opened, Refusal>")]
-pub(crate) struct Submit {
-    pub(crate) submit: SubmitJob,
-    /// Room in the mailbox, given back when the message is handled or dropped.
-    pub(crate) room: tokio::sync::OwnedSemaphorePermit,
-}
-
-/// Where the typed ends of a job are, for a client in the same process.
-#[derive(Message)]
-#[rtype(result = "Result<Ports, Refusal>")]
-pub(crate) struct FindPorts {
-    pub(crate) job: JobId,
-    pub(crate) room: tokio::sync::OwnedSemaphorePermit,
-}
-
-/// The typed ends of a job.
-pub(crate) enum Ports {
-    Live(Arc<JobPorts>),
-    Ended(Arc<EndedJob>),
-}
-
-/// Accept nothing more, cancel everything, and end once all has ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Close;
-
-/// From a Dispatcher: the flow is built, the supervisor is ready.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct JobPrepared {
-    job: JobId,
-    name: String,
-    ports: Arc<JobPorts>,
-    supervisor: Addr<JobSupervisor>,
-    dispatcher: Addr<Dispatcher>,
-}
-
-/// From a Dispatcher: there will be no such job.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct JobRefused {
-    job: JobId,
-    refusal: Refusal,
-}
-
-/// From a JobSupervisor: the job has ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct JobEnded {
-    job: Arc<EndedJob>,
 }
 
 impl JobManager {

@@ -16,7 +16,7 @@ use crate::{
     flow::{
         BuildRefusal, Graph, TaskContext,
         counters::SharedCounters,
-        graph::{BuildOptions, Plan, TaskPlan, plan},
+        graph::{BuildOptions, PARALLELISM_MAX, Plan, TaskPlan, plan},
     },
     job::{Attempt, ErrorPolicy, Incarnation, JobId, JobPayload, Limits, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
@@ -54,6 +54,8 @@ pub(crate) struct Worker {
 struct Hosted {
     events: Recipient<WorkerEvent>,
     plans: Vec<TaskPlan>,
+    /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
+    early: Vec<TaskCommand>,
     tasks: Vec<HostedTask>,
     services: Vec<HostedService>,
     ports: Arc<JobPorts>,
@@ -169,6 +171,7 @@ impl Worker {
             events,
             tasks: hosted.collect(),
             plans: tasks,
+            early: Vec::new(),
             services,
             ports: Arc::clone(&ports),
             graph: graph.clone(),
@@ -206,10 +209,17 @@ impl Worker {
             };
             task.address = Some(TaskActor::start_in_arbiter(&arbiter, move |_| TaskActor::new(setup)));
         }
+        for command in std::mem::take(&mut hosted.early) {
+            self.command_tasks(job, command);
+        }
     }
 
-    fn command_tasks(&self, job: JobId, command: TaskCommand) {
-        let Some(hosted) = self.jobs.get(&job) else { return };
+    fn command_tasks(&mut self, job: JobId, command: TaskCommand) {
+        let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        if !hosted.plans.is_empty() {
+            hosted.early.push(command);
+            return;
+        }
         for task in &hosted.tasks {
             if let Some(address) = &task.address {
                 // A task gets a handful of commands in its life, so its mailbox needs no bound.
@@ -290,6 +300,11 @@ impl Handler<Prepare> for Worker {
         };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
+            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
+        }
+        if options.parallelism > PARALLELISM_MAX {
+            let (operator, asked) = ("submit".to_owned(), options.parallelism);
+            let refusal = BuildRefusal::TooParallel { operator, asked, limit: PARALLELISM_MAX };
             return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
         }
         // `build` is user code that may block: it must not run on the control thread.

@@ -8,7 +8,7 @@ use std::{
 use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 
 use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Mark, Meter, Stage},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage},
     hash::hash_of,
 };
 
@@ -120,8 +120,8 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
         self.next.poll(cx)
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.next.flush()
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.next.flush(lull)
     }
 
     fn wants_more(&self) -> bool {
@@ -129,7 +129,7 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
     }
 
     fn settle(&mut self, ending: Ending) {
-        self.meter.settle_rest();
+        self.meter.settle(ending);
         self.next.settle(ending);
     }
 }
@@ -191,8 +191,8 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for FoldByKey<K, T, D> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.next.flush()
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.next.flush(lull)
     }
 
     fn wants_more(&self) -> bool {
@@ -200,7 +200,7 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for FoldByKey<K, T, D> {
     }
 
     fn settle(&mut self, ending: Ending) {
-        self.meter.settle_rest();
+        self.meter.settle(ending);
         self.next.settle(ending);
     }
 }
@@ -320,8 +320,8 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for Combine<K, T, D> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.next.flush()
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.next.flush(lull)
     }
 
     fn wants_more(&self) -> bool {
@@ -329,7 +329,7 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for Combine<K, T, D> {
     }
 
     fn settle(&mut self, ending: Ending) {
-        self.meter.settle_rest();
+        self.meter.settle(ending);
         self.next.settle(ending);
     }
 }

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Mark, Meter, Stage, panic_message},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, panic_message},
         error::TaskError,
     },
     protocol::Wait,
@@ -193,8 +193,8 @@ where
         }
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.next.flush()
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.next.flush(lull)
     }
 
     fn wants_more(&self) -> bool {
@@ -202,7 +202,7 @@ where
     }
 
     fn settle(&mut self, ending: Ending) {
-        self.meter.settle_rest();
+        self.meter.settle(ending);
         self.next.settle(ending);
     }
 }

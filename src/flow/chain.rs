@@ -44,6 +44,15 @@ pub(crate) enum Ending {
     Discarded,
 }
 
+/// Why a task does not go on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lull {
+    /// It is the turn of other tasks on its thread.
+    Turn,
+    /// It has no input.
+    Idle,
+}
+
 /// One operator of a running chain, with everything downstream of it in the same task.
 pub(crate) trait Stage<T> {
     /// Takes all of `items` and leaves it empty. Called only after [`poll`](Self::poll) was ready.
@@ -55,8 +64,8 @@ pub(crate) trait Stage<T> {
     /// Ready when another batch or mark can be taken; after a mark, only when it and all before it have left the task.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>;
 
-    /// Passes on what is held back only to fill batches, because the task is about to wait.
-    fn flush(&mut self) -> Result<(), Failure>;
+    /// Passes on what is held back only to fill batches, because the task will not go on at once.
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure>;
 
     /// False once every further item would be thrown away.
     fn wants_more(&self) -> bool;
@@ -256,15 +265,14 @@ impl Meter {
         }
     }
 
-    pub fn settle(&self) {
-        self.task.report.borrow_mut().operators[self.operator] = self.account;
-    }
-
-    /// Settles an operator that may have been interrupted: what it received and did not process was discarded.
-    pub fn settle_rest(&mut self) {
+    /// Hands in the account. Only a task that was cut off may have items that are neither processed nor set aside;
+    /// when the end has passed, a difference is a bug, and the completion rules shall see it.
+    pub fn settle(&mut self, ending: Ending) {
         let account = &mut self.account;
-        account.discarded = account.received.saturating_sub(account.processed + account.dead_lettered);
-        self.settle();
+        if ending == Ending::Discarded {
+            account.discarded = account.received.saturating_sub(account.processed + account.dead_lettered);
+        }
+        self.task.report.borrow_mut().operators[self.operator] = *account;
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Mark, Meter, Stage, TaskState},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, TaskState},
         channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Taken},
         hash::{KEY_GROUPS, hash_of, instance_of},
         task::{Head, Input},
@@ -251,7 +251,7 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
         Poll::Ready(Ok(()))
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self, _lull: Lull) -> Result<(), Failure> {
         let batch_items = self.meter.task.limits.batch_items;
         for lane in &mut self.lanes {
             if !lane.buffer.is_empty() {
@@ -271,12 +271,12 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
         self.lanes.iter().any(|lane| !lane.closed)
     }
 
-    fn settle(&mut self, _ending: Ending) {
+    fn settle(&mut self, ending: Ending) {
         for lane in &mut self.lanes {
             lane.sent.dropped += lane.waiting();
             self.meter.task.report_sent(lane.channel, lane.sent);
         }
-        self.meter.settle();
+        self.meter.settle(ending);
     }
 }
 

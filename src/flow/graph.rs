@@ -1,6 +1,6 @@
 //! The graph of a job: what a flow comes to once it is built, as data and as recipes.
 
-use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::{HashMap, HashSet}, fmt, rc::Rc, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,14 +56,14 @@ pub enum BuildRefusal {
         /// The operator, or `submit` for the job's own parallelism.
         operator: String,
     },
-    /// More instances behind `key_by` than there are key groups.
-    #[error("`{operator}` asks for a parallelism of {asked}; keys can be dealt out to {limit} instances at most")]
+    /// More instances than there may be: 128 behind `key_by`, 1,024 elsewhere.
+    #[error("`{operator}` asks for a parallelism of {asked}; the most is {limit}")]
     TooParallel {
         /// The operator.
         operator: String,
         /// What was asked for.
         asked: usize,
-        /// The number of key groups.
+        /// The most there may be.
         limit: usize,
     },
     /// A stream that nothing consumes.
@@ -196,6 +196,9 @@ pub(crate) struct BuildOptions {
     pub blocking: tokio::runtime::Handle,
 }
 
+/// The most instances a chain may have.
+pub(crate) const PARALLELISM_MAX: usize = 1024;
+
 /// Makes the recipe of a chain's instance.
 pub(crate) type TaskFactory = Box<dyn FnMut(usize) -> Recipe<Box<dyn Task>>>;
 
@@ -281,8 +284,10 @@ impl Blueprint {
 
     /// The operators' names: the uid where one was given, else the kind, numbered from the second of a kind on.
     fn names(&mut self) -> Vec<Vec<OperatorInfo>> {
-        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut seen: HashMap<&str, usize> = HashMap::new();
         let mut uids: HashMap<String, usize> = HashMap::new();
+        let operators = self.chains.iter().flat_map(|chain| &chain.operators);
+        let taken: HashSet<String> = operators.filter_map(|operator| operator.uid.clone()).collect();
         let default_policy = self.options.error_policy;
         let mut names = Vec::new();
         let mut duplicate = None;
@@ -297,9 +302,14 @@ impl Blueprint {
                     }
                     uid.clone()
                 } else {
-                    let count = seen.entry(operator.kind.to_owned()).or_default();
-                    *count += 1;
-                    if *count == 1 { operator.kind.to_owned() } else { format!("{}-{count}", operator.kind) }
+                    let count = seen.entry(operator.kind).or_default();
+                    loop {
+                        *count += 1;
+                        let name = if *count == 1 { operator.kind.to_owned() } else { format!("{}-{count}", operator.kind) };
+                        if !taken.contains(&name) {
+                            break name;
+                        }
+                    }
                 };
                 chain_names.push(OperatorInfo { name, policy: operator.policy.unwrap_or(default_policy) });
             }

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Mark, Meter, Stage},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage},
     error::TaskError,
 };
 
@@ -18,8 +18,8 @@ macro_rules! pass_on {
             self.next.poll(cx)
         }
 
-        fn flush(&mut self) -> Result<(), Failure> {
-            self.next.flush()
+        fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+            self.next.flush(lull)
         }
 
         fn wants_more(&self) -> bool {
@@ -27,7 +27,7 @@ macro_rules! pass_on {
         }
 
         fn settle(&mut self, ending: Ending) {
-            self.meter.settle_rest();
+            self.meter.settle(ending);
             self.next.settle(ending);
         }
     };
@@ -113,15 +113,21 @@ impl<F, U> Expand<F, U> {
         for item in items.drain(..) {
             cursor.advance();
             if let Err(error) = (self.f)(item, &mut self.out) {
-                // What came before the item goes on, so that the failure is seen behind it.
+                let failure = self.meter.failed(cursor.position, &error);
+                // What came before the item goes on, so that the failure is seen behind it. The cursor is gone by
+                // then, here and below, so that a panic downstream is not attributed to this operator.
+                drop(cursor);
                 if !self.out.is_empty() {
                     self.next.batch(&mut self.out)?;
                 }
-                return Err(self.meter.failed(cursor.position, &error));
+                return Err(failure);
             }
             self.meter.account.processed += 1;
             if self.out.len() >= batch_items {
+                let position = cursor.position;
+                drop(cursor);
                 self.next.batch(&mut self.out)?;
+                cursor = self.meter.cursor(position);
             }
         }
         Ok(())
@@ -177,10 +183,12 @@ impl<T, F: FnMut(&T) -> Result<bool, TaskError>> Stage<T> for Filter<T, F> {
                 })
             });
             if let Some(error) = failed {
+                let failure = self.meter.failed(cursor.position, &error);
+                drop(cursor);
                 if !items.is_empty() {
                     self.next.batch(items)?;
                 }
-                return Err(self.meter.failed(cursor.position, &error));
+                return Err(failure);
             }
             self.meter.account.processed += count;
         }
@@ -259,8 +267,8 @@ impl<T> Stage<T> for Take<T> {
         self.next.poll(cx)
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.next.flush()
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.next.flush(lull)
     }
 
     fn wants_more(&self) -> bool {
@@ -268,7 +276,7 @@ impl<T> Stage<T> for Take<T> {
     }
 
     fn settle(&mut self, ending: Ending) {
-        self.meter.settle();
+        self.meter.settle(ending);
         self.next.settle(ending);
     }
 }
@@ -315,9 +323,9 @@ impl<T: Clone> Stage<T> for Tee<T> {
         if left.is_pending() || right.is_pending() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.left.flush()?;
-        self.right.flush()
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.left.flush(lull)?;
+        self.right.flush(lull)
     }
 
     fn wants_more(&self) -> bool {
@@ -325,7 +333,7 @@ impl<T: Clone> Stage<T> for Tee<T> {
     }
 
     fn settle(&mut self, ending: Ending) {
-        self.meter.settle();
+        self.meter.settle(ending);
         self.left.settle(ending);
         self.right.settle(ending);
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     flow::{
-        chain::{Ending, Failure, Mark, Meter, Stage},
+        chain::{Ending, Failure, Lull, Mark, Meter, Stage, catch},
         context::TaskContext,
         error::TaskError,
     },
@@ -49,7 +49,8 @@ pub trait Sink: 'static {
     /// An error fails the job, or under the policy *skip* makes the item a dead letter.
     fn write(&mut self, item: Self::Item) -> impl Future<Output = Result<(), TaskError>>;
 
-    /// Makes what was written visible. Called when the job is paused and before `close`. By default nothing.
+    /// Makes what was written visible. Called when the task has no further input for now, when the job is paused, and
+    /// before `close`. By default nothing.
     ///
     /// # Errors
     ///
@@ -105,7 +106,7 @@ impl<T, F: FnMut(T) -> Result<(), TaskError>> Stage<T> for ForEach<F> {
         Poll::Ready(Ok(()))
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self, _lull: Lull) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -113,8 +114,8 @@ impl<T, F: FnMut(T) -> Result<(), TaskError>> Stage<T> for ForEach<F> {
         true
     }
 
-    fn settle(&mut self, _ending: Ending) {
-        self.meter.settle_rest();
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle(ending);
     }
 }
 
@@ -144,12 +145,14 @@ pub(crate) struct SinkStage<S: Sink> {
     working: Option<Working<S>>,
     mark: Option<Mark>,
     closing: bool,
+    /// Something was written since the last flush.
+    unflushed: bool,
 }
 
 impl<S: Sink> SinkStage<S> {
     pub fn new(meter: Meter, sink: S) -> Self {
         let progress = Rc::new(Progress { position: Cell::new(0), processed: Cell::new(0), dead: RefCell::default() });
-        let mut stage = Self { meter, progress, idle: Some(sink), working: None, mark: None, closing: false };
+        let mut stage = Self { meter, progress, idle: Some(sink), working: None, mark: None, closing: false, unflushed: false };
         stage.start(Work::Open);
         stage
     }
@@ -205,6 +208,7 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
     fn batch(&mut self, items: &mut Vec<S::Item>) -> Result<(), Failure> {
         drop(self.meter.receive(items.len()));
         self.meter.task.put_out(items.len());
+        self.unflushed = true;
         self.start(Work::Write(std::mem::take(items)));
         Ok(())
     }
@@ -217,17 +221,21 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         loop {
             if let Some(working) = &mut self.working {
-                // Set before user code runs, so that a panic in it is attributed to this operator and item.
-                drop(self.meter.cursor(self.progress.position.get()));
-                let polled = working.as_mut().poll(cx);
-                drop(self.meter.cursor(self.progress.position.get()));
+                // Caught here, because the item being written is known only once the panic is over.
+                let polled = catch(|| working.as_mut().poll(cx));
                 self.meter.account.processed = self.progress.processed.get();
                 for (position, cause) in self.progress.dead.take() {
                     self.meter.bury(position, cause);
                 }
-                let Poll::Ready((sink, result)) = polled else {
-                    self.meter.task.wait.set(Wait::Calls);
-                    return Poll::Pending;
+                let (sink, result) = match polled {
+                    Ok(Poll::Ready(done)) => done,
+                    Ok(Poll::Pending) => {
+                        self.meter.task.wait.set(Wait::Calls);
+                        return Poll::Pending;
+                    }
+                    Err(panic) => {
+                        return Poll::Ready(Err(self.meter.panicked(self.progress.position.get(), panic)));
+                    }
                 };
                 self.working = None;
                 self.idle = Some(sink);
@@ -249,7 +257,11 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        if lull == Lull::Idle && self.unflushed && self.idle.is_some() {
+            self.unflushed = false;
+            self.start(Work::Flush);
+        }
         Ok(())
     }
 
@@ -257,8 +269,8 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
         true
     }
 
-    fn settle(&mut self, _ending: Ending) {
-        self.meter.settle_rest();
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle(ending);
     }
 }
 
@@ -309,7 +321,7 @@ impl<T: Serialize> Stage<T> for OutputStage {
         }
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self, _lull: Lull) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -317,7 +329,7 @@ impl<T: Serialize> Stage<T> for OutputStage {
         true
     }
 
-    fn settle(&mut self, _ending: Ending) {
-        self.meter.settle_rest();
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle(ending);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     flow::{
-        chain::{Ending, Failure, Meter},
+        chain::{Ending, Failure, Meter, catch},
         context::TaskContext,
         error::TaskError,
         task::{Course, Head, Input},
@@ -247,17 +247,33 @@ where
     }
 }
 
+/// How a source broke off. Kept back until the items in front of it have gone on.
+enum Broken {
+    Failed(TaskError),
+    Panicked(String),
+}
+
+impl Broken {
+    fn report(self, meter: &Meter) -> Failure {
+        let position = meter.account.received + 1;
+        match self {
+            Self::Failed(error) => meter.failed(position, &error),
+            Self::Panicked(message) => meter.panicked(position, message),
+        }
+    }
+}
+
 /// The head of a chain that reads a [`Part`].
 pub(crate) struct PartHead<P> {
     meter: Meter,
     course: Course,
     part: Option<P>,
-    failed: Option<TaskError>,
+    broken: Option<Broken>,
 }
 
 impl<P> PartHead<P> {
     pub fn new(meter: Meter, part: Option<P>) -> Self {
-        Self { meter, course: Course::default(), part, failed: None }
+        Self { meter, course: Course::default(), part, broken: None }
     }
 }
 
@@ -268,24 +284,26 @@ impl<P: Part> Head<P::Item> for PartHead<P> {
         into: &mut Vec<P::Item>,
         max: usize,
     ) -> Poll<Result<Input, Failure>> {
+        // First, so that a stop that comes now does not hide it.
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Err(broken.report(&self.meter)));
+        }
         // A source that has nothing left has not been cut short by a stop that comes now.
-        if self.part.is_none() && self.failed.is_none() {
+        if self.part.is_none() {
             self.course.close();
         }
         if let Some(input) = self.course.next(&self.meter.task) {
             return input.map(Ok);
         }
-        let before = self.meter.account.received;
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Err(self.meter.failed(before + 1, &error)));
-        }
         let Some(part) = &mut self.part else { return Poll::Ready(Ok(self.course.end())) };
-        let cursor = self.meter.cursor(before + 1);
-        let read = part.poll_read(cx, &self.meter.task.context, into, max);
-        drop(cursor);
-        let Poll::Ready(read) = read else {
-            self.meter.task.wait.set(Wait::Source);
-            return Poll::Pending;
+        let context = Rc::clone(&self.meter.task.context);
+        let read = match catch(|| part.poll_read(cx, &context, into, max)) {
+            Ok(Poll::Ready(read)) => read.map_err(Broken::Failed),
+            Ok(Poll::Pending) => {
+                self.meter.task.wait.set(Wait::Source);
+                return Poll::Pending;
+            }
+            Err(panic) => Err(Broken::Panicked(panic)),
         };
         let count = into.len() as u64;
         self.meter.account.received += count;
@@ -293,10 +311,9 @@ impl<P: Part> Head<P::Item> for PartHead<P> {
         match read {
             Ok(More::Yes) => {}
             Ok(More::No) => self.part = None,
-            Err(error) => {
-                // The items in front of the error go on first.
+            Err(broken) => {
                 self.part = None;
-                self.failed = Some(error);
+                self.broken = Some(broken);
             }
         }
         Poll::Ready(Ok(Input::Items))
@@ -310,8 +327,8 @@ impl<P: Part> Head<P::Item> for PartHead<P> {
         self.course.close();
     }
 
-    fn settle(&mut self, _ending: Ending) {
-        self.meter.settle();
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle(ending);
     }
 }
 
@@ -362,7 +379,7 @@ pub(crate) struct SourceHead<T> {
     course: Course,
     driving: Option<Driving>,
     shelf: Rc<Shelf<T>>,
-    failed: Option<TaskError>,
+    broken: Option<Broken>,
 }
 
 impl<T: 'static> SourceHead<T> {
@@ -386,13 +403,17 @@ impl<T: 'static> SourceHead<T> {
                 }
             }
         });
-        Self { meter, course: Course::default(), driving: Some(driving), shelf, failed: None }
+        Self { meter, course: Course::default(), driving: Some(driving), shelf, broken: None }
     }
 }
 
 impl<T> Head<T> for SourceHead<T> {
     fn poll_batch(&mut self, cx: &mut Context<'_>, into: &mut Vec<T>, max: usize) -> Poll<Result<Input, Failure>> {
-        if self.driving.is_none() && self.failed.is_none() {
+        // First, so that a stop that comes now does not hide it.
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Err(broken.report(&self.meter)));
+        }
+        if self.driving.is_none() {
             self.course.close();
         }
         if let Some(input) = self.course.next(&self.meter.task) {
@@ -401,16 +422,19 @@ impl<T> Head<T> for SourceHead<T> {
             }
             return input.map(Ok);
         }
-        let before = self.meter.account.received;
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Err(self.meter.failed(before + 1, &error)));
-        }
         self.shelf.demand.set(max);
         if let Some(driving) = &mut self.driving {
-            drop(self.meter.cursor(before + 1));
-            if let Poll::Ready(ended) = driving.as_mut().poll(cx) {
+            self.broken = match catch(|| driving.as_mut().poll(cx)) {
+                Ok(Poll::Pending) => None,
+                Ok(Poll::Ready(Ok(()))) => {
+                    self.driving = None;
+                    None
+                }
+                Ok(Poll::Ready(Err(error))) => Some(Broken::Failed(error)),
+                Err(panic) => Some(Broken::Panicked(panic)),
+            };
+            if self.broken.is_some() {
                 self.driving = None;
-                self.failed = ended.err();
             }
         }
         std::mem::swap(into, &mut *self.shelf.items.borrow_mut());
@@ -432,8 +456,8 @@ impl<T> Head<T> for SourceHead<T> {
         self.course.close();
     }
 
-    fn settle(&mut self, _ending: Ending) {
-        self.meter.settle();
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle(ending);
     }
 }
 
@@ -498,9 +522,9 @@ impl<T: Send + 'static> Head<T> for PortHead<T> {
         self.course.close();
     }
 
-    fn settle(&mut self, _ending: Ending) {
+    fn settle(&mut self, ending: Ending) {
         // Items still queued never entered the flow; their senders' job has ended and says how.
         self.port.close();
-        self.meter.settle();
+        self.meter.settle(ending);
     }
 }

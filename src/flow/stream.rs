@@ -13,7 +13,7 @@ use crate::{
         context::TaskContext,
         error::TaskError,
         exchange::{ExchangeStage, GateHead, InTurn, OutLane, Route, Single, ToAll, Weigh},
-        graph::{Blueprint, BuildRefusal},
+        graph::{Blueprint, BuildRefusal, PARALLELISM_MAX},
         keyed::KeyedStream,
         new_chain,
         operator::{Expand, Filter, Inspect, Map, Take, Tee},
@@ -628,6 +628,7 @@ pub(crate) enum Pairing {
 /// An exchange in the making: a new chain, and the chains that feed it.
 pub(crate) struct Exchange<T> {
     blueprint: Rc<RefCell<Blueprint>>,
+    asked: usize,
     chain: usize,
     gates: Vec<Arc<Gate<T>>>,
     /// The channel of each lane, for each gate.
@@ -635,13 +636,14 @@ pub(crate) struct Exchange<T> {
 }
 
 impl<T: Send + 'static> Exchange<T> {
-    pub fn begin(blueprint: &Rc<RefCell<Blueprint>>, parallelism: usize) -> Self {
+    pub fn begin(blueprint: &Rc<RefCell<Blueprint>>, asked: usize) -> Self {
+        let parallelism = asked.min(PARALLELISM_MAX);
         let mut shared = blueprint.borrow_mut();
         let chain = shared.add_chain(parallelism, false);
         let limits = shared.lane_limits();
         drop(shared);
         let gates = (0..parallelism).map(|_| Gate::new(limits)).collect();
-        Self { blueprint: Rc::clone(blueprint), chain, gates, channels: vec![Vec::new(); parallelism] }
+        Self { blueprint: Rc::clone(blueprint), asked, chain, gates, channels: vec![Vec::new(); parallelism] }
     }
 
     /// Ends `stream` in this exchange.
@@ -657,6 +659,10 @@ impl<T: Send + 'static> Exchange<T> {
         let weigh = stream.weigh.take();
         let mut lanes: Vec<RefCell<Vec<OutLane<T>>>> = Vec::new();
         let mut blueprint = self.blueprint.borrow_mut();
+        if self.asked != consumers {
+            let (operator, asked) = (kind.to_owned(), self.asked);
+            blueprint.refuse(BuildRefusal::TooParallel { operator, asked, limit: PARALLELISM_MAX });
+        }
         if consumers == 0 {
             blueprint.refuse(BuildRefusal::ZeroParallelism { operator: kind.to_owned() });
         }

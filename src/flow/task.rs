@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    flow::chain::{BoxStage, Ending, Failure, Mark, TaskState},
+    flow::chain::{BoxStage, Ending, Failure, Lull, Mark, TaskState},
     protocol::{TaskCommand, Wait},
 };
 
@@ -128,7 +128,7 @@ impl<T> Task for ChainTask<T> {
                     // What was held back to fill batches goes out before the task waits. A failure, or newly blocked
                     // output, shows at the next poll, for which the stage has registered the waker.
                     let wait = self.state.wait.get();
-                    if let Err(failure) = self.chain.flush() {
+                    if let Err(failure) = self.chain.flush(Lull::Idle) {
                         break Poll::Ready(Err(failure));
                     }
                     match self.chain.poll(cx) {
@@ -145,7 +145,7 @@ impl<T> Task for ChainTask<T> {
             now = after;
             if now - started >= BUDGET {
                 // A task that is always busy still passes on its partial batches once a budget.
-                if let Err(failure) = self.chain.flush() {
+                if let Err(failure) = self.chain.flush(Lull::Turn) {
                     break Poll::Ready(Err(failure));
                 }
                 cx.waker().wake_by_ref();

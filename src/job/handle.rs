@@ -90,7 +90,6 @@ impl JobHandle {
     /// Snapshots of the job: one now, then one after each change, up to the one that has ended.
     ///
     /// It does not promise a snapshot for every change: a reader slower than the job sees the newest.
-    #[must_use]
     pub fn watch(&self) -> Changes {
         Changes::new(self.clone())
     }
@@ -278,7 +277,6 @@ impl JobHandle {
     }
 
     /// The output called `name`, resolved at its first read.
-    #[must_use]
     pub fn output<T>(&self, name: &str) -> Output<T>
     where
         T: serde::de::DeserializeOwned + Send + 'static,

@@ -217,6 +217,11 @@ impl Completion {
         self.verdict.as_ref().filter(|_| self.state == JobState::Ended)
     }
 
+    /// What the tasks have earned, once no task is live: the outcome to be, unless an idle job is cancelled or fails.
+    pub(crate) fn verdict(&self) -> Option<&Outcome> {
+        self.verdict.as_ref()
+    }
+
     /// What went wrong without changing the outcome, so far.
     pub(crate) fn warnings(&self) -> &[Warning] {
         &self.warnings

@@ -11,7 +11,8 @@ use crate::{
     job::{Attempt, JobId, JobOptions, JobPayload, Limits},
     link::Refusal,
     manager::{
-        JobManager, JobPrepared, JobRefused,
+        JobManager,
+        messages::{JobPrepared, JobRefused},
         placement::{Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
         supervisor::{JobSupervisor, SupervisorSetup},

@@ -30,8 +30,10 @@ pub(crate) fn explain(
     if matches!(state, JobState::Running | JobState::Pausing | JobState::Draining) {
         for (task, _, wait) in &progress.tasks {
             let Some(node) = record.graph.tasks.get(task.index()) else { continue };
-            if completion.task_state(*task) == ActorState::Running {
-                waits.push(task_waits(record, completion, node, *wait, unread));
+            match completion.task_state(*task) {
+                ActorState::Waiting => waits.push(format!("{} is about to start", subject(node))),
+                ActorState::Running => waits.push(task_waits(record, completion, node, *wait, unread)),
+                _ => {}
             }
         }
     }
@@ -72,7 +74,7 @@ fn stopping(record: &JobRecord, completion: &Completion, progress: &Progress, wa
 }
 
 fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait: Wait, unread: &[String]) -> String {
-    let task = format!("task `{}` (instance {})", node.name, node.instance);
+    let task = subject(node);
     match wait {
         Wait::Nothing => format!("{task} is working"),
         Wait::Input => match upstream(record, completion, node).as_slice() {
@@ -96,6 +98,10 @@ fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait
         Wait::Calls => format!("{task} waits for asynchronous calls of its own"),
         Wait::Resume => format!("{task} is held until `resume`"),
     }
+}
+
+fn subject(node: &TaskNode) -> String {
+    format!("task `{}` (instance {})", node.name, node.instance)
 }
 
 fn port_waits(node: &TaskNode, task: &str, senders: u32) -> String {

@@ -1,5 +1,7 @@
 //! Hears every task and service of one job, and carries out what the completion rules decide.
 
+mod answers;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -7,18 +9,19 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MailboxError, Message,
-    ResponseActFuture, SpawnHandle, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
+    WrapFuture,
 };
 
+use self::answers::Read;
 use crate::{
-    job::{CancelReason, Explanation, FailureCause, JobState, JobStatus, Limits, Outcome},
-    link::{Control, JobRequest, Keep, Refusal, Reply},
+    job::{CancelReason, FailureCause, JobState, JobStatus, Limits, Outcome},
+    link::{JobRequest, Keep, Refusal, Reply},
     manager::{
-        JobEnded, JobManager,
+        JobManager,
         completion::{Command, Completion, Conflict, Deadline, Event},
         dispatcher::{DeployTasks, Dispatcher, FreeSlots},
-        explain,
+        messages::JobEnded,
         record::{EndedJob, JobRecord},
         reply::ReplySlot,
     },
@@ -44,8 +47,6 @@ pub(crate) struct JobSupervisor {
     waiters: Vec<JobReply>,
     /// Answered with the first snapshot of a version above the one they name.
     watchers: Vec<(u64, JobReply)>,
-    /// What readers of an incomplete output are told.
-    first_failure: Option<String>,
     /// Set once everything is over; from then on it answers every question.
     ended: Option<Arc<EndedJob>>,
     worker: Addr<Worker>,
@@ -88,12 +89,6 @@ pub(crate) struct TakeSnapshot;
 #[rtype(result = "()")]
 pub(crate) struct Dismiss;
 
-/// What is read from the job once its counters are known.
-enum Read {
-    Status,
-    Explanation,
-}
-
 impl JobSupervisor {
     pub(crate) fn new(setup: SupervisorSetup) -> Self {
         let SupervisorSetup { environment, limits, run_limit, record, ports, worker, manager, dispatcher } = setup;
@@ -109,7 +104,6 @@ impl JobSupervisor {
             deadlines: HashMap::new(),
             waiters: Vec::new(),
             watchers: Vec::new(),
-            first_failure: None,
             ended: None,
             worker,
             manager,
@@ -119,7 +113,7 @@ impl JobSupervisor {
 
     /// Drops a job that was never begun, without a word to the JobManager.
     pub(crate) fn discard(mut self) {
-        self.ended = Some(Arc::new(self.into_ended_job(&Progress::default())));
+        self.ended = Some(Arc::new(self.ended_job(&Progress::default())));
     }
 
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) -> Result<(), Conflict> {
@@ -127,7 +121,8 @@ impl JobSupervisor {
         for command in self.completion.apply(event)? {
             self.execute(command, ctx);
         }
-        if self.completion.version() != version {
+        // The end is told by `finish`.
+        if self.completion.version() != version && self.completion.state() != JobState::Ended {
             self.notify_watchers(ctx);
         }
         Ok(())
@@ -177,11 +172,7 @@ impl JobSupervisor {
     }
 
     fn seal_outputs(&mut self, complete: bool) {
-        let why = if complete {
-            String::new()
-        } else {
-            self.first_failure.clone().unwrap_or_else(|| "the job was cancelled".to_owned())
-        };
+        let why = self.completion.verdict().map(ToString::to_string).unwrap_or_default();
         for (_, output) in &self.ports.outputs {
             output.seal(complete, why.clone());
         }
@@ -207,14 +198,14 @@ impl JobSupervisor {
 
     fn finish(&mut self, progress: &Progress) {
         self.order(WorkerOrder::Release);
-        let job = Arc::new(self.into_ended_job(progress));
+        let job = Arc::new(self.ended_job(progress));
         // The JobManager hears of it before any client does, so that whatever a client asks next finds the record.
         self.manager.do_send(JobEnded { job: Arc::clone(&job) });
         self.answer_all(&job);
         self.ended = Some(job);
     }
 
-    fn into_ended_job(&mut self, progress: &Progress) -> EndedJob {
+    fn ended_job(&self, progress: &Progress) -> EndedJob {
         EndedJob {
             status: self.record.status(&self.completion, progress),
             dead_letters: self.record.dead.letters(),
@@ -242,78 +233,6 @@ impl JobSupervisor {
         }
     }
 
-    /// Answers with what the job looks like once the worker has said how far it is. The worker reads atomics on this
-    /// very thread, so this is quick however busy the tasks are.
-    fn read(&mut self, read: Read, replies: Vec<JobReply>, ctx: &mut Context<Self>) {
-        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
-        ctx.spawn(progress.into_actor(self).map(move |progress, this, _| {
-            let reply = match (&this.ended, read) {
-                (Some(ended), Read::Status) => Reply::Status(Box::new(ended.status.clone())),
-                (_, Read::Status) => Reply::Status(Box::new(this.status(progress))),
-                (_, Read::Explanation) => Reply::Explanation(this.explanation(progress)),
-            };
-            for slot in replies {
-                slot.answer(Ok(reply.clone()));
-            }
-        }));
-    }
-
-    fn status(&self, progress: Result<Progress, MailboxError>) -> JobStatus {
-        self.record.status(&self.completion, &progress.unwrap_or_default())
-    }
-
-    fn explanation(&self, progress: Result<Progress, MailboxError>) -> Explanation {
-        let outputs = self.ports.outputs.iter();
-        let unread: Vec<String> =
-            outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
-        explain::explain(&self.record, &self.completion, &progress.unwrap_or_default(), &unread)
-    }
-
-    fn control(&mut self, control: Control, ctx: &mut Context<Self>) -> Result<Reply, Refusal> {
-        tracing::info!(environment = %self.environment, job = %self.record.id, ?control, "requested");
-        let (operation, event) = match control {
-            Control::Stop => ("stop", Event::Stop),
-            Control::Cancel => ("cancel", Event::Cancel(CancelReason::Requested)),
-            Control::Pause => ("pause", Event::Pause),
-            Control::Resume => ("resume", Event::Resume),
-        };
-        match self.apply(event, ctx) {
-            Ok(()) => Ok(Reply::Done(())),
-            Err(conflict) => Err(Refusal::Conflict { operation: operation.to_owned(), state: conflict.state }),
-        }
-    }
-
-    fn ask(&mut self, request: JobRequest, reply: JobReply, ctx: &mut Context<Self>) {
-        let answer = match request {
-            JobRequest::JobStatus => return self.read(Read::Status, vec![reply], ctx),
-            JobRequest::ExplainJob => return self.read(Read::Explanation, vec![reply], ctx),
-            JobRequest::WatchJob { after } => match after {
-                Some(after) if after >= self.completion.version() => {
-                    // Looked through only when about to grow: those who gave up cost a constant for each one who asks.
-                    if self.watchers.len() == self.watchers.capacity() {
-                        self.watchers.retain(|(_, reply)| reply.is_wanted());
-                    }
-                    return self.watchers.push((after, reply));
-                }
-                _ => return self.read(Read::Status, vec![reply], ctx),
-            },
-            JobRequest::WaitJob => {
-                if self.waiters.len() == self.waiters.capacity() {
-                    self.waiters.retain(JobReply::is_wanted);
-                }
-                return self.waiters.push(reply);
-            }
-            JobRequest::Control(control) => self.control(control, ctx),
-            JobRequest::DeleteJob { .. } => {
-                Err(Refusal::Conflict { operation: "delete".to_owned(), state: self.completion.state() })
-            }
-            JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
-            JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
-            JobRequest::Open => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
-        };
-        reply.answer(answer);
-    }
-
     /// Takes note of what the completion rules do not keep.
     fn note(&mut self, event: &mut TaskEvent) {
         match event {
@@ -321,10 +240,7 @@ impl JobSupervisor {
                 self.record.started_at.get_or_insert_with(SystemTime::now);
             }
             TaskEvent::DeadLettered { count, newest } => self.record.dead.add(*count, std::mem::take(newest)),
-            TaskEvent::Failed { cause, .. } => {
-                self.first_failure.get_or_insert_with(|| cause.to_string());
-            }
-            TaskEvent::Held { .. } | TaskEvent::Finished(_) | TaskEvent::Cancelled(_) => {}
+            _ => {}
         }
     }
 }
@@ -345,7 +261,7 @@ impl Drop for JobSupervisor {
         }
         // Only a panic in here leads past the job's end, and a job whose supervisor is gone must not stay live for
         // ever.
-        let mut job = self.into_ended_job(&Progress::default());
+        let mut job = self.ended_job(&Progress::default());
         job.status.state = JobState::Ended;
         job.status.task_count = 0;
         job.status.service_count = 0;

@@ -46,6 +46,8 @@ pub(crate) struct TaskActor {
     stage: Stage,
     /// Commands that came before the task was made.
     early: Vec<TaskCommand>,
+    /// Entered while user code runs, so that its own events say where they come from.
+    span: tracing::Span,
     _occupied: Occupied,
 }
 
@@ -64,9 +66,11 @@ pub(crate) struct Command(pub TaskCommand);
 impl TaskActor {
     pub fn new(setup: TaskSetup) -> Self {
         let TaskSetup { job, attempt, task, plan, context, limits, counters, events, occupied } = setup;
+        let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
+        let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters));
         let stage = Stage::Unmade(plan.recipe);
-        Self { job, attempt, task, state, events, stage, early: Vec::new(), _occupied: occupied }
+        Self { job, attempt, task, state, events, stage, early: Vec::new(), span, _occupied: occupied }
     }
 
     fn report(&self, event: TaskEvent) {
@@ -85,6 +89,8 @@ impl TaskActor {
     }
 
     fn step(&mut self, cx: &mut TaskCx<'_>) -> Poll<()> {
+        let span = self.span.clone();
+        let _entered = span.enter();
         if matches!(self.stage, Stage::Unmade(_))
             && let Err(cause) = self.make()
         {

@@ -39,7 +39,6 @@ impl BlockingJob {
     }
 
     /// As [`JobHandle::watch`], as an iterator.
-    #[must_use]
     pub fn watch(&self) -> BlockingChanges {
         BlockingChanges { changes: self.job.watch() }
     }

@@ -99,11 +99,14 @@ fn ends_or_is_awaited(job: &Job, world: &World) -> bool {
     world.own_actions(&mut own);
     // What may go wrong need not.
     own.retain(|action| !action.is_mishap());
+    let undecided = world.first.is_none();
+    let unstopped = world.budget.stop == job.budget.stop;
     let awaited = match world.machine.state() {
-        JobState::Ended | JobState::Paused => true,
-        JobState::Idle => !job.setup.autostop && world.budget.stop == job.budget.stop && world.first.is_none(),
+        JobState::Ended => true,
+        JobState::Paused => undecided && unstopped,
+        JobState::Idle => undecided && unstopped && !job.setup.autostop,
         JobState::Starting => world.service_hangs(),
-        JobState::Running | JobState::Pausing | JobState::Draining => world.task_hangs() && world.first.is_none(),
+        JobState::Running | JobState::Pausing | JobState::Draining => undecided && world.task_hangs(),
         _ => false,
     };
     !own.is_empty() || awaited

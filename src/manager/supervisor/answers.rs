@@ -1,0 +1,108 @@
+//! What a client's question about a live job is answered with.
+
+use actix::{ActorFutureExt, AsyncContext, Context, MailboxError, WrapFuture};
+
+use super::{JobReply, JobSupervisor};
+use crate::{
+    job::{CancelReason, Explanation, JobState, JobStatus},
+    link::{Control, JobRequest, Refusal, Reply},
+    manager::{completion::Event, explain},
+    protocol::Progress,
+    worker::ReportProgress,
+};
+
+/// What is read from the job once its counters are known.
+#[derive(Clone, Copy)]
+pub(super) enum Read {
+    Status,
+    Explanation,
+}
+
+impl JobSupervisor {
+    /// Answers with what the job looks like once the worker has said how far it is. The worker reads atomics on this
+    /// very thread, so this is quick however busy the tasks are.
+    pub(super) fn read(&mut self, read: Read, replies: Vec<JobReply>, ctx: &mut Context<Self>) {
+        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
+        ctx.spawn(progress.into_actor(self).map(move |progress, this, _| {
+            let reply = match (&this.ended, read) {
+                (Some(ended), Read::Status) => Reply::Status(Box::new(ended.status.clone())),
+                (_, Read::Status) => Reply::Status(Box::new(this.status(progress))),
+                (_, Read::Explanation) => Reply::Explanation(this.explanation(progress)),
+            };
+            for slot in replies {
+                slot.answer(Ok(reply.clone()));
+            }
+        }));
+    }
+
+    pub(super) fn status(&self, progress: Result<Progress, MailboxError>) -> JobStatus {
+        let mut status = self.record.status(&self.completion, &progress.unwrap_or_default());
+        // Whoever reads `Ended` can rely on it at once, to delete the job say; so it does not show before `finish`.
+        if status.state == JobState::Ended {
+            status.state = self.visible_state();
+            status.outcome = None;
+            status.ended_at = None;
+        }
+        status
+    }
+
+    /// The state that clients see while the job is live.
+    pub(super) fn visible_state(&self) -> JobState {
+        match self.completion.state() {
+            JobState::Ended => JobState::StoppingServices,
+            state => state,
+        }
+    }
+
+    pub(super) fn explanation(&self, progress: Result<Progress, MailboxError>) -> Explanation {
+        let outputs = self.ports.outputs.iter();
+        let unread: Vec<String> =
+            outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
+        explain::explain(&self.record, &self.completion, &progress.unwrap_or_default(), &unread)
+    }
+
+    pub(super) fn control(&mut self, control: Control, ctx: &mut Context<Self>) -> Result<Reply, Refusal> {
+        tracing::info!(environment = %self.environment, job = %self.record.id, ?control, "requested");
+        let (operation, event) = match control {
+            Control::Stop => ("stop", Event::Stop),
+            Control::Cancel => ("cancel", Event::Cancel(CancelReason::Requested)),
+            Control::Pause => ("pause", Event::Pause),
+            Control::Resume => ("resume", Event::Resume),
+        };
+        match self.apply(event, ctx) {
+            Ok(()) => Ok(Reply::Done(())),
+            Err(conflict) => Err(Refusal::Conflict { operation: operation.to_owned(), state: conflict.state }),
+        }
+    }
+
+    pub(super) fn ask(&mut self, request: JobRequest, reply: JobReply, ctx: &mut Context<Self>) {
+        let answer = match request {
+            JobRequest::JobStatus => return self.read(Read::Status, vec![reply], ctx),
+            JobRequest::ExplainJob => return self.read(Read::Explanation, vec![reply], ctx),
+            JobRequest::WatchJob { after } => match after {
+                Some(after) if after >= self.completion.version() => {
+                    // Looked through only when about to grow: those who gave up cost a constant for each one who asks.
+                    if self.watchers.len() == self.watchers.capacity() {
+                        self.watchers.retain(|(_, reply)| reply.is_wanted());
+                    }
+                    return self.watchers.push((after, reply));
+                }
+                _ => return self.read(Read::Status, vec![reply], ctx),
+            },
+            JobRequest::WaitJob => {
+                if self.waiters.len() == self.waiters.capacity() {
+                    self.waiters.retain(JobReply::is_wanted);
+                }
+                return self.waiters.push(reply);
+            }
+            JobRequest::Control(control) => self.control(control, ctx),
+            JobRequest::DeleteJob { .. } => {
+                Err(Refusal::Conflict { operation: "delete".to_owned(), state: self.visible_state() })
+            }
+            JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
+            JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
+            JobRequest::Open => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
+        };
+        reply.answer(answer);
+    }
+}

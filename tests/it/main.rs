@@ -1,0 +1,6 @@
+//! The behaviour of proscenium, seen from outside. One module for each kind of promise; each test runs in every kind
+//! of environment there is.
+
+mod support;
+
+mod sources;

@@ -1,0 +1,63 @@
+//! Random graphs, left alone and interrupted: each ends, as it should, with exactly the results it should have.
+//!
+//! Failing seeds are kept in `proptest-regressions/` and run first; they belong into the repository.
+
+mod drive;
+mod eval;
+mod helper;
+mod shape;
+mod strategy;
+
+use std::{panic, sync::Once};
+
+use proptest::{
+    strategy::Strategy,
+    test_runner::{Config, FileFailurePersistence, TestRunner},
+};
+
+use self::drive::Case;
+
+/// Cases of each property; `PROPTEST_CASES` overrides it.
+const CASES: u32 = 400;
+
+/// Panics that a job was drawn to have are no news.
+fn silence_planned_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let planned = info.payload().downcast_ref::<&str>().is_some_and(|text| text.starts_with("planned"));
+            if !planned {
+                report(info);
+            }
+        }));
+    });
+}
+
+fn holds_for(seeds: &'static str, cases: impl Strategy<Value = Case>) {
+    silence_planned_panics();
+    let config = Config {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES),
+        // A case that hangs costs its whole deadline each time it is tried in a smaller form.
+        max_shrink_time: 120_000,
+        max_shrink_iters: 500,
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let result = TestRunner::new(config).run(&cases, |case| runtime.block_on(drive::run(case)));
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn a_random_graph_left_alone_completes_with_exactly_its_results_or_fails_truthfully() {
+    holds_for("proptest-regressions/undisturbed.txt", strategy::undisturbed());
+}
+
+#[test]
+fn a_random_graph_that_is_stopped_cancelled_or_paused_loses_and_invents_nothing_it_should_not() {
+    holds_for("proptest-regressions/interrupted.txt", strategy::interrupted());
+}
