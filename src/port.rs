@@ -10,6 +10,7 @@ mod input;
 mod output;
 mod queue;
 mod reader;
+mod spill;
 mod store;
 mod streamed;
 
@@ -38,3 +39,6 @@ pub(crate) trait OutputResolver: Send + Sync {
 pub(crate) trait InputResolver: Send + Sync {
     fn input(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
 }
+
+#[cfg(test)]
+mod tests;

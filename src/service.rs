@@ -7,6 +7,7 @@ mod error;
 mod gate;
 mod instance;
 mod pump;
+mod queue;
 mod reference;
 mod table;
 mod tell;

@@ -347,7 +347,7 @@ impl Handler<Order> for Worker {
             WorkerOrder::Release => {
                 if let Some(hosted) = self.jobs.remove(&job) {
                     // Callers still queued in front of a service that will not come back are told so.
-                    hosted.services.iter().for_each(|host| host.recipe.abandon());
+                    hosted.services.iter().for_each(|host| host.recipe.gate().release());
                 }
             }
         }

@@ -22,6 +22,11 @@ use crate::{
 pub(crate) trait Route<T> {
     /// Moves all of `items` into the lanes. Lanes that are closed may be given items; they are thrown away later.
     fn deal(&mut self, items: &mut Vec<T>, lanes: &mut [OutLane<T>]);
+
+    /// How many of `lanes` each item goes to.
+    fn copies(&self, lanes: usize) -> usize {
+        lanes.min(1)
+    }
 }
 
 /// Everything to the one lane there is.
@@ -61,6 +66,10 @@ impl<T: Clone> Route<T> for ToAll {
             lane.buffer.extend_from_slice(items);
         }
         last.buffer.append(items);
+    }
+
+    fn copies(&self, lanes: usize) -> usize {
+        lanes
     }
 }
 
@@ -102,6 +111,8 @@ pub(crate) struct OutLane<T> {
     /// Batches that found no credit, and marks behind them.
     backlog: VecDeque<Held<T>>,
     closed: bool,
+    /// Items thrown away because the consumer had closed its end.
+    thrown: u64,
     sent: Sent,
 }
 
@@ -113,15 +124,13 @@ enum Held<T> {
 impl<T> OutLane<T> {
     pub fn new(channel: usize, sender: LaneSender<T>) -> Self {
         let sent = Sent::default();
-        Self { channel, sender, buffer: Vec::new(), backlog: VecDeque::new(), closed: false, sent }
+        Self { channel, sender, buffer: Vec::new(), backlog: VecDeque::new(), closed: false, thrown: 0, sent }
     }
 
     /// Sends what the backlog and then the buffer hold, as far as there is credit.
     fn push(&mut self, weigh: &Option<Weigh<T>>, partial: bool, batch_items: usize) {
         if self.closed {
-            self.backlog.clear();
-            self.buffer.clear();
-            return;
+            return self.close();
         }
         while let Some(held) = self.backlog.front_mut() {
             match held {
@@ -167,6 +176,7 @@ impl<T> OutLane<T> {
 
     fn close(&mut self) {
         self.closed = true;
+        self.thrown += self.waiting();
         self.backlog.clear();
         self.buffer.clear();
     }
@@ -209,7 +219,7 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
         drop(self.meter.receive(count));
         self.meter.account.processed += count as u64;
         self.route.deal(items, &mut self.lanes);
-        self.meter.task.put_out(count);
+        self.meter.task.put_out(count * self.route.copies(self.lanes.len()));
         let batch_items = self.meter.task.limits.batch_items;
         for lane in &mut self.lanes {
             if lane.closed || lane.buffer.len() >= batch_items {
@@ -273,7 +283,10 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
 
     fn settle(&mut self, ending: Ending) {
         for lane in &mut self.lanes {
-            lane.sent.dropped += lane.waiting();
+            if ending == Ending::Discarded {
+                // The consumer closed because it was cancelled too, so these items count as lost with the job.
+                lane.sent.dropped += lane.waiting() + lane.thrown;
+            }
             self.meter.task.report_sent(lane.channel, lane.sent);
         }
         self.meter.settle(ending);

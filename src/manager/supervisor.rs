@@ -49,6 +49,10 @@ pub(crate) struct JobSupervisor {
     watchers: Vec<(u64, JobReply)>,
     /// Set once everything is over; from then on it answers every question.
     ended: Option<Arc<EndedJob>>,
+    /// Questions whose answer waits for the worker. It does not stop before they are answered, for with it they would
+    /// be dropped.
+    reads: usize,
+    dismissed: bool,
     worker: Addr<Worker>,
     manager: Addr<JobManager>,
     dispatcher: Addr<Dispatcher>,
@@ -105,6 +109,8 @@ impl JobSupervisor {
             waiters: Vec::new(),
             watchers: Vec::new(),
             ended: None,
+            reads: 0,
+            dismissed: false,
             worker,
             manager,
             dispatcher,
@@ -233,6 +239,12 @@ impl JobSupervisor {
         }
     }
 
+    fn stop_once_dismissed(&self, ctx: &mut Context<Self>) {
+        if self.dismissed && self.reads == 0 {
+            ctx.stop();
+        }
+    }
+
     /// Takes note of what the completion rules do not keep.
     fn note(&mut self, event: &mut TaskEvent) {
         match event {
@@ -339,6 +351,7 @@ impl Handler<Dismiss> for JobSupervisor {
     type Result = ();
 
     fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
-        ctx.stop();
+        self.dismissed = true;
+        self.stop_once_dismissed(ctx);
     }
 }

@@ -1,17 +1,10 @@
 //! The contents of a collected output: chunks in memory, and beyond a limit the older ones in a file.
 //!
-//! [`Collected`] is pure bookkeeping under the store's lock; [`SpillFile`] does the I/O, on blocking threads only.
+//! Bookkeeping only, done under the store's lock; the file is written and read by [`spill`](super::spill).
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::runtime::Handle;
-
-use super::store::CHUNK_BYTES;
+use super::{spill::SpillFile, store::CHUNK_BYTES};
 
 pub(super) struct Entry {
     /// Items in the entries before this one.
@@ -149,43 +142,5 @@ impl Collected {
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.memory
-    }
-}
-
-/// An anonymous temporary file: the operating system removes it when it is closed, or when the process dies.
-pub(super) struct SpillFile {
-    /// One position for all: readers and the writer take turns, on blocking threads. `None` only while it is dropped.
-    file: Mutex<Option<File>>,
-    blocking: Handle,
-}
-
-impl SpillFile {
-    pub(super) fn create(blocking: Handle) -> io::Result<Self> {
-        Ok(Self { file: Mutex::new(Some(tempfile::tempfile()?)), blocking })
-    }
-
-    pub(super) fn write(&self, offset: u64, chunks: &[Arc<Vec<u8>>]) -> io::Result<()> {
-        self.with(offset, |file| chunks.iter().try_for_each(|chunk| file.write_all(chunk)))
-    }
-
-    pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        self.with(offset, |file| file.read_exact(&mut bytes))?;
-        Ok(bytes)
-    }
-
-    fn with<R>(&self, offset: u64, act: impl FnOnce(&mut File) -> io::Result<R>) -> io::Result<R> {
-        let mut file = self.file.lock();
-        let file = file.as_mut().ok_or_else(|| io::Error::other("the file is closed"))?;
-        file.seek(SeekFrom::Start(offset))?;
-        act(file)
-    }
-}
-
-impl Drop for SpillFile {
-    /// Closing gives the disk space back, which can take long for a large file; the last holder may be an arbiter.
-    fn drop(&mut self) {
-        let file = self.file.get_mut().take();
-        drop(self.blocking.spawn_blocking(move || drop(file)));
     }
 }

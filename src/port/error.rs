@@ -151,12 +151,13 @@ impl InputError {
 #[derive(Clone, PartialEq, Eq)]
 pub struct SendError<T> {
     item: T,
-    error: InputError,
+    /// In a box because results carry it around, and mostly do not.
+    error: Box<InputError>,
 }
 
 impl<T> SendError<T> {
     pub(super) fn new(item: T, error: InputError) -> Self {
-        Self { item, error }
+        Self { item, error: Box::new(error) }
     }
 
     /// Why it was not sent.
@@ -174,13 +175,13 @@ impl<T> SendError<T> {
     /// Why it was not sent; drops the item.
     #[must_use]
     pub fn into_error(self) -> InputError {
-        self.error
+        *self.error
     }
 
     /// What was not sent, and why.
     #[must_use]
     pub fn into_parts(self) -> (T, InputError) {
-        (self.item, self.error)
+        (self.item, *self.error)
     }
 }
 
@@ -198,13 +199,13 @@ impl<T> fmt::Display for SendError<T> {
 
 impl<T> std::error::Error for SendError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
+        Some(&*self.error)
     }
 }
 
 impl<T> From<SendError<T>> for InputError {
     fn from(error: SendError<T>) -> Self {
-        error.error
+        *error.error
     }
 }
 

@@ -48,7 +48,7 @@ impl<T> Input<T> {
 }
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
-    /// Pushes one item; waits while the input is full. Senders that wait are served in the order they came.
+    /// Pushes one item; waits while the input is full. Room that comes free goes to those who have waited longest.
     ///
     /// # Errors
     ///

@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 
 use super::{
     OutputError, OutputReader,
-    collected::{Collected, Entry, Spill, SpillFile},
+    collected::{Collected, Entry, Place, Spill},
+    spill::{self, SpillFile},
     streamed::Streamed,
 };
 use crate::{
@@ -232,8 +233,7 @@ impl OutputStore {
         drop(state);
         readers.into_iter().for_each(Waker::wake);
         if let Some(spill) = spill {
-            let running = Spilling { store: Arc::clone(self), spill: Some(spill) };
-            drop(self.blocking.spawn_blocking(move || running.run()));
+            spill::start(Arc::clone(self), spill);
         }
         Ok(())
     }
@@ -350,6 +350,22 @@ impl OutputStore {
         Ok(next)
     }
 
+    /// `spill` is in the file, or why not. Returns what is to be written next, if anything.
+    pub(super) fn end_spill(&self, spill: &Spill, written: Result<Arc<SpillFile>, String>) -> Option<Spill> {
+        let mut state = self.state.lock();
+        let next = match &mut state.contents {
+            Contents::Collected(collected) => {
+                collected.end_spill(spill, written);
+                collected.begin_spill()
+            }
+            Contents::Streamed(_) => None,
+        };
+        let writers = state.writers_with_room();
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
+        next
+    }
+
     /// The reader `id` is gone; `rest` is what it took and did not consume.
     pub(super) fn leave(&self, id: u64, rest: Option<Chunk>) {
         let mut state = self.state.lock();
@@ -399,7 +415,6 @@ impl State {
 
 impl From<&Entry> for Next {
     fn from(entry: &Entry) -> Self {
-        use super::collected::Place;
         let (first, items) = (entry.first, entry.items);
         match &entry.place {
             Place::Memory(bytes) => Self::Chunk(Chunk { first, items, bytes: Arc::clone(bytes) }),
@@ -407,43 +422,5 @@ impl From<&Entry> for Next {
                 Self::File { first, items, file: Arc::clone(file), offset: *offset, len: *len }
             }
         }
-    }
-}
-
-/// A spill under way on a blocking thread. If it is dropped before it ran, the pool is shut down, and the writers who
-/// wait for it are told.
-struct Spilling {
-    store: Arc<OutputStore>,
-    spill: Option<Spill>,
-}
-
-impl Spilling {
-    fn run(mut self) {
-        while let Some(spill) = &self.spill {
-            let file =
-                spill.file.clone().map_or_else(|| SpillFile::create(self.store.blocking.clone()).map(Arc::new), Ok);
-            let written = file.and_then(|file| file.write(spill.offset, &spill.chunks).map(|()| file));
-            self.end(written.map_err(|error| error.to_string()));
-        }
-    }
-
-    fn end(&mut self, written: Result<Arc<SpillFile>, String>) {
-        let Some(spill) = self.spill.take() else { return };
-        let mut state = self.store.state.lock();
-        if let Contents::Collected(collected) = &mut state.contents {
-            collected.end_spill(&spill, written);
-            self.spill = collected.begin_spill();
-        }
-        let writers = state.writers_with_room();
-        drop(state);
-        writers.into_iter().for_each(Waker::wake);
-        // The chunks go without the lock.
-        drop(spill);
-    }
-}
-
-impl Drop for Spilling {
-    fn drop(&mut self) {
-        self.end(Err("the environment is closed".to_owned()));
     }
 }

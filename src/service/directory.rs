@@ -29,7 +29,7 @@ pub(crate) struct ServiceDirectory {
 }
 
 impl ServiceDirectory {
-    /// Makes the gates those of `job`. They stay in the order of registration.
+    /// Makes the gates those of `job`.
     pub(crate) fn new(job: JobId, gates: Vec<Arc<dyn AnyGate>>, timer: Timer, call_deadline: Duration) -> Arc<Self> {
         let home = Home { job, timer, call_deadline };
         for gate in &gates {
@@ -57,11 +57,6 @@ impl ServiceDirectory {
             service: name.to_owned(),
             existing: self.gates.iter().map(|gate| gate.name().to_owned()).collect(),
         })
-    }
-
-    /// All gates, in order of registration.
-    pub(crate) fn gates(&self) -> &[Arc<dyn AnyGate>] {
-        &self.gates
     }
 
     pub(crate) fn job(&self) -> JobId {

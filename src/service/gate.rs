@@ -2,7 +2,7 @@
 
 use std::{
     any::{Any, type_name},
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -19,24 +19,17 @@ use crate::{
     service::{
         CallError, MessageTable, Service,
         directory::Origin,
-        envelope::{Admission, CallEnvelope, Queued},
+        envelope::{Admission, Queued},
+        queue::{Inner, Left, Live, Phase, Waiting},
     },
     timer::Timer,
 };
-
-/// Messages the service takes at a time at most, so that what it has not handled yet stays a small part of the bound.
-const BATCH_MAX: usize = 256;
-
-/// Taken calls that are looked through each time the service comes for more.
-const IN_HAND_FEW: usize = 16;
 
 /// A gate whose service type is not known.
 pub(crate) trait AnyGate: Any + Send + Sync {
     fn name(&self) -> &str;
     /// The service's actor type.
     fn actor(&self) -> &'static str;
-    /// The names of the messages it accepts.
-    fn messages(&self) -> Vec<&'static str>;
     /// Makes the gate part of its job. Only the first time counts.
     fn attach(&self, home: Home);
     /// From now on answers services only: what came from tasks or from outside and waits for room is refused.
@@ -79,50 +72,6 @@ struct Counts {
     abandoned: AtomicBool,
 }
 
-struct Inner<S> {
-    phase: Phase,
-    queue: VecDeque<Queued<S>>,
-    /// The size of the batch that the service took last. It counts against the bound until the service comes back,
-    /// so never more than `capacity` messages are accepted and not handled.
-    outstanding: usize,
-    taken: u64,
-    /// Who waits for room, in order of arrival.
-    waiting: BTreeMap<u64, Waiting<S>>,
-    next_ticket: u64,
-    /// Calls that were taken and may be unsettled, so that `abandon` can tell their callers while the service's thread
-    /// hangs.
-    in_hand: Vec<Arc<dyn CallEnvelope<S>>>,
-    prune_at: usize,
-    /// Set while the service sleeps for want of messages.
-    sleeper: Option<Waker>,
-    live: Option<Live>,
-}
-
-struct Live {
-    incarnation: Incarnation,
-    /// Wakes the instance whatever it does; `None` until it has been polled.
-    waker: Option<Waker>,
-}
-
-struct Waiting<S> {
-    message: Queued<S>,
-    origin: Origin,
-    /// A tell's sender waits for this; a call's caller waits for the reply anyway.
-    admission: Option<Arc<Admission>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Open,
-    /// Services are answered, nobody else.
-    ServicesOnly,
-    /// Nothing new is accepted; what was accepted is answered.
-    Stopping,
-    /// Nobody is answered any more.
-    Stopped,
-    JobEnded,
-}
-
 /// Where an accepted message went.
 pub(super) enum Place {
     Queue,
@@ -144,18 +93,6 @@ pub(super) enum Take {
 
 impl<S: Service> Gate<S> {
     pub(super) fn new(name: &str, capacity: usize) -> Self {
-        let inner = Inner {
-            phase: Phase::Open,
-            queue: VecDeque::new(),
-            outstanding: 0,
-            taken: 0,
-            waiting: BTreeMap::new(),
-            next_ticket: 0,
-            in_hand: Vec::new(),
-            prune_at: 0,
-            sleeper: None,
-            live: None,
-        };
         let counts = Counts { done: AtomicU64::new(0), skipped: AtomicU64::new(0), abandoned: AtomicBool::new(false) };
         Self {
             name: name.into(),
@@ -163,7 +100,7 @@ impl<S: Service> Gate<S> {
             // With no room at all, no message would ever pass.
             capacity: capacity.max(1),
             home: OnceLock::new(),
-            inner: Line(Mutex::new(inner)),
+            inner: Line(Mutex::new(Inner::new())),
             counts: Line(counts),
         }
     }
@@ -231,10 +168,6 @@ impl<S> Gate<S> {
 
     pub(super) fn stopping(&self) -> CallError {
         CallError::Stopping { service: self.name.to_string() }
-    }
-
-    pub(super) fn failed(&self) -> CallError {
-        CallError::ServiceFailed { service: self.name.to_string() }
     }
 
     /// Why nothing is accepted now.
@@ -392,98 +325,6 @@ pub(super) enum Stop {
     Stale,
 }
 
-impl Phase {
-    fn answers(self, origin: Origin) -> bool {
-        self == Self::Open || (self == Self::ServicesOnly && origin == Origin::Service)
-    }
-}
-
-/// What is told, and dropped, once the lock has been released.
-struct Left<S> {
-    queue: VecDeque<Queued<S>>,
-    waiting: Vec<Waiting<S>>,
-    in_hand: Vec<Arc<dyn CallEnvelope<S>>>,
-}
-
-impl<S> Default for Left<S> {
-    fn default() -> Self {
-        Self { queue: VecDeque::new(), waiting: Vec::new(), in_hand: Vec::new() }
-    }
-}
-
-impl<S> Left<S> {
-    fn tell(self) {
-        self.queue.into_iter().for_each(Queued::give_up);
-        for waiting in self.waiting {
-            waiting.message.give_up();
-            if let Some(admission) = waiting.admission {
-                admission.refused();
-            }
-        }
-        self.in_hand.into_iter().for_each(|call| call.give_up());
-    }
-}
-
-impl<S> Inner<S> {
-    /// Moves those who wait into the queue, once it is half empty: a sender woken for each single message would cost
-    /// more than the message.
-    fn admit(&mut self, capacity: usize) -> Vec<Arc<Admission>> {
-        let mut admitted = Vec::new();
-        if self.waiting.is_empty() || self.queue.len() > capacity / 2 {
-            return admitted;
-        }
-        while self.queue.len() < capacity
-            && let Some((_, waiting)) = self.waiting.pop_first()
-        {
-            self.queue.push_back(waiting.message);
-            admitted.extend(waiting.admission);
-        }
-        admitted
-    }
-
-    fn take_batch(&mut self, batch: &mut VecDeque<Queued<S>>, capacity: usize) {
-        let batch_max = (capacity / 4).clamp(1, BATCH_MAX);
-        if self.queue.len() <= batch_max {
-            std::mem::swap(batch, &mut self.queue);
-        } else {
-            batch.extend(self.queue.drain(..batch_max));
-        }
-        self.outstanding = batch.len();
-        self.taken += batch.len() as u64;
-        for queued in &*batch {
-            if let Queued::Call(call) = queued {
-                self.in_hand.push(Arc::clone(call));
-            }
-        }
-    }
-
-    /// Forgets settled calls: at once while there are few, so that their memory is used again, and else when they have
-    /// doubled, so that a thousand asynchronous replies in flight are not looked at for each message.
-    fn prune_in_hand(&mut self) {
-        if self.in_hand.len() <= IN_HAND_FEW || self.in_hand.len() >= self.prune_at {
-            self.in_hand.retain(|call| !call.is_settled());
-            self.prune_at = 2 * self.in_hand.len();
-        }
-    }
-
-    fn refuse_waiting(&mut self, refused: impl Fn(Origin) -> bool) -> Left<S> {
-        let waiting = self.waiting.extract_if(.., |_, waiting| refused(waiting.origin)).map(|(_, waiting)| waiting);
-        Left { waiting: waiting.collect(), ..Left::default() }
-    }
-
-    fn give_up(&mut self) -> Left<S> {
-        Left {
-            queue: std::mem::take(&mut self.queue),
-            waiting: std::mem::take(&mut self.waiting).into_values().collect(),
-            in_hand: std::mem::take(&mut self.in_hand),
-        }
-    }
-
-    fn wakers(&mut self) -> [Option<Waker>; 2] {
-        [self.sleeper.take(), self.live.as_ref().and_then(|live| live.waker.clone())]
-    }
-}
-
 impl<S: Service> AnyGate for Gate<S> {
     fn name(&self) -> &str {
         &self.name
@@ -491,10 +332,6 @@ impl<S: Service> AnyGate for Gate<S> {
 
     fn actor(&self) -> &'static str {
         type_name::<S>()
-    }
-
-    fn messages(&self) -> Vec<&'static str> {
-        self.table.names()
     }
 
     fn attach(&self, home: Home) {

@@ -9,10 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use actix::{
-    Actor, ActorContext, ActorState, AsyncContext,
-    dev::{AsyncContextParts, ContextFut},
-};
+use actix::{ActorContext, ActorState, AsyncContext, dev::ContextFut};
 use actix_rt::ArbiterHandle;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -92,9 +89,12 @@ where
     fn stop(&self, incarnation: Incarnation) {
         let stop = self.gate.stop(incarnation);
         tracing::debug!(service = self.name(), incarnation = incarnation.0, ?stop, "service told to stop");
-        if stop == Stop::NothingLive
-            && let Some(events) = &*self.events.lock()
-        {
+        if stop != Stop::NothingLive {
+            return;
+        }
+        // Cloned, so that the sink is called with the lock released.
+        let events = self.events.lock().clone();
+        if let Some(events) = events {
             events(incarnation, ServiceEvent::Stopped { hook_panicked: false });
         }
     }

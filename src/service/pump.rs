@@ -4,8 +4,9 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     collections::VecDeque,
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -161,7 +162,8 @@ impl<S: Service> ActorFuture<S> for Pump<S> {
                 Pause::BatchDone => {}
                 Pause::ActorWaits => break,
                 Pause::TurnOver => {
-                    cx.waker().wake_by_ref();
+                    // Unlike a plain wake, this lets the thread look at its timers and sockets as well.
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
                     break;
                 }
             }

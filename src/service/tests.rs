@@ -1,1 +1,7 @@
+//! The promises of services, tested without a job around them.
 
+mod instances;
+mod queue;
+mod references;
+mod stopping;
+mod support;

@@ -3,4 +3,8 @@
 
 mod support;
 
+mod keys;
+mod operators;
+mod parallelism;
+mod services;
 mod sources;

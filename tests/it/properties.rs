@@ -12,7 +12,7 @@ use std::{panic, sync::Once};
 
 use proptest::{
     strategy::Strategy,
-    test_runner::{Config, FileFailurePersistence, TestRunner},
+    test_runner::{Config, FileFailurePersistence, TestError, TestRunner},
 };
 
 use self::drive::Case;
@@ -47,8 +47,11 @@ fn holds_for(seeds: &'static str, cases: impl Strategy<Value = Case>) {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let result = TestRunner::new(config).run(&cases, |case| runtime.block_on(drive::run(case)));
-    if let Err(failure) = result {
-        panic!("{failure}");
+    match result {
+        Ok(()) => {}
+        // On one line, from which the case can be copied.
+        Err(TestError::Fail(why, case)) => panic!("{why}\nby {case:?}"),
+        Err(TestError::Abort(why)) => panic!("given up: {why}"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{ChannelSetup, Setup};
 use crate::{
-    job::{FailureCause, Warning},
+    job::{FailureCause, TaskId, Warning},
     protocol::{OperatorAccount, Received, Sent, TaskReport},
 };
 
@@ -39,7 +39,8 @@ pub(super) fn check(setup: &Setup, reports: &Reports) -> Result<(), FailureCause
 
 /// The channels of a cancelled job whose accounts do not balance, where both ends handed theirs in.
 ///
-/// An entry that a report lacks counts as zero there: a task may be cancelled before it opened its channels.
+/// A task may be cancelled before it opened its channels. Then its report lacks their entries: it sent nothing, and
+/// what was sent to it was thrown away with it.
 pub(super) fn differences(setup: &Setup, reports: &Reports) -> Vec<Warning> {
     channel_ends(setup, reports)
         .filter_map(|(channel, sent, received)| lost_on_the_way(channel, sent, received))
@@ -48,11 +49,14 @@ pub(super) fn differences(setup: &Setup, reports: &Reports) -> Vec<Warning> {
 }
 
 /// Items that were in flight and were thrown away, as far as it was reported.
-pub(super) fn dropped(reports: &Reports) -> u64 {
-    reports.iter().flatten().fold(0, |total, report| {
+pub(super) fn dropped(setup: &Setup, reports: &Reports) -> u64 {
+    let reported = reports.iter().flatten().flat_map(|report| {
         let channels = report.received.iter().map(|end| end.discarded).chain(report.sent.iter().map(|end| end.dropped));
-        channels.chain(report.operators.iter().map(|operator| operator.discarded)).fold(total, u64::saturating_add)
-    })
+        channels.chain(report.operators.iter().map(|operator| operator.discarded))
+    });
+    let opened = |consumer: TaskId| reports[consumer.index()].as_ref().is_some_and(|report| !report.received.is_empty());
+    let unopened = channel_ends(setup, reports).filter(|(channel, ..)| !opened(channel.to));
+    reported.chain(unopened.map(|(_, _, received)| received.discarded)).fold(0, u64::saturating_add)
 }
 
 /// Each channel with what its two ends reported, where both tasks reported at all.
@@ -69,7 +73,8 @@ fn channel_ends<'a>(
         let received_at = advance(next_received.get_mut(to)?);
         let (producer, consumer) = (reports[from].as_ref()?, reports[to].as_ref()?);
         let sent = producer.sent.get(sent_at).copied().unwrap_or_default();
-        let received = consumer.received.get(received_at).copied().unwrap_or_default();
+        let unopened = Received { discarded: sent.sent, ..Received::default() };
+        let received = consumer.received.get(received_at).copied().unwrap_or(unopened);
         Some((channel, sent, received))
     })
 }

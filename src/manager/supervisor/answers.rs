@@ -23,7 +23,8 @@ impl JobSupervisor {
     /// very thread, so this is quick however busy the tasks are.
     pub(super) fn read(&mut self, read: Read, replies: Vec<JobReply>, ctx: &mut Context<Self>) {
         let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
-        ctx.spawn(progress.into_actor(self).map(move |progress, this, _| {
+        self.reads += 1;
+        ctx.spawn(progress.into_actor(self).map(move |progress, this, ctx| {
             let reply = match (&this.ended, read) {
                 (Some(ended), Read::Status) => Reply::Status(Box::new(ended.status.clone())),
                 (_, Read::Status) => Reply::Status(Box::new(this.status(progress))),
@@ -32,6 +33,8 @@ impl JobSupervisor {
             for slot in replies {
                 slot.answer(Ok(reply.clone()));
             }
+            this.reads -= 1;
+            this.stop_once_dismissed(ctx);
         }));
     }
 
@@ -40,6 +43,7 @@ impl JobSupervisor {
         // Whoever reads `Ended` can rely on it at once, to delete the job say; so it does not show before `finish`.
         if status.state == JobState::Ended {
             status.state = self.visible_state();
+            status.version = self.visible_version();
             status.outcome = None;
             status.ended_at = None;
         }
@@ -51,6 +55,14 @@ impl JobSupervisor {
         match self.completion.state() {
             JobState::Ended => JobState::StoppingServices,
             state => state,
+        }
+    }
+
+    /// The version that clients see while the job is live: the last one is that of the snapshot that reads `Ended`.
+    fn visible_version(&self) -> u64 {
+        match self.completion.state() {
+            JobState::Ended => self.completion.version() - 1,
+            _ => self.completion.version(),
         }
     }
 
@@ -80,7 +92,7 @@ impl JobSupervisor {
             JobRequest::JobStatus => return self.read(Read::Status, vec![reply], ctx),
             JobRequest::ExplainJob => return self.read(Read::Explanation, vec![reply], ctx),
             JobRequest::WatchJob { after } => match after {
-                Some(after) if after >= self.completion.version() => {
+                Some(after) if after >= self.visible_version() => {
                     // Looked through only when about to grow: those who gave up cost a constant for each one who asks.
                     if self.watchers.len() == self.watchers.capacity() {
                         self.watchers.retain(|(_, reply)| reply.is_wanted());

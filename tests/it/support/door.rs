@@ -53,6 +53,13 @@ impl Door {
         .await
     }
 
+    /// The next one who comes, which has to be `name`.
+    pub async fn arrival_of(&self, name: &str) -> Visitor {
+        let visitor = self.arrival().await;
+        assert_eq!(visitor.name(), name);
+        visitor
+    }
+
     /// The next `count` who come, all still waiting.
     pub async fn arrivals(&self, count: usize) -> Vec<Visitor> {
         let mut visitors = Vec::new();

@@ -1,0 +1,90 @@
+//! Scenarios that measure their process, each in a process of its own: other tests would disturb the figures.
+
+use std::{
+    process::{Command, exit},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+const SCENARIO: &str = "PROSCENIUM_TEST_SCENARIO";
+
+/// What a child prints when it came to the end of its scenario: a misspelt name would run no test and pass.
+const DONE: &str = "the scenario came to its end";
+
+/// Whether the long forms of measurements are asked for.
+pub fn is_long() -> bool {
+    std::env::var_os("PROSCENIUM_LONG").is_some_and(|value| value == "1")
+}
+
+/// Runs `scenario` in a child process, which is this very test, `name`, again. Fails if it fails or takes longer than
+/// `limit`.
+pub fn in_child(name: &str, limit: Duration, scenario: impl FnOnce()) {
+    if std::env::var(SCENARIO).is_ok_and(|asked| asked == name) {
+        // Dropped when the scenario is over, which ends the wait.
+        let (_over, is_over) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if is_over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{name} did not end within {} s", limit.as_secs());
+                exit(101);
+            }
+        });
+        scenario();
+        println!("{DONE}");
+        return;
+    }
+    let output = Command::new(std::env::current_exe().expect("this program has a path"))
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(SCENARIO, name)
+        // With one heap for each thread, what is free in one cannot be used by another, and RSS says little.
+        .env("MALLOC_ARENA_MAX", "1")
+        .output()
+        .expect("a child can be started");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
+    print!("{text}");
+    assert!(output.status.success() && text.contains(DONE), "the scenario failed: see above");
+}
+
+/// What the process holds of the operating system's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
+pub fn holdings() -> Holdings {
+    let entries = |directory: &str| std::fs::read_dir(directory).expect("/proc is there").count();
+    Holdings { threads: entries("/proc/self/task"), descriptors: entries("/proc/self/fd") }
+}
+
+/// A thread that was joined stays in the list for a moment, until the kernel has taken it down; waits for that.
+pub fn settled(expected: Holdings) -> Holdings {
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        let now = holdings();
+        if now == expected || std::time::Instant::now() > deadline {
+            return now;
+        }
+        thread::yield_now();
+    }
+}
+
+/// Resident memory in bytes.
+pub fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("/proc is there");
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("pages are a number");
+    pages * 4096
+}
+
+/// Processor time of this process, user and system, in ticks of 10 ms.
+pub fn processor_ticks() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/stat").expect("/proc is there");
+    // The name in parentheses may contain anything; the fields behind it start with the third.
+    let fields: Vec<&str> = text[text.rfind(')').expect("the name ends") + 1..].split_whitespace().collect();
+    let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("ticks are a number");
+    ticks(14) + ticks(15)
+}
+
+pub fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
