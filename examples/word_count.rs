@@ -120,8 +120,9 @@ fn wait_with_progress(job: &JobHandle) -> Result<Outcome, QueryError> {
             line.finish_and_clear();
             return Ok(outcome);
         }
-        let read = job.status()?.tasks.iter().filter(|task| task.name.starts_with("from_batch"));
-        let lines = read.map(|task| task.counters.items_in).sum();
+        let tasks = job.status()?.tasks;
+        let sources = tasks.iter().filter(|task| task.name.starts_with("from_batch"));
+        let lines = sources.map(|task| task.counters.items_in).sum();
         line.set_message(format!("{} lines read", HumanCount(lines)));
         line.tick();
     }

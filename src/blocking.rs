@@ -1,7 +1,6 @@
 //! Waiting for a future on the calling thread.
 
 use std::{
-    future::Future,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},

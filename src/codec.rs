@@ -61,6 +61,7 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) 
 }
 
 /// Decodes one value that takes up all of `bytes`.
+#[cfg_attr(not(test), expect(dead_code, reason = "for whole messages, which only a link has"))]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) = decode_prefix(bytes)?;
     match bytes.len() - used {

@@ -10,6 +10,7 @@ mod error;
 mod exchange;
 pub(crate) mod graph;
 mod hash;
+mod head;
 mod keyed;
 mod operator;
 mod sink;
@@ -36,7 +37,7 @@ pub use self::text::{LineSink, TextFile, TextPart};
 use self::{
     chain::{Meter, Recipe, StageFactory, TaskState},
     graph::Blueprint,
-    source::{PartHead, PortHead, SourceHead},
+    head::{PartHead, PortHead, SourceHead},
     task::{ChainTask, Head, Task},
 };
 use crate::{

@@ -26,7 +26,7 @@ pub use self::{
 pub(crate) use self::{
     queue::{AnyInput, InputPort, PortEvent},
     reader::OutputReader,
-    store::{AppendError, Chunk, OutputKind, OutputStore, WriteError, WriteFailure},
+    store::{OutputKind, OutputStore, WriteError, WriteFailure},
 };
 use crate::job::JobId;
 

@@ -166,11 +166,6 @@ impl TypeDescription {
         self.fingerprint
     }
 
-    /// The structure, or why it could not be found out.
-    pub(crate) fn schema(&self) -> Result<&Schema, &Untraceable> {
-        self.schema.as_ref()
-    }
-
     /// The type in words: its structure, or its Rust name where that is unknown or long.
     pub(crate) fn text(&self) -> String {
         const TEXT_BYTES_MAX: usize = 200;
@@ -184,13 +179,6 @@ impl TypeDescription {
             (Ok(here), Ok(there)) => here.difference(there),
             (Err(untraceable), _) | (_, Err(untraceable)) => untraceable.to_string(),
         }
-    }
-}
-
-impl Fingerprint {
-    /// The fingerprint of `T`: of its structure, or of its Rust name where the structure cannot be found out.
-    pub(crate) fn of<T: DeserializeOwned + 'static>() -> Self {
-        TypeDescription::of::<T>().fingerprint
     }
 }
 

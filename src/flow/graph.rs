@@ -1,6 +1,12 @@
 //! The graph of a job: what a flow comes to once it is built, as data and as recipes.
 
-use std::{cell::RefCell, collections::{HashMap, HashSet}, fmt, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    fmt,
+    rc::Rc,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -305,7 +311,8 @@ impl Blueprint {
                     let count = seen.entry(operator.kind).or_default();
                     loop {
                         *count += 1;
-                        let name = if *count == 1 { operator.kind.to_owned() } else { format!("{}-{count}", operator.kind) };
+                        let name =
+                            if *count == 1 { operator.kind.to_owned() } else { format!("{}-{count}", operator.kind) };
                         if !taken.contains(&name) {
                             break name;
                         }

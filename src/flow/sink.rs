@@ -152,7 +152,8 @@ pub(crate) struct SinkStage<S: Sink> {
 impl<S: Sink> SinkStage<S> {
     pub fn new(meter: Meter, sink: S) -> Self {
         let progress = Rc::new(Progress { position: Cell::new(0), processed: Cell::new(0), dead: RefCell::default() });
-        let mut stage = Self { meter, progress, idle: Some(sink), working: None, mark: None, closing: false, unflushed: false };
+        let mut stage =
+            Self { meter, progress, idle: Some(sink), working: None, mark: None, closing: false, unflushed: false };
         stage.start(Work::Open);
         stage
     }

@@ -363,7 +363,8 @@ impl Completion {
         match (&self.course, &self.verdict) {
             (Course::Failed(cause), _) => Outcome::Failed(cause.clone()),
             (Course::Cancelled(reason), _) => {
-                let outcome = Outcome::Cancelled { reason: reason.clone(), dropped: accounts::dropped(&self.setup, &reports) };
+                let outcome =
+                    Outcome::Cancelled { reason: reason.clone(), dropped: accounts::dropped(&self.setup, &reports) };
                 for warning in accounts::differences(&self.setup, &reports) {
                     self.warn(warning);
                 }

@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    future::Future,
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
@@ -11,7 +10,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AnyInput, InputError, InputPort, InputResolver, SendError, queue::Supply};
+use super::{InputError, InputPort, InputResolver, SendError, queue::Supply};
 use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
 
 /// Items that `send_all` takes from its iterator at once.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::{Future, IntoFuture, poll_fn},
+    future::poll_fn,
     marker::PhantomData,
     pin::Pin,
     sync::Arc,

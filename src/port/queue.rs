@@ -24,13 +24,9 @@ pub(crate) enum PortEvent {
 
 /// An input whose item type is no longer known.
 pub(crate) trait AnyInput: Any + Send + Sync {
-    fn name(&self) -> &str;
     fn description(&self) -> &Arc<TypeDescription>;
     /// Handles outside that have sent or finished here and are alive.
     fn senders(&self) -> u32;
-    fn queued(&self) -> usize;
-    /// Items taken so far, queued or not.
-    fn accepted(&self) -> u64;
     fn is_finished(&self) -> bool;
     /// `stop`: refuses further items; what was accepted is still delivered, then the source reads `Finished`.
     fn close_to_senders(&self);
@@ -55,7 +51,6 @@ struct State<T> {
     /// `stop` came, or the source is gone.
     closed: bool,
     senders: u32,
-    accepted: u64,
     source: Option<Waker>,
     line: Line,
 }
@@ -141,7 +136,6 @@ impl<T> InputPort<T> {
             finished: false,
             closed: false,
             senders: 0,
-            accepted: 0,
             source: None,
             line: Line::default(),
         };
@@ -192,7 +186,6 @@ impl<T> InputPort<T> {
             state.queue.push_back(item);
             pushed += 1;
         }
-        state.accepted += pushed as u64;
         let done = supply.is_used_up();
         // Dropped without the lock: the drop of a waker may be that of a future with another sender in it.
         let useless = if done { state.line.leave(ticket) } else { state.line.wait(ticket, cx.waker()) };
@@ -233,29 +226,9 @@ impl<T> InputPort<T> {
         Ok(())
     }
 
-    pub(crate) fn is_finished(&self) -> bool {
-        self.state.lock().finished
-    }
-
-    /// As [`AnyInput::close_to_senders`].
-    pub(crate) fn close_to_senders(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let wakers = state.everyone();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// As [`AnyInput::close`].
-    pub(crate) fn close(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let wakers = state.everyone();
-        let discarded = mem::take(&mut state.queue);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        // The items are dropped here, without the lock: their drop is user code.
-        discarded.len() as u64
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.state.lock().queue.len()
     }
 
     pub(super) fn count_senders(&self, change: impl FnOnce(u32) -> u32) {
@@ -281,10 +254,6 @@ impl<T> State<T> {
 }
 
 impl<T: Send + 'static> AnyInput for InputPort<T> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
     fn description(&self) -> &Arc<TypeDescription> {
         &self.description
     }
@@ -293,24 +262,27 @@ impl<T: Send + 'static> AnyInput for InputPort<T> {
         self.state.lock().senders
     }
 
-    fn queued(&self) -> usize {
-        self.state.lock().queue.len()
-    }
-
-    fn accepted(&self) -> u64 {
-        self.state.lock().accepted
-    }
-
     fn is_finished(&self) -> bool {
-        self.is_finished()
+        self.state.lock().finished
     }
 
     fn close_to_senders(&self) {
-        self.close_to_senders();
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.everyone();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn close(&self) -> u64 {
-        self.close()
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.everyone();
+        let discarded = mem::take(&mut state.queue);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        // The items are dropped here, without the lock: their drop is user code.
+        discarded.len() as u64
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -1,7 +1,6 @@
 //! One reader of an output: chunks from the store, and items from chunks.
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
     sync::Arc,
@@ -66,10 +65,6 @@ impl Current {
 impl OutputReader {
     pub(super) fn new(store: Arc<OutputStore>, id: u64) -> Self {
         Self { store, id, entry: 0, reading: None, current: None }
-    }
-
-    pub(crate) fn store(&self) -> &Arc<OutputStore> {
-        &self.store
     }
 
     /// The next chunk, `None` at the end. A streamed chunk now belongs to the caller.

@@ -164,16 +164,14 @@ impl OutputStore {
         self.kind
     }
 
-    pub(crate) fn description(&self) -> &Arc<TypeDescription> {
-        &self.description
-    }
-
     /// Items appended so far.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no status shows the size of outputs yet"))]
     pub(crate) fn items(&self) -> u64 {
         self.state.lock().items
     }
 
     /// Encoded bytes appended so far.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no status shows the size of outputs yet"))]
     pub(crate) fn bytes(&self) -> u64 {
         self.state.lock().bytes
     }

@@ -18,6 +18,10 @@ fn text<T: DeserializeOwned>() -> String {
     }
 }
 
+fn fingerprint<T: DeserializeOwned + 'static>() -> Fingerprint {
+    TypeDescription::of::<T>().fingerprint()
+}
+
 fn difference<A: DeserializeOwned, B: DeserializeOwned>() -> String {
     let (here, there) = (Schema::of::<A>(), Schema::of::<B>());
     here.expect("the first type can be traced").difference(&there.expect("the second type can be traced"))
@@ -282,26 +286,26 @@ fn a_deserialize_that_misbehaves_is_untraceable() {
 
 #[test]
 fn fingerprints_depend_on_the_structure_and_on_nothing_else() {
-    assert_eq!(Fingerprint::of::<Page>(), Fingerprint::of::<Page>());
-    assert_eq!(Fingerprint::of::<Vec<u8>>(), Fingerprint::of::<Transparent>());
-    assert_eq!(Fingerprint::of::<String>(), Fingerprint::of::<PathBuf>());
+    assert_eq!(fingerprint::<Page>(), fingerprint::<Page>());
+    assert_eq!(fingerprint::<Vec<u8>>(), fingerprint::<Transparent>());
+    assert_eq!(fingerprint::<String>(), fingerprint::<PathBuf>());
     let all = [
-        Fingerprint::of::<String>(),
-        Fingerprint::of::<u64>(),
-        Fingerprint::of::<u32>(),
-        Fingerprint::of::<()>(),
-        Fingerprint::of::<Unit>(),
-        Fingerprint::of::<(u64,)>(),
-        Fingerprint::of::<(u64, u64)>(),
-        Fingerprint::of::<[u64; 3]>(),
-        Fingerprint::of::<Vec<u64>>(),
-        Fingerprint::of::<Option<u64>>(),
-        Fingerprint::of::<Wrapper<u64>>(),
-        Fingerprint::of::<Meters>(),
-        Fingerprint::of::<Shape>(),
-        Fingerprint::of::<Tree>(),
-        Fingerprint::of::<Page>(),
-        Fingerprint::of::<IgnoredAny>(),
+        fingerprint::<String>(),
+        fingerprint::<u64>(),
+        fingerprint::<u32>(),
+        fingerprint::<()>(),
+        fingerprint::<Unit>(),
+        fingerprint::<(u64,)>(),
+        fingerprint::<(u64, u64)>(),
+        fingerprint::<[u64; 3]>(),
+        fingerprint::<Vec<u64>>(),
+        fingerprint::<Option<u64>>(),
+        fingerprint::<Wrapper<u64>>(),
+        fingerprint::<Meters>(),
+        fingerprint::<Shape>(),
+        fingerprint::<Tree>(),
+        fingerprint::<Page>(),
+        fingerprint::<IgnoredAny>(),
     ];
     let distinct: BTreeSet<_> = all.iter().collect();
     assert_eq!(distinct.len(), all.len());
@@ -309,8 +313,8 @@ fn fingerprints_depend_on_the_structure_and_on_nothing_else() {
 
 #[test]
 fn fingerprints_do_not_change_from_build_to_build() {
-    assert_eq!(Fingerprint::of::<(String, u64)>().to_string(), "8ca5867dece398febc0d1a92949914b6");
-    assert_eq!(Fingerprint::of::<Shape>().to_string(), "75e54c939fcd2f8afb4d443bea0338df");
+    assert_eq!(fingerprint::<(String, u64)>().to_string(), "8ca5867dece398febc0d1a92949914b6");
+    assert_eq!(fingerprint::<Shape>().to_string(), "75e54c939fcd2f8afb4d443bea0338df");
 }
 
 #[test]

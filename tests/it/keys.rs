@@ -111,11 +111,8 @@ fn each_key_has_a_state_of_its_own_that_sees_its_items_in_order() {
         for (user, count, total) in out {
             by_user.entry(user).or_default().push((count, total));
         }
-        let expected = [
-            ("alice", vec![(1, 10), (2, 25), (3, 25)]),
-            ("bob", vec![(1, 5), (2, 105)]),
-            ("charlie", vec![(1, 20)]),
-        ];
+        let expected =
+            [("alice", vec![(1, 10), (2, 25), (3, 25)]), ("bob", vec![(1, 5), (2, 105)]), ("charlie", vec![(1, 20)])];
         assert_eq!(by_user, expected.map(|(user, states)| (user.to_owned(), states)).into());
     });
 }

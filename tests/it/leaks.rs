@@ -6,11 +6,11 @@ pub mod child;
 
 use std::{sync::mpsc, time::Duration};
 
-use futures::{StreamExt, executor::block_on, stream};
+use futures::{StreamExt, stream};
 use proscenium::{Environment, JobHandle, JobState, LocalEnvironment, Next, Outcome, Source, TaskContext, TaskError};
 
 use self::child::{holdings, in_child, is_long, mebibytes, processor_ticks, resident, settled};
-use crate::support::{Counter, Pen, Journal, job};
+use crate::support::{Counter, Journal, Pen, job};
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -62,9 +62,11 @@ fn a_thousand_environments_leave_no_thread_no_descriptor_and_no_memory() {
 #[test]
 fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
     in_child("leaks::ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history", LIMIT, || {
+        let unopened = holdings();
         let env = LocalEnvironment::builder("leaks").task_threads(2).open().expect("an environment");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let run = |jobs: usize| {
-            block_on(stream::iter(0..jobs).for_each_concurrent(50, async |_| {
+            runtime.block_on(stream::iter(0..jobs).for_each_concurrent(50, async |_| {
                 let job = env.submit(Ten {}).autostop(true).await.expect("submitted");
                 assert_eq!(job.wait().await, Ok(Outcome::Completed));
             }));
@@ -73,13 +75,16 @@ fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
         run(2_000);
         let (before, memory) = (holdings(), resident());
         run(10_000);
-        let (after, grown) = (settled(before), resident().saturating_sub(memory));
+        let (after, grown) = (holdings(), resident().saturating_sub(memory));
         println!("10,000 jobs: {before:?} -> {after:?}, resident memory grew by {:.2} MiB", mebibytes(grown));
-        assert_eq!(after, before);
+        // Threads that build flows come and go with the work, up to one for each job that is being submitted.
+        assert!(after.threads <= before.threads.max(unopened.threads + 56), "{} threads", after.threads);
+        assert_eq!(after.descriptors, before.descriptors);
         assert!(grown < 8 << 20, "{grown} bytes in 10,000 jobs");
         let health = env.blocking().health().expect("open");
         assert_eq!((health.jobs_live, health.jobs_ended), (0, 1_000));
         env.blocking().close();
+        assert_eq!(settled(unopened), unopened, "what the environment took is given back");
     });
 }
 

@@ -3,8 +3,10 @@
 
 mod support;
 
+mod jobs;
 mod keys;
 mod operators;
 mod parallelism;
 mod services;
 mod sources;
+mod supervision;

@@ -8,13 +8,12 @@ use std::{
     },
 };
 
-use proscenium::{
-    ErrorPolicy, FailureCause, LineSink, Next, Outcome, ParallelRange, Source, TaskContext, TaskError,
-};
+use proscenium::{ErrorPolicy, FailureCause, LineSink, Next, Outcome, ParallelRange, Source, TaskContext, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    Door, Doorway, Journal, JournalSink, Pen, Visitor, completed, each_environment, ended, job, output_of, read, sorted, start,
+    Door, Doorway, Journal, JournalSink, Pen, Visitor, completed, each_environment, ended, job, output_of, read,
+    sorted, start,
 };
 
 job!(OneByOne {}, |job, flow| {
@@ -191,7 +190,8 @@ fn asynchronous_operators_have_at_most_the_limit_in_flight_and_start_in_order() 
                 }
             }
             assert_eq!(ended(&job).await, Outcome::Completed, "{way:?}");
-            let most = journal.lines().into_iter().filter_map(|line| line.strip_prefix("in flight ")?.parse().ok()).max();
+            let most =
+                journal.lines().into_iter().filter_map(|line| line.strip_prefix("in flight ")?.parse().ok()).max();
             assert_eq!(most, Some(3), "{way:?}");
             match way {
                 Way::Map => assert_eq!(read::<u64>(&job, "out").await, [0, 1, 2, 3, 4, 5, 6, 7]),
@@ -325,7 +325,8 @@ job!(SinkHooks { hook: Hook, panics: bool, pen: Pen }, |job, flow| {
 fn a_sink_whose_hook_fails_fails_the_job_whatever_the_policy() {
     each_environment(async |env| {
         for hook in [Hook::Open, Hook::Flush, Hook::Close] {
-            for (panics, policy) in [(false, ErrorPolicy::Fail), (true, ErrorPolicy::Fail), (false, ErrorPolicy::Skip)] {
+            for (panics, policy) in [(false, ErrorPolicy::Fail), (true, ErrorPolicy::Fail), (false, ErrorPolicy::Skip)]
+            {
                 let journal = Journal::new();
                 let job = env.submit(SinkHooks { hook, panics, pen: journal.pen() });
                 let job = job.autostop(true).error_policy(policy).await.unwrap();

@@ -8,8 +8,8 @@ use proscenium::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    DEADLINE, Door, Doorway, Journal, JournalSink, Pen, completed, each_environment, ended, job, on_a_thread, output_of,
-    read, refusal, sorted, start,
+    DEADLINE, Door, Doorway, Journal, JournalSink, Pen, completed, each_environment, ended, job, on_a_thread,
+    output_of, read, refusal, sorted, start,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -365,8 +365,9 @@ fn what_a_service_had_accepted_is_answered_before_it_stops_and_later_calls_are_r
         let job = start(env, Answering { door: tasks.way() }).await;
         let echo: ServiceRef<Echo> = job.service("echo");
         let late = tokio::spawn(echo.call(LateAnswer(1, service.way())));
+        let first = service.arrival_of("1").await;
         let slow = tokio::spawn(echo.call(SlowAnswer(2, service.way())));
-        let mut visitors = service.arrivals(2).await;
+        let second = service.arrival_of("2").await;
         let mut queued = std::pin::pin!(echo.call(Answer(3)));
         assert_eq!(queued.as_mut().now_or_never(), None);
         tasks.arrival().await.admit();
@@ -377,7 +378,8 @@ fn what_a_service_had_accepted_is_answered_before_it_stops_and_later_calls_are_r
         let explanation = job.explain().await.unwrap();
         assert!(explanation.waits[0].starts_with("service `echo` is stopping"), "{explanation}");
 
-        visitors.drain(..).for_each(crate::support::Visitor::admit);
+        first.admit();
+        second.admit();
         assert_eq!(deadline("the answer", late).await.unwrap().unwrap(), 1);
         assert_eq!(deadline("the answer", slow).await.unwrap().unwrap(), 2);
         assert_eq!(deadline("the answer", queued).await.unwrap(), 3);

@@ -54,7 +54,8 @@ pub(super) fn dropped(setup: &Setup, reports: &Reports) -> u64 {
         let channels = report.received.iter().map(|end| end.discarded).chain(report.sent.iter().map(|end| end.dropped));
         channels.chain(report.operators.iter().map(|operator| operator.discarded))
     });
-    let opened = |consumer: TaskId| reports[consumer.index()].as_ref().is_some_and(|report| !report.received.is_empty());
+    let opened =
+        |consumer: TaskId| reports[consumer.index()].as_ref().is_some_and(|report| !report.received.is_empty());
     let unopened = channel_ends(setup, reports).filter(|(channel, ..)| !opened(channel.to));
     reported.chain(unopened.map(|(_, _, received)| received.discarded)).fold(0, u64::saturating_add)
 }

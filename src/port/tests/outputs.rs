@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     codec::EncodeError,
     job::{FailureCause, Limits},
-    port::{AppendError, Output, OutputKind, WriteError, WriteFailure},
+    port::{Output, OutputKind, WriteError, WriteFailure, store::AppendError},
     schema::TypeDescription,
 };
 

@@ -19,7 +19,7 @@ pub fn is_long() -> bool {
 
 /// Runs `scenario` in a child process, which is this very test, `name`, again. Fails if it fails or takes longer than
 /// `limit`.
-pub fn in_child(name: &str, limit: Duration, scenario: impl FnOnce()) {
+pub fn in_child(name: &'static str, limit: Duration, scenario: impl FnOnce()) {
     if std::env::var(SCENARIO).is_ok_and(|asked| asked == name) {
         // Dropped when the scenario is over, which ends the wait.
         let (_over, is_over) = mpsc::channel::<()>();
