@@ -52,6 +52,7 @@ pub(crate) struct Worker {
 
 /// Everything the worker hosts of one job.
 struct Hosted {
+    attempt: Attempt,
     events: Recipient<WorkerEvent>,
     plans: Vec<TaskPlan>,
     /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
@@ -147,7 +148,7 @@ impl Worker {
         }
     }
 
-    fn host(&mut self, job: JobId, plan: Plan, events: Recipient<WorkerEvent>) -> Prepared {
+    fn host(&mut self, job: JobId, attempt: Attempt, plan: Plan, events: Recipient<WorkerEvent>) -> Prepared {
         let Plan { graph, tasks, services, outputs, inputs } = plan;
         let gates = services.iter().map(|service| service.gate()).collect();
         let timer = self.config.timer.clone();
@@ -168,6 +169,7 @@ impl Worker {
             thread: None,
         });
         let hosted = Hosted {
+            attempt,
             events,
             tasks: hosted.collect(),
             plans: tasks,
@@ -178,6 +180,10 @@ impl Worker {
         };
         self.jobs.insert(job, hosted);
         Prepared { graph, ports }
+    }
+
+    fn hosts(&self, job: JobId, attempt: Attempt) -> bool {
+        self.jobs.get(&job).is_some_and(|hosted| hosted.attempt == attempt)
     }
 
     fn start_tasks(&mut self, job: JobId, attempt: Attempt, slots: &[u32]) {
@@ -291,7 +297,7 @@ impl Handler<Prepare> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, BuildRefusal>>;
 
     fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, attempt: _, payload, parallelism, error_policy, events } = prepare;
+        let Prepare { job, attempt, payload, parallelism, error_policy, events } = prepare;
         let options = BuildOptions {
             parallelism: parallelism.unwrap_or(self.config.task_threads),
             error_policy,
@@ -311,7 +317,7 @@ impl Handler<Prepare> for Worker {
         let planned = self.config.blocking.spawn_blocking(move || plan(&payload, options));
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let plan = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
-            Ok(worker.host(job, plan, events))
+            Ok(worker.host(job, attempt, plan, events))
         }))
     }
 }
@@ -323,8 +329,12 @@ impl Handler<Order> for Worker {
         tracing::trace!(%job, ?order, "worker order");
         match order {
             WorkerOrder::StartService { service, incarnation } => self.start_service(job, service, incarnation),
-            WorkerOrder::StartTasks { attempt, slots } => self.start_tasks(job, attempt, &slots),
-            WorkerOrder::CommandTasks { attempt: _, command } => self.command_tasks(job, command),
+            WorkerOrder::StartTasks { attempt, slots } if self.hosts(job, attempt) => {
+                self.start_tasks(job, attempt, &slots);
+            }
+            WorkerOrder::CommandTasks { attempt, command } if self.hosts(job, attempt) => {
+                self.command_tasks(job, command);
+            }
             WorkerOrder::CloseGates => {
                 if let Some(hosted) = self.jobs.get(&job) {
                     hosted.services.iter().for_each(|host| host.recipe.gate().close_to_outside());
@@ -342,7 +352,9 @@ impl Handler<Order> for Worker {
                     host.recipe.abandon();
                 }
             }
-            WorkerOrder::AbandonTasks { attempt: _, tasks } => self.abandon_tasks(job, &tasks),
+            WorkerOrder::AbandonTasks { attempt, tasks } if self.hosts(job, attempt) => self.abandon_tasks(job, &tasks),
+            // Of an attempt that is over: its tasks are gone.
+            WorkerOrder::StartTasks { .. } | WorkerOrder::CommandTasks { .. } | WorkerOrder::AbandonTasks { .. } => {}
             WorkerOrder::AbandonService { service } => self.abandon_service(job, service),
             WorkerOrder::Release => {
                 if let Some(hosted) = self.jobs.remove(&job) {

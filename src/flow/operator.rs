@@ -219,7 +219,11 @@ impl<T, F: FnMut(&T)> Stage<T> for Inspect<T, F> {
         if self.meter.skips {
             items.retain(|item| {
                 cursor.advance();
-                self.meter.attempt(cursor.position, || Ok(f(item))).is_some()
+                let run = || {
+                    f(item);
+                    Ok(())
+                };
+                self.meter.attempt(cursor.position, run).is_some()
             });
         } else {
             for item in items.iter() {

@@ -272,7 +272,10 @@ impl JobHandle {
 
     /// The input of `from_channel` called `name`, resolved at its first use.
     #[must_use]
-    pub fn input<T: Send + 'static>(&self, name: &str) -> Input<T> {
+    pub fn input<T>(&self, name: &str) -> Input<T>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+    {
         Input::new(Arc::clone(&self.way) as Arc<dyn InputResolver>, self.id, name)
     }
 

@@ -27,12 +27,6 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     fn description(&self) -> &Arc<TypeDescription>;
     /// Handles outside that have sent or finished here and are alive.
     fn senders(&self) -> u32;
-    fn is_finished(&self) -> bool;
-    /// `stop`: refuses further items; what was accepted is still delivered, then the source reads `Finished`.
-    fn close_to_senders(&self);
-    /// The source is gone: refuses further items, and throws away what is queued. Returns how many items that were;
-    /// a second call returns 0.
-    fn close(&self) -> u64;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
@@ -226,6 +220,32 @@ impl<T> InputPort<T> {
         Ok(())
     }
 
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state.lock().finished
+    }
+
+    /// `stop`: refuses further items; what was accepted is still delivered, then the source reads `Finished`.
+    pub(crate) fn close_to_senders(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.everyone();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The source is gone: refuses further items, and throws away what is queued. Returns how many items that were;
+    /// a second call returns 0.
+    pub(crate) fn close(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let wakers = state.everyone();
+        let discarded = mem::take(&mut state.queue);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        // The items are dropped here, without the lock: their drop is user code.
+        discarded.len() as u64
+    }
+
     #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
         self.state.lock().queue.len()
@@ -260,29 +280,6 @@ impl<T: Send + 'static> AnyInput for InputPort<T> {
 
     fn senders(&self) -> u32 {
         self.state.lock().senders
-    }
-
-    fn is_finished(&self) -> bool {
-        self.state.lock().finished
-    }
-
-    fn close_to_senders(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let wakers = state.everyone();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn close(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let wakers = state.everyone();
-        let discarded = mem::take(&mut state.queue);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        // The items are dropped here, without the lock: their drop is user code.
-        discarded.len() as u64
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -3,9 +3,12 @@
 
 mod support;
 
+mod history;
+mod inputs;
 mod jobs;
 mod keys;
 mod operators;
+mod outputs;
 mod parallelism;
 mod services;
 mod sources;

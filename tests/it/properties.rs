@@ -18,7 +18,7 @@ use proptest::{
 use self::drive::Case;
 
 /// Cases of each property; `PROPTEST_CASES` overrides it.
-const CASES: u32 = 400;
+const CASES: u32 = 1_500;
 
 /// Panics that a job was drawn to have are no news.
 fn silence_planned_panics() {
