@@ -9,9 +9,9 @@ use std::{thread, time::Duration};
 
 use actix::{Actor as _, Arbiter, System};
 use criterion::{Criterion, Throughput};
-use proscenium::{Flow, LocalEnvironment, job_fn};
+use proscenium::{Flow, Job as _, LocalEnvironment, job_fn};
 
-use self::counter::{Add, Counter};
+use self::counter::{Add, Counter, Counting};
 
 #[path = "support/counter.rs"]
 mod counter;
@@ -24,7 +24,7 @@ fn ten_items(flow: &mut Flow) {
 }
 
 fn with_service(flow: &mut Flow) {
-    flow.register_service("counter", Counter::default);
+    Counting.build(flow).expect("it has nothing that can fail");
     ten_items(flow);
 }
 

@@ -22,6 +22,7 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ROUND: u64 = 1024;
 const QUEUE: usize = 4096;
 
+#[derive(Debug)]
 enum ToThread {
     Add(u64),
     Sum(oneshot::Sender<u64>),
@@ -44,10 +45,10 @@ fn mailbox(c: &mut Criterion) {
     });
     let round = async || {
         for _ in 0..ROUND {
-            tx.send(ToThread::Add(1)).await.ok().expect("the thread reads");
+            tx.send(ToThread::Add(1)).await.expect("the thread reads");
         }
         let (reply, sum) = oneshot::channel();
-        tx.send(ToThread::Sum(reply)).await.ok().expect("the thread reads");
+        tx.send(ToThread::Sum(reply)).await.expect("the thread reads");
         sum.await.expect("the thread answers")
     };
     group.bench_function("tokio_mpsc", |b| b.iter(|| runtime.block_on(round())));

@@ -92,7 +92,7 @@ impl IntoFuture for Submit {
         Box::pin(async move {
             let Self { link, payload, options } = self;
             if options.parallelism == Some(0) {
-                return Err(SubmitError::Build(BuildRefusal::ZeroParallelism { operator: "the job".to_owned() }));
+                return Err(SubmitError::Build(BuildRefusal::ZeroParallelism { operator: "submit".to_owned() }));
             }
             let opened = link.submit(SubmitJob { id, options, payload }).await?;
             Ok(JobHandle::new(link, id, opened))

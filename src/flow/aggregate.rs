@@ -8,7 +8,7 @@ use std::{
 use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 
 use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, map_batch},
     hash::hash_of,
 };
 
@@ -264,14 +264,12 @@ impl<K, T, D: Folding<T>> Combine<K, T, D> {
 
 impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for Combine<K, T, D> {
     fn batch(&mut self, items: &mut Vec<(K, T)>) -> Result<(), Failure> {
-        let count = items.len() as u64;
+        let (before, count) = (self.meter.account.received, items.len() as u64);
         let mut cursor = self.meter.receive(items.len());
         if self.resting {
             let folding = &mut self.folding;
-            self.out.extend(items.drain(..).map(|(key, item)| {
-                cursor.advance();
-                (key, folding.first(item))
-            }));
+            map_batch(items, &mut self.out, |(key, item)| (key, folding.first(item)))
+                .map_err(|(index, panic)| self.meter.panicked(before + index, panic))?;
         } else {
             if self.slots.is_empty() {
                 self.slots.resize_with(SLOTS, || None);

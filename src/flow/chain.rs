@@ -305,6 +305,18 @@ pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).map_err(|payload| panic_message(&*payload))
 }
 
+/// Maps all of `items` into `out`. For a panic, tells which item it was, from 1, and the message.
+///
+/// There is no counter in the loop, so that it vectorises: how many results were written is how far it came.
+pub(crate) fn map_batch<T, U>(
+    items: &mut Vec<T>,
+    out: &mut Vec<U>,
+    f: impl FnMut(T) -> U,
+) -> Result<(), (u64, String)> {
+    let before = out.len();
+    catch(|| out.extend(items.drain(..).map(f))).map_err(|panic| ((out.len() - before) as u64 + 1, panic))
+}
+
 /// The text of a caught panic.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {

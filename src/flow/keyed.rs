@@ -152,6 +152,10 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
 {
     let mut limited = parallelism;
+    if parallelism == 0 {
+        // Here, so that it names what the user wrote and not the exchange it comes to.
+        stream.blueprint().borrow_mut().refuse(BuildRefusal::ZeroParallelism { operator: "key_by".to_owned() });
+    }
     if parallelism > KEY_GROUPS {
         let operator = "key_by".to_owned();
         let refusal = BuildRefusal::TooParallel { operator, asked: parallelism, limit: KEY_GROUPS };

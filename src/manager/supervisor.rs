@@ -182,6 +182,10 @@ impl JobSupervisor {
         for (_, output) in &self.ports.outputs {
             output.seal(complete, why.clone());
         }
+        // A source closes its own, unless the job ended before the source was made.
+        for (_, input) in &self.ports.inputs {
+            input.close();
+        }
         self.dispatcher.do_send(FreeSlots);
     }
 

@@ -27,6 +27,8 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     fn description(&self) -> &Arc<TypeDescription>;
     /// Handles outside that have sent or finished here and are alive.
     fn senders(&self) -> u32;
+    /// See [`InputPort::close`].
+    fn close(&self) -> u64;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
@@ -280,6 +282,10 @@ impl<T: Send + 'static> AnyInput for InputPort<T> {
 
     fn senders(&self) -> u32 {
         self.state.lock().senders
+    }
+
+    fn close(&self) -> u64 {
+        Self::close(self)
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

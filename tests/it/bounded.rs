@@ -53,51 +53,55 @@ async fn emitted(job: &JobHandle) -> u64 {
 
 #[test]
 fn a_source_of_any_length_and_a_slow_sink_take_no_more_memory_than_their_channels_hold() {
-    in_child("bounded::a_source_of_any_length_and_a_slow_sink_take_no_more_memory_than_their_channels_hold", LIMIT, || {
-        let items: u64 = if is_long() { 100_000_000 } else { 1_000_000 };
-        let env = open(2, Limits::default());
-        let seen = Arc::new(AtomicU64::new(0));
-        let sink = Arc::clone(&seen);
-        let job = proscenium::job_fn("slow", move |flow| {
-            let sink = Arc::clone(&sink);
-            flow.from_batch(0..items).rebalance(1).map(|item| item + 1).for_each(move |_| {
-                if (sink.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(BATCH) {
-                    work_for(Duration::from_millis(1));
-                }
+    in_child(
+        "bounded::a_source_of_any_length_and_a_slow_sink_take_no_more_memory_than_their_channels_hold",
+        LIMIT,
+        || {
+            let items: u64 = if is_long() { 100_000_000 } else { 1_000_000 };
+            let env = open(2, Limits::default());
+            let seen = Arc::new(AtomicU64::new(0));
+            let sink = Arc::clone(&seen);
+            let job = proscenium::job_fn("slow", move |flow| {
+                let sink = Arc::clone(&sink);
+                flow.from_batch(0..items).rebalance(1).map(|item| item + 1).for_each(move |_| {
+                    if (sink.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(BATCH) {
+                        work_for(Duration::from_millis(1));
+                    }
+                });
+                Ok(())
             });
-            Ok(())
-        });
-        block_on_for(LIMIT, async {
-            let job = env.submit(job).autostop(true).await.unwrap();
-            let reached = async |share: u64| {
-                while seen.load(Ordering::Relaxed) < items / 100 * share {
-                    assert!(job.status().await.unwrap().is_running());
-                    tokio::task::yield_now().await;
+            block_on_for(LIMIT, async {
+                let job = env.submit(job).autostop(true).await.unwrap();
+                let reached = async |share: u64| {
+                    while seen.load(Ordering::Relaxed) < items / 100 * share {
+                        assert!(job.status().await.unwrap().is_running());
+                        tokio::task::yield_now().await;
+                    }
+                    resident()
+                };
+                let early = reached(5).await;
+                let mut most = early;
+                let mut ahead = 0;
+                for share in (10..=95).step_by(5) {
+                    most = most.max(reached(share).await);
+                    // Answered while the sink works, and not behind its data.
+                    let before = seen.load(Ordering::Relaxed);
+                    let emitted = emitted(&job).await;
+                    let after = seen.load(Ordering::Relaxed);
+                    assert!(after < before + items / 4, "the answer came {} batches late", (after - before) / BATCH);
+                    ahead = ahead.max(emitted.saturating_sub(after));
                 }
-                resident()
-            };
-            let early = reached(5).await;
-            let mut most = early;
-            let mut ahead = 0;
-            for share in (10..=95).step_by(5) {
-                most = most.max(reached(share).await);
-                // Answered while the sink works, and not behind its data.
-                let before = seen.load(Ordering::Relaxed);
-                let emitted = emitted(&job).await;
-                let after = seen.load(Ordering::Relaxed);
-                assert!(after < before + items / 4, "the answer came {} batches late", (after - before) / BATCH);
-                ahead = ahead.max(emitted.saturating_sub(after));
-            }
-            assert_eq!(job.wait().await.unwrap(), Outcome::Completed);
-            assert_eq!(seen.load(Ordering::Relaxed), items);
-            let grown = most.saturating_sub(early);
-            println!("{items} items: the source was {ahead} ahead, memory grew by {:.2} MiB", mebibytes(grown));
-            // 8 batches in the channel, and some in hand on either side.
-            assert!(ahead < 16 * BATCH, "the source was {ahead} items ahead of its sink");
-            assert!(grown < 4 << 20, "{grown} bytes");
-        });
-        env.blocking().close();
-    });
+                assert_eq!(job.wait().await.unwrap(), Outcome::Completed);
+                assert_eq!(seen.load(Ordering::Relaxed), items);
+                let grown = most.saturating_sub(early);
+                println!("{items} items: the source was {ahead} ahead, memory grew by {:.2} MiB", mebibytes(grown));
+                // 8 batches in the channel, and some in hand on either side.
+                assert!(ahead < 16 * BATCH, "the source was {ahead} items ahead of its sink");
+                assert!(grown < 4 << 20, "{grown} bytes");
+            });
+            env.blocking().close();
+        },
+    );
 }
 
 /// As `block_on`, for a body that may take longer.
@@ -106,24 +110,21 @@ fn block_on_for<T>(limit: Duration, body: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(limit, body).await.expect("it ends") })
 }
 
-job!(
-    /// An endless source, and an operator that waits at the door with its first item: everything before it fills up.
-    Stuck { door: Doorway },
-    |this, flow| {
-        let door = this.door.clone();
-        let mut first = true;
-        flow.from_batch(0u64..)
-            .rebalance(1)
-            .map(move |item| {
-                if std::mem::take(&mut first) {
-                    door.pass_blocking("the operator");
-                }
-                item
-            })
-            .uid("stuck")
-            .collect("out");
-    }
-);
+// An endless source, and an operator that waits at the door with its first item: everything before it fills up.
+job!(Stuck { door: Doorway }, |this, flow| {
+    let door = this.door.clone();
+    let mut first = true;
+    flow.from_batch(0u64..)
+        .rebalance(1)
+        .map(move |item| {
+            if std::mem::take(&mut first) {
+                door.pass_blocking("the operator");
+            }
+            item
+        })
+        .uid("stuck")
+        .collect("out");
+});
 
 /// An environment in which each of `threads` tasks has a thread for itself, so that one that is held up holds up no
 /// other.
@@ -195,13 +196,10 @@ fn another_job_runs_while_one_has_full_queues() {
     });
 }
 
-job!(
-    /// Kibibytes without end, to an output.
-    Unread {},
-    |this, flow| {
-        flow.from_batch(0u64..).map(|item| vec![item; 128]).rebalance(1).stream_out("letters");
-    }
-);
+// Kibibytes without end, to an output.
+job!(Unread {}, |this, flow| {
+    flow.from_batch(0u64..).map(|item| vec![item; 128]).rebalance(1).stream_out("letters");
+});
 
 #[test]
 fn an_output_that_nobody_reads_blocks_the_job_which_says_so_and_takes_no_more_memory() {
@@ -265,16 +263,13 @@ fn an_operator_that_never_returns_is_abandoned_at_the_deadline() {
 #[test]
 fn an_operator_that_never_returns_after_another_failed_does_not_hide_the_failure() {
     block_on(async {
-        job!(
-            FailsBesideTheStuck { door: Doorway },
-            |this, flow| {
-                let door = this.door.clone();
-                flow.from_batch(0..1u64).rebalance(1).for_each(move |_| door.pass_blocking("the operator"));
-                let door = this.door.clone();
-                // Fails once the test lets it, when the other one is held.
-                flow.from_source(AtTheDoor { door }).rebalance(1).try_for_each(|_: u64| Err("as planned".into()));
-            }
-        );
+        job!(FailsBesideTheStuck { door: Doorway }, |this, flow| {
+            let door = this.door.clone();
+            flow.from_batch(0..1u64).rebalance(1).for_each(move |_| door.pass_blocking("the operator"));
+            let door = this.door.clone();
+            // Fails once the test lets it, when the other one is held.
+            flow.from_source(AtTheDoor { door }).rebalance(1).try_for_each(|_: u64| Err("as planned".into()));
+        });
         let limits = Limits { cancel_deadline: Duration::from_millis(50), ..Limits::default() };
         let env = open(4, limits);
         let door = Door::new().await;
@@ -300,10 +295,7 @@ struct AtTheDoor {
 impl proscenium::Source for AtTheDoor {
     type Item = u64;
 
-    async fn next(
-        &mut self,
-        _ctx: &proscenium::TaskContext,
-    ) -> Result<proscenium::Next<u64>, proscenium::TaskError> {
+    async fn next(&mut self, _ctx: &proscenium::TaskContext) -> Result<proscenium::Next<u64>, proscenium::TaskError> {
         self.door.pass("the source").await;
         Ok(proscenium::Next::Item(1))
     }

@@ -56,9 +56,8 @@ fn an_input_whose_sender_vanished_goes_on_waiting_and_explain_says_so() {
         let numbers: Input<u64> = job.input("numbers");
         numbers.send(1).await.unwrap();
         let said = async |expected: &str| {
-            let all = format!(
-                "running\n  task `from_channel -> collect` (instance 0) waits for items pushed into input `numbers`: {expected}"
-            );
+            let task = "task `from_channel -> collect` (instance 0)";
+            let all = format!("running\n  {task} waits for items pushed into input `numbers`: {expected}");
             deadline(expected, async {
                 while job.explain().await.unwrap().to_string() != all {
                     tokio::task::yield_now().await;

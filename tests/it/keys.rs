@@ -139,8 +139,8 @@ fn keyed_aggregates_are_exact_for_each_key() {
             let job = completed(env, KeyedAggregates { items: 1000, parallelism }).await;
             let counts: Vec<(u64, u64)> = read(&job, "count").await;
             assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 1000);
-            let (sums, most): (Vec<(u64, u64)>, Vec<(u64, u64)>) =
-                (read(&job, "sum").await, read(&job, "reduce").await);
+            let sums: Vec<(u64, u64)> = read(&job, "sum").await;
+            let most: Vec<(u64, u64)> = read(&job, "reduce").await;
             let folds: Vec<(u64, Vec<u64>)> = read(&job, "fold").await;
             let fold_assoc: Vec<(u64, u64)> = read(&job, "fold_assoc").await;
             let entries: Vec<(u64, u64)> = read(&job, "entries").await;

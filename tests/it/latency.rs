@@ -15,18 +15,15 @@ job!(Ten {}, |this, flow| {
     flow.from_batch(0..10u64).rebalance(2).map(|item| item + 1).collect("out");
 });
 
-job!(
-    TenWithService { pen: Pen },
-    |this, flow| {
-        let pen = this.pen.clone();
-        flow.register_service("counter", move || Counter::new("counter", &pen));
-        flow.from_batch(0..10u64)
-            .map_async(4, async |ctx: &proscenium::TaskContext, _| {
-                Ok(ctx.service::<Counter>("counter")?.call(Increment).await?)
-            })
-            .collect("out");
-    }
-);
+job!(TenWithService { pen: Pen }, |this, flow| {
+    let pen = this.pen.clone();
+    flow.register_service("counter", move || Counter::new("counter", &pen));
+    flow.from_batch(0..10u64)
+        .map_async(4, async |ctx: &proscenium::TaskContext, _| {
+            Ok(ctx.service::<Counter>("counter")?.call(Increment).await?)
+        })
+        .collect("out");
+});
 
 /// How often the thread of this process whose name contains `part` has gone to sleep of its own accord.
 #[cfg(target_os = "linux")]

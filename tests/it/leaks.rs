@@ -7,7 +7,7 @@ pub mod child;
 use std::{sync::mpsc, time::Duration};
 
 use futures::{StreamExt, stream};
-use proscenium::{Environment, JobHandle, JobState, LocalEnvironment, Next, Outcome, Source, TaskContext, TaskError};
+use proscenium::{JobHandle, JobState, LocalEnvironment, Next, Outcome, Source, TaskContext, TaskError};
 
 use self::child::{holdings, in_child, is_long, mebibytes, processor_ticks, resident, settled};
 use crate::support::{Counter, Journal, Pen, job};
@@ -18,15 +18,12 @@ job!(Ten {}, |this, flow| {
     flow.from_batch(0..10u64).rebalance(2).map(|item| item + 1).collect("out");
 });
 
-job!(
-    /// Small, and with one of each: a service, an exchange, an output.
-    Small { pen: Pen },
-    |this, flow| {
-        let pen = this.pen.clone();
-        flow.register_service("counter", move || Counter::new("counter", &pen));
-        flow.from_batch(0..10u64).rebalance(2).map(|item| item + 1).collect("out");
-    }
-);
+// Small, and with one of each: a service, an exchange, an output.
+job!(Small { pen: Pen }, |this, flow| {
+    let pen = this.pen.clone();
+    flow.register_service("counter", move || Counter::new("counter", &pen));
+    flow.from_batch(0..10u64).rebalance(2).map(|item| item + 1).collect("out");
+});
 
 #[test]
 fn a_thousand_environments_leave_no_thread_no_descriptor_and_no_memory() {
@@ -62,9 +59,14 @@ fn a_thousand_environments_leave_no_thread_no_descriptor_and_no_memory() {
 #[test]
 fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
     in_child("leaks::ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history", LIMIT, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        // The first environment of a process leaves what tokio needs for signals, once.
+        let env = LocalEnvironment::new("first");
+        assert_eq!(env.run(Ten {}).blocking(), Ok(Outcome::Completed));
+        env.blocking().close();
+        drop(env);
         let unopened = holdings();
         let env = LocalEnvironment::builder("leaks").task_threads(2).open().expect("an environment");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let run = |jobs: usize| {
             runtime.block_on(stream::iter(0..jobs).for_each_concurrent(50, async |_| {
                 let job = env.submit(Ten {}).autostop(true).await.expect("submitted");
@@ -84,7 +86,8 @@ fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
         let health = env.blocking().health().expect("open");
         assert_eq!((health.jobs_live, health.jobs_ended), (0, 1_000));
         env.blocking().close();
-        assert_eq!(settled(unopened), unopened, "what the environment took is given back");
+        drop(env);
+        assert_eq!(settled(unopened), unopened, "what the environment took is given back: {:?}", child::descriptors());
     });
 }
 
@@ -92,9 +95,8 @@ fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
 fn a_hundred_idle_jobs_use_no_processor_time() {
     in_child("leaks::a_hundred_idle_jobs_use_no_processor_time", LIMIT, || {
         let env = LocalEnvironment::builder("leaks").task_threads(2).open().expect("an environment");
-        let jobs: Vec<JobHandle> = (0..100)
-            .map(|number| env.submit(Parked { kind: number % 4 }).blocking().expect("submitted"))
-            .collect();
+        let jobs: Vec<JobHandle> =
+            (0..100).map(|number| env.submit(Parked { kind: number % 4 }).blocking().expect("submitted")).collect();
         for (number, job) in jobs.iter().enumerate() {
             let job = job.blocking();
             let parked = match number % 4 {
@@ -121,22 +123,19 @@ fn a_hundred_idle_jobs_use_no_processor_time() {
     });
 }
 
-job!(
-    /// Does nothing for ever, in one of four ways.
-    Parked { kind: u32 },
-    |this, flow| {
-        match this.kind {
-            // Idle once it has run.
-            0 => flow.from_batch(0..10u64).collect("out"),
-            // Waits for items from outside.
-            1 => flow.from_channel::<u64>("in").rebalance(2).collect("out"),
-            // Its source waits.
-            2 => flow.from_source(Silent).rebalance(2).collect("out"),
-            // Blocked by an output that nobody reads.
-            _ => flow.from_batch(0..).rebalance(2).stream_out("out"),
-        }
+// Does nothing for ever, in one of four ways.
+job!(Parked { kind: u32 }, |this, flow| {
+    match this.kind {
+        // Idle once it has run.
+        0 => flow.from_batch(0..10u64).collect("out"),
+        // Waits for items from outside.
+        1 => flow.from_channel::<u64>("in").rebalance(2).collect("out"),
+        // Its source waits.
+        2 => flow.from_source(Silent).rebalance(2).collect("out"),
+        // Blocked by an output that nobody reads.
+        _ => flow.from_batch(0..).rebalance(2).stream_out("out"),
     }
-);
+});
 
 /// A source that has nothing, and never will.
 struct Silent;

@@ -5,11 +5,20 @@ mod support;
 
 mod history;
 mod inputs;
+mod interrupts;
 mod jobs;
 mod keys;
 mod operators;
 mod outputs;
 mod parallelism;
+mod parity;
 mod services;
 mod sources;
 mod supervision;
+mod tidy;
+
+mod bad_input;
+mod bounded;
+mod latency;
+mod leaks;
+mod properties;

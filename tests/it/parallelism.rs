@@ -133,7 +133,7 @@ fn a_parallelism_of_0_is_refused_when_the_flow_is_built() {
         let refused = env.submit(Stages {}).parallelism(0).await;
         assert_eq!(
             refused.unwrap_err(),
-            proscenium::SubmitError::Build(BuildRefusal::ZeroParallelism { operator: "the job".to_owned() })
+            proscenium::SubmitError::Build(BuildRefusal::ZeroParallelism { operator: "submit".to_owned() })
         );
         let refusal = refusal(env, Unfit { place: Where::TooManyKeys }).await;
         let expected = BuildRefusal::TooParallel { operator: "key_by".to_owned(), asked: 129, limit: 128 };

@@ -45,7 +45,8 @@ fn holds_for(seeds: &'static str, cases: impl Strategy<Value = Case>) {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
         ..Config::default()
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let result = TestRunner::new(config).run(&cases, |case| runtime.block_on(drive::run(case)));
     match result {
         Ok(()) => {}

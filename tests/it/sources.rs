@@ -277,8 +277,8 @@ job!(Lines { path: std::path::PathBuf }, |job, flow| {
 #[test]
 fn a_file_read_in_parallel_yields_each_line_once_whatever_the_cut() {
     each_environment(async |env| {
-        let texts =
-            ["", "\n", "one", "one\n", "one\ntwo\r\nthree", "\n\na long line that spans several parts\n\nÄäß\n日本\n"];
+        let several = "\n\na long line that spans several parts\n\nÄäß\n日本\n";
+        let texts = ["", "\n", "one", "one\n", "one\ntwo\r\nthree", several];
         for text in texts {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();

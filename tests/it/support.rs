@@ -29,7 +29,10 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Declares a job type: its parameters, and what it lays out.
 macro_rules! job {
-    ($(#[$attribute:meta])* $job:ident { $($field:ident: $type:ty),* $(,)? }, |$this:ident, $flow:ident| $build:block) => {
+    (
+        $(#[$attribute:meta])*
+        $job:ident { $($field:ident: $type:ty),* $(,)? }, |$this:ident, $flow:ident| $build:block
+    ) => {
         $(#[$attribute])*
         #[derive(serde::Serialize, serde::Deserialize)]
         struct $job {

@@ -16,7 +16,8 @@ impl<T: Send + 'static> Stream<T> {
     /// Each item made into another by an asynchronous closure, at most `limit` at a time in each instance, results in
     /// the order of the items. A `limit` of 0 refuses the flow.
     ///
-    /// The closure's futures run on the task's thread and need not be `Send`.
+    /// A result that waits for an earlier one still counts against the limit, so one slow call can hold up the start of
+    /// new ones. The closure's futures run on the task's thread and need not be `Send`.
     pub fn map_async<U, F>(self, limit: usize, f: F) -> Stream<U>
     where
         U: Send + 'static,

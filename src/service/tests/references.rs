@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 
 use super::support::{Double, Hosted, Probe, Stage, Unlisted};
 use crate::{
+    codec,
     job::JobId,
     service::{
         AnyGate, Call, CallError, Fate, MessageTable, Origin, Service, ServiceDirectory, ServiceRef, ServiceResolver,
@@ -156,10 +157,9 @@ fn a_decoded_reference_is_unbound_until_it_is_bound() {
     let stage = Stage::new();
     let hosted = Hosted::running(&stage);
     let service = hosted.service(Origin::Task);
-    let config = bincode::config::standard();
-    let bytes = bincode::serde::encode_to_vec(&service, config).expect("it is an id and a name");
-    let (decoded, _): (ServiceRef<Probe>, usize) =
-        bincode::serde::decode_from_slice(&bytes, config).expect("it was just encoded");
+    let mut bytes = Vec::new();
+    codec::encode_into(&service, &mut bytes).expect("it is an id and a name");
+    let decoded: ServiceRef<Probe> = codec::decode(&bytes).expect("it was just encoded");
     assert_eq!((decoded.job(), decoded.name()), (service.job(), "probe"));
     let unbound = CallError::Unbound { job: service.job(), service: "probe".into() };
     assert_eq!(decoded.call(Double(1)).blocking(), Err(unbound.clone()));

@@ -57,6 +57,12 @@ pub fn holdings() -> Holdings {
     Holdings { threads: entries("/proc/self/task"), descriptors: entries("/proc/self/fd") }
 }
 
+/// What each open descriptor is of.
+pub fn descriptors() -> Vec<String> {
+    let links = std::fs::read_dir("/proc/self/fd").expect("/proc is there").filter_map(|entry| entry.ok());
+    links.filter_map(|link| Some(std::fs::read_link(link.path()).ok()?.display().to_string())).collect()
+}
+
 /// A thread that was joined stays in the list for a moment, until the kernel has taken it down; waits for that.
 pub fn settled(expected: Holdings) -> Holdings {
     let deadline = std::time::Instant::now() + Duration::from_secs(5);

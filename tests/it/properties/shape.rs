@@ -1,8 +1,6 @@
 //! Random job graphs as data, and the flows they stand for.
 
-use proscenium::{
-    BuildError, ErrorPolicy, Flow, Job, Next, ParallelRange, Source, Stream, TaskContext, TaskError,
-};
+use proscenium::{BuildError, ErrorPolicy, Flow, Job, Next, ParallelRange, Source, Stream, TaskContext, TaskError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -43,22 +41,47 @@ pub enum OriginKind {
 /// What is done with a stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Step {
-    Map { times: u64, plus: u64 },
+    Map {
+        times: u64,
+        plus: u64,
+    },
     /// Keeps what is not a multiple of `of`, so nothing at all for 1.
-    DropMultiples { of: u64 },
+    DropMultiples {
+        of: u64,
+    },
     /// Each item `copies` times, numbered.
-    FlatMap { copies: u64 },
+    FlatMap {
+        copies: u64,
+    },
     /// Any `count` items, and as it is not said which, only their number is kept.
-    Take { count: usize },
-    Rebalance { parallelism: usize },
-    Broadcast { parallelism: usize },
+    Take {
+        count: usize,
+    },
+    Rebalance {
+        parallelism: usize,
+    },
+    Broadcast {
+        parallelism: usize,
+    },
     Gather,
-    Keyed { how: Keyed, keys: u64, parallelism: usize },
+    Keyed {
+        how: Keyed,
+        keys: u64,
+        parallelism: usize,
+    },
     Whole(Whole),
     /// Every item asks a service, or yields once if the job has none.
-    Call { service: usize, limit: usize, order: Order },
+    Call {
+        service: usize,
+        limit: usize,
+        order: Order,
+    },
     /// Items of which `is_bad` is true fail.
-    Fail { rest: u64, how: Fault, policy: Policy },
+    Fail {
+        rest: u64,
+        how: Fault,
+        policy: Policy,
+    },
     /// Both ways for every item, and the results in one stream again.
     Diamond(Vec<Step>, Vec<Step>),
     /// A copy of the stream ends in an output of its own.
@@ -200,7 +223,11 @@ impl Builder<'_> {
             return stream;
         }
         let (stream, copy) = stream.tee();
-        if streams { copy.stream_out(&record_name(source)) } else { copy.collect(&record_name(source)) }
+        if streams {
+            copy.stream_out(&record_name(source))
+        } else {
+            copy.collect(&record_name(source))
+        }
         stream
     }
 
@@ -291,9 +318,9 @@ fn keyed(stream: Stream<u64>, how: Keyed, keys: u64, parallelism: usize) -> Stre
     let keyed = stream.key_by(move |item| item % keys).parallelism(parallelism);
     match how {
         Keyed::Count => keyed.count().map(|(key, count)| entry(key, count)),
-        Keyed::Fold => keyed
-            .fold(0, |sum: &mut u64, item| *sum = sum.wrapping_add(item))
-            .map(|(key, sum)| entry(key, sum)),
+        Keyed::Fold => {
+            keyed.fold(0, |sum: &mut u64, item| *sum = sum.wrapping_add(item)).map(|(key, sum)| entry(key, sum))
+        }
         Keyed::Reduce => keyed.reduce(|max, item| *max = item.max(*max)).map(|(key, max)| entry(key, max)),
         Keyed::Number => keyed.map_with_state(0, |key, number: &mut u64, _| {
             *number += 1;

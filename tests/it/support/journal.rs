@@ -49,17 +49,18 @@ impl Pen {
     }
 }
 
-/// A sink that writes down all that happens to it: `open`, each item, `close`, `drop`, each behind its instance.
+/// A sink that writes down all that happens to it: `open`, each item, `flush`, `close`, `drop`, each behind its
+/// instance, which is `?` as long as it was not opened.
 #[derive(Debug)]
 pub struct JournalSink<T> {
     pen: Pen,
-    instance: u32,
+    instance: String,
     items: PhantomData<fn(T)>,
 }
 
 impl<T> JournalSink<T> {
     pub fn new(pen: &Pen) -> Self {
-        Self { pen: pen.clone(), instance: 0, items: PhantomData }
+        Self { pen: pen.clone(), instance: "?".to_owned(), items: PhantomData }
     }
 }
 
@@ -67,7 +68,7 @@ impl<T: Display + 'static> Sink for JournalSink<T> {
     type Item = T;
 
     async fn open(&mut self, ctx: &TaskContext) -> Result<(), TaskError> {
-        self.instance = ctx.instance();
+        self.instance = ctx.instance().to_string();
         self.pen.write(format_args!("{} open", self.instance));
         Ok(())
     }

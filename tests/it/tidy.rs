@@ -1,0 +1,257 @@
+//! The shape of the code: what no compiler checks.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+const LINES_MAX: usize = 600;
+
+/// A text file of the crate, by its path from the crate's root.
+struct SourceFile {
+    path: String,
+    text: String,
+}
+
+impl SourceFile {
+    /// The lines with their numbers.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
+    }
+
+    /// Those lines in which `is_bad` finds something, as `path:line: text`.
+    fn offences(&self, is_bad: impl Fn(&str) -> bool) -> Vec<String> {
+        let offences = self.lines().filter(|(_, line)| is_bad(line));
+        offences.map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim())).collect()
+    }
+
+    fn is_this(&self) -> bool {
+        self.path == "tests/it/tidy.rs"
+    }
+
+    fn is_under(&self, directory: &str) -> bool {
+        self.path.starts_with(directory)
+    }
+
+    /// The top-level module that a file of `src` belongs to.
+    fn module(&self) -> Option<&str> {
+        let inside = self.path.strip_prefix("src/")?;
+        Some(inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs"))
+    }
+
+    /// Whether it holds unit tests only. What they use is no dependency of the module.
+    fn is_unit_test(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+    }
+}
+
+fn read_below(directory: &Path, root: &Path, files: &mut Vec<SourceFile>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("the directory can be read").path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            read_below(&path, root, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("source files are text");
+            let path = path.strip_prefix(root).expect("it was found below the root");
+            files.push(SourceFile { path: path.to_string_lossy().replace('\\', "/"), text });
+        }
+    }
+}
+
+/// All Rust files of the crate.
+fn sources() -> Vec<SourceFile> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for directory in ["src", "tests", "examples", "benches"] {
+        read_below(&root.join(directory), root, &mut files);
+    }
+    assert!(files.iter().any(|file| file.path == "src/lib.rs"), "the sources were not found");
+    files
+}
+
+#[track_caller]
+fn assert_none(offences: Vec<String>, rule: &str) {
+    assert!(offences.is_empty(), "{rule}:\n{}", offences.join("\n"));
+}
+
+/// What each module of `src` must not know. A module that is not listed, such as the root, may know all.
+const FORBIDDEN: [(&[&str], &[&str]); 4] = [
+    // What a job consists of, and what is told about it.
+    (
+        &["flow", "service", "job", "port", "protocol", "codec", "schema", "timer", "blocking"],
+        &["manager", "environment", "worker"],
+    ),
+    // What names nobody: bytes, clocks, parking.
+    (&["codec", "schema", "timer", "blocking"], &["flow", "service", "job", "port", "protocol", "link"]),
+    (&["worker"], &["manager", "environment", "link"]),
+    (&["manager"], &["environment"]),
+];
+
+/// Only a client's side speaks over the link: `manager` answers there, `environment` lays it, a handle asks over it.
+const LINK_KNOWN_BY: [&str; 4] = ["link", "manager", "environment", "job"];
+
+/// The modules named by the `use crate::..` declarations and the `crate::..` paths of a file, with their lines.
+fn imports(file: &SourceFile) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    // A `use crate::{` over several lines names modules at the first level of its braces.
+    let mut depth = None;
+    for (number, line) in file.lines() {
+        let code = line.split("//").next().unwrap_or_default();
+        let mut rest = code;
+        if depth.is_none()
+            && let Some((_, braced)) = code.split_once("use crate::{")
+        {
+            depth = Some(1);
+            rest = braced;
+        }
+        if let Some(open) = &mut depth {
+            let mut name = String::new();
+            for character in rest.chars() {
+                match character {
+                    '{' => *open += 1,
+                    '}' => *open -= 1,
+                    _ => {}
+                }
+                if *open == 1 && (character.is_alphanumeric() || character == '_') {
+                    name.push(character);
+                    continue;
+                }
+                // What follows `::` on the first level is not a module of the root.
+                if *open <= 1 && character == ':' || (*open <= 2 && character == '{') || ",}".contains(character) {
+                    if !name.is_empty() {
+                        found.push((number, std::mem::take(&mut name)));
+                    }
+                } else {
+                    name.clear();
+                }
+            }
+            if !name.is_empty() {
+                found.push((number, name));
+            }
+            if *open == 0 {
+                depth = None;
+            }
+            continue;
+        }
+        for (at, _) in code.match_indices("crate::") {
+            let name: String = code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            found.push((number, name));
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_point_one_way() {
+    let sources = sources();
+    let modules: BTreeSet<&str> = sources.iter().filter_map(SourceFile::module).collect();
+    for (knowers, known) in FORBIDDEN {
+        let unknown: Vec<_> = knowers.iter().chain(known).filter(|name| !modules.contains(*name)).collect();
+        assert!(unknown.is_empty(), "the rule speaks of modules that do not exist: {unknown:?}");
+    }
+    let mut offences = Vec::new();
+    for file in sources.iter().filter(|file| !file.is_unit_test()) {
+        let Some(module) = file.module() else { continue };
+        for (number, import) in imports(file) {
+            let forbidden =
+                FORBIDDEN.iter().any(|(knowers, known)| knowers.contains(&module) && known.contains(&import.as_str()));
+            let uses_link = import == "link" && !LINK_KNOWN_BY.contains(&module) && module != "lib";
+            if (forbidden || uses_link) && !is_allowed(&file.path, &import) {
+                offences.push(format!("{}:{number}: `{module}` must not know `{import}`", file.path));
+            }
+        }
+    }
+    assert_none(offences, "imports in a wrong direction");
+}
+
+/// Imports against the rule, each with its reason.
+fn is_allowed(path: &str, import: &str) -> bool {
+    let exceptions: [(&str, &str, &str); 0] = [];
+    exceptions.iter().any(|(file, module, _reason)| *file == path && *module == import)
+}
+
+#[test]
+fn the_import_reader_sees_what_it_has_to() {
+    let text = "use crate::flow::Stream;\nuse crate::{\n    job::{Job, manager},\n    worker::Worker,\n};\n\
+                let x = crate::environment::y(); // crate::comment::here\nuse crate::{link, port::Input};\n";
+    let file = SourceFile { path: "src/x.rs".to_owned(), text: text.to_owned() };
+    let found: Vec<(usize, String)> = imports(&file);
+    let expected = [(1, "flow"), (3, "job"), (4, "worker"), (6, "environment"), (7, "link"), (7, "port")];
+    let only_modules: Vec<(usize, &str)> = found
+        .iter()
+        .map(|(number, name)| (*number, name.as_str()))
+        .filter(|(_, name)| name.starts_with(char::is_lowercase))
+        .collect();
+    assert_eq!(only_modules, expected);
+}
+
+#[test]
+fn bincode_is_named_in_one_file() {
+    let named = sources().into_iter().filter(|file| !file.is_this() && file.path != "src/codec.rs");
+    let offences = named.flat_map(|file| file.offences(|line| line.contains("bincode")));
+    assert_none(offences.collect(), "bincode is named outside of src/codec.rs");
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let long = sources().into_iter().filter(|file| file.text.lines().count() > LINES_MAX);
+    let offences = long.map(|file| format!("{}: {} lines", file.path, file.text.lines().count()));
+    assert_none(offences.collect(), "files of more than 600 lines");
+}
+
+#[test]
+fn nothing_waits_by_sleeping() {
+    let tested = sources().into_iter().filter(|file| file.is_under("tests/") && !file.is_this());
+    let sleeps = |line: &str| line.contains("thread::sleep") || line.contains("time::sleep");
+    assert_none(tested.flat_map(|file| file.offences(sleeps)).collect(), "tests that sleep");
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    let unfinished =
+        |line: &str| ["todo!", "unimplemented!", "dbg!"].iter().any(|macro_name| line.contains(macro_name));
+    let files = sources().into_iter().filter(|file| !file.is_this());
+    assert_none(files.flat_map(|file| file.offences(unfinished)).collect(), "unfinished code");
+}
+
+#[test]
+fn no_comment_speaks_of_the_tracker_or_of_a_machine() {
+    let speaks = |line: &str| {
+        let marks = ["issue #", "issues/", "TODO", "FIXME", "XXX", "/work/", "/tmp/"];
+        marks.iter().any(|mark| line.contains(mark)) || has_number_sign(line)
+    };
+    let files = sources().into_iter().filter(|file| !file.is_this());
+    assert_none(files.flat_map(|file| file.offences(speaks)).collect(), "marks that mean nothing to a reader");
+}
+
+/// Whether the line has something like `#12` in a comment.
+fn has_number_sign(line: &str) -> bool {
+    let Some((_, comment)) = line.split_once("//") else { return false };
+    comment.split('#').skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[test]
+fn no_module_lives_in_a_mod_rs() {
+    let offences = sources().into_iter().filter(|file| file.path.ends_with("/mod.rs")).map(|file| file.path);
+    assert_none(offences.collect(), "`foo.rs` beside `foo/` instead");
+}
+
+#[test]
+fn every_test_module_is_in_the_one_binary() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let main = std::fs::read_to_string(root.join("it/main.rs")).expect("there is a main.rs");
+    let mut offences = Vec::new();
+    for entry in std::fs::read_dir(root.join("it")).expect("it can be read") {
+        let name = entry.expect("it can be read").file_name().to_string_lossy().into_owned();
+        let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") else { continue };
+        if !main.contains(&format!("mod {module};")) {
+            offences.push(format!("tests/it/{name} is not listed in main.rs"));
+        }
+    }
+    let others = std::fs::read_dir(&root).expect("it can be read").map(|entry| entry.expect("it can be read").path());
+    offences
+        .extend(others.filter(|path| path.is_file()).map(|path| format!("{} is a binary of its own", path.display())));
+    assert_none(offences, "tests outside of the one binary");
+}
