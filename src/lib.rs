@@ -1,6 +1,4 @@
-//! An actor-model runtime in which one typed dataflow job runs in your process or on a node, and always ends
-//! truthfully.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod blocking;

@@ -1,7 +1,7 @@
 //! The messages between environment, JobManager, Dispatcher, JobSupervisor and workers.
 //!
 //! All of them are plain data that could cross a process boundary, apart from two payloads that are moved within a
-//! process and would be encoded beyond it: the job's value in [`Prepare`] and the ports in [`Prepared`]. Every event
+//! process and would be encoded beyond it: the job's value in `worker::Prepare` and the ports in `worker::Prepared`. Every event
 //! names its job and, where it speaks of a task, the attempt.
 
 use serde::{Deserialize, Serialize};

@@ -261,6 +261,22 @@ fn an_operator_that_never_returns_is_abandoned_at_the_deadline() {
 }
 
 #[test]
+fn an_environment_with_an_operator_that_never_returns_closes_at_the_deadline() {
+    block_on(async {
+        let limits = Limits { cancel_deadline: Duration::from_millis(50), ..Limits::default() };
+        let (env, door) = (open(2, limits), Door::new().await);
+        let (job, visitor) = stuck(&env, &door).await;
+        let waiting = tokio::spawn(job.wait());
+        deadline("close", env.close()).await;
+        // The operator is still held: nothing of this waited for it.
+        let waited = deadline("the end of the job", waiting).await.unwrap();
+        let Ok(Outcome::Cancelled { reason, .. }) = waited else { panic!("{waited:?}") };
+        assert_eq!(reason, CancelReason::EnvironmentClosed);
+        visitor.admit();
+    });
+}
+
+#[test]
 fn an_operator_that_never_returns_after_another_failed_does_not_hide_the_failure() {
     block_on(async {
         job!(FailsBesideTheStuck { door: Doorway }, |this, flow| {

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     job::{CancelReason, JobState, Outcome},
-    manager::completion::{ChannelSetup, Completion, Deadline, Event, Setup, TaskSetup, service_id, task_id},
+    manager::completion::{ChannelSetup, Completion, Deadline, Event, Setup, TaskSetup, task_id},
     protocol::TaskReport,
 };
 
