@@ -118,8 +118,41 @@ impl<S: Service> ServiceRef<S> {
     /// The returned [`Call`] does nothing until it is awaited (or [`blocking`](Call::blocking)), and takes a
     /// [`deadline`](Call::deadline). It needs no particular async runtime.
     ///
-    /// ```ignore
-    /// let known = stop_words.call(Contains(word)).deadline(Duration::from_secs(1)).await?;
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use actix::{Actor, Context, Handler, Message};
+    /// use proscenium::{LocalEnvironment, MessageTable, Service, job_fn};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// struct Doubler;
+    ///
+    /// #[derive(Serialize, Deserialize, Message)]
+    /// #[rtype(result = "u64")]
+    /// struct Double(u64);
+    ///
+    /// # impl Actor for Doubler {
+    /// #     type Context = Context<Self>;
+    /// # }
+    /// impl Handler<Double> for Doubler {
+    ///     type Result = u64;
+    ///     fn handle(&mut self, Double(n): Double, _: &mut Self::Context) -> u64 {
+    ///         n * 2
+    ///     }
+    /// }
+    ///
+    /// impl Service for Doubler {
+    ///     fn messages(table: &mut MessageTable<Self>) {
+    ///         table.accept::<Double>("double");
+    ///     }
+    /// }
+    ///
+    /// let env = LocalEnvironment::new("doc");
+    /// let job = job_fn("doubling", |flow| Ok(flow.register_service("doubler", || Doubler)));
+    /// let job = env.submit(job).blocking()?;
+    /// let doubler = job.service::<Doubler>("doubler");
+    /// assert_eq!(doubler.call(Double(21)).deadline(Duration::from_secs(5)).blocking()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn call<M>(&self, message: M) -> Call<S, M>
     where
