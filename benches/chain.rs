@@ -42,7 +42,11 @@ fn plain_loop() -> u64 {
 
 fn chain(c: &mut Criterion) {
     let mut group = c.benchmark_group("chain");
-    group.throughput(Throughput::Elements(ITEMS)).sample_size(20).measurement_time(Duration::from_secs(3));
+    group
+        .throughput(Throughput::Elements(ITEMS))
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     group.bench_function("plain_loop", |b| b.iter(|| black_box(plain_loop())));
     let env = LocalEnvironment::new("bench");
     let expected = plain_loop();

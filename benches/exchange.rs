@@ -13,7 +13,7 @@ use proscenium::{Flow, LocalEnvironment, ParallelRange, job_fn};
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ITEMS: u64 = 4_000_000;
+const ITEMS: u64 = 2_000_000;
 const BATCH: u64 = 1024;
 
 fn channel() -> u64 {
@@ -39,7 +39,11 @@ fn all_to_all(flow: &mut Flow) {
 
 fn exchange(c: &mut Criterion) {
     let mut group = c.benchmark_group("exchange");
-    group.throughput(Throughput::Elements(ITEMS)).sample_size(20).measurement_time(Duration::from_secs(3));
+    group
+        .throughput(Throughput::Elements(ITEMS))
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     group.bench_function("std_mpsc", |b| b.iter(|| black_box(channel())));
     let env = LocalEnvironment::new("bench");
     let expected = ITEMS * (ITEMS - 1) / 2;

@@ -34,7 +34,10 @@ fn exchange(flow: &mut Flow) {
 
 fn job_lifecycle(c: &mut Criterion) {
     let mut group = c.benchmark_group("job_lifecycle");
-    group.throughput(Throughput::Elements(1)).measurement_time(Duration::from_secs(3));
+    group
+        .throughput(Throughput::Elements(1))
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     group.bench_function("thread", |b| {
         b.iter(|| thread::spawn(|| (0..10u64).map(|x| x + 1).collect::<Vec<_>>()).join().expect("it does not panic"));
     });

@@ -30,7 +30,10 @@ enum ToThread {
 
 fn mailbox(c: &mut Criterion) {
     let mut group = c.benchmark_group("mailbox");
-    group.throughput(Throughput::Elements(ROUND)).measurement_time(Duration::from_secs(3));
+    group
+        .throughput(Throughput::Elements(ROUND))
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
 
     let (tx, mut rx) = mpsc::channel(QUEUE);

@@ -45,7 +45,10 @@ fn service_call(c: &mut Criterion) {
     let through_service = async || counter.call(Sum).await.expect("the service answers");
 
     let mut group = c.benchmark_group("service_call/one_to_one");
-    group.throughput(Throughput::Elements(1)).measurement_time(Duration::from_secs(3));
+    group
+        .throughput(Throughput::Elements(1))
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     group.bench_function("tokio_mpsc", |b| b.iter(|| runtime.block_on(through_channel())));
     group.bench_function("actix_send", |b| b.iter(|| system.block_on(through_actix())));
     group.bench_function("proscenium", |b| b.iter(|| runtime.block_on(through_service())));
@@ -53,7 +56,10 @@ fn service_call(c: &mut Criterion) {
     group.finish();
 
     let mut group = c.benchmark_group("service_call/many_at_once");
-    group.throughput(Throughput::Elements(AT_ONCE as u64)).measurement_time(Duration::from_secs(3));
+    group
+        .throughput(Throughput::Elements(AT_ONCE as u64))
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     group.bench_function("tokio_mpsc", |b| {
         b.iter(|| runtime.block_on(join_all((0..AT_ONCE).map(|_| through_channel()))));
     });

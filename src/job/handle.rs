@@ -138,7 +138,9 @@ impl JobHandle {
     /// Ends the sources and lets everything emitted so far be processed; then the job ends. Returns once that is
     /// accepted, not once the job has ended.
     ///
-    /// Without effect on a job that is already stopping or has ended.
+    /// Without effect on a job that is already stopping or has ended. A source may emit for about a millisecond more,
+    /// until its task looks at its commands. A job stopped while its services are still starting starts no task: what
+    /// was sent to its inputs by then is dropped, and aggregates give no result.
     ///
     /// # Errors
     ///

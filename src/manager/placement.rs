@@ -38,11 +38,13 @@ pub trait Placement: Send + 'static {
     fn place(&mut self, tasks: &[TaskDescription], slots: &[SlotLoad]) -> Vec<usize>;
 }
 
-/// Instance *i* of a chain goes to thread *offset + i*; the offset moves on with each job, so that jobs of one task
-/// spread too. Instances of different chains that are linked one to one meet on the same thread.
+/// Each task goes to the thread after the last one's, in the order of the graph and from job to job.
+///
+/// So a pipeline of chains with one instance each uses all threads, and where every chain has as many instances as
+/// there are threads, equal instances of all chains meet on one thread.
 #[derive(Debug, Clone, Default)]
 pub struct RoundRobin {
-    offset: usize,
+    next: usize,
 }
 
 impl RoundRobin {
@@ -56,11 +58,9 @@ impl RoundRobin {
 impl Placement for RoundRobin {
     fn place(&mut self, tasks: &[TaskDescription], slots: &[SlotLoad]) -> Vec<usize> {
         let count = slots.len().max(1);
-        let offset = self.offset % count;
-        // The next job begins behind the widest chain of this one.
-        let width = tasks.iter().map(|task| task.instance as usize + 1).max().unwrap_or(0);
-        self.offset = (offset + width) % count;
-        tasks.iter().map(|task| (offset + task.instance as usize) % count).collect()
+        let first = self.next;
+        self.next = (first + tasks.len()) % count;
+        (first..first + tasks.len()).map(|slot| slot % count).collect()
     }
 }
 
@@ -146,6 +146,13 @@ mod tests {
         let tasks = [chain(3), chain(3)].concat();
         let slots = RoundRobin::new().place(&tasks, &[SlotLoad::default(); 3]);
         assert_eq!(slots, [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn round_robin_spreads_a_pipeline_of_single_instances() {
+        let tasks = [chain(1), chain(1), chain(2)].concat();
+        let slots = RoundRobin::new().place(&tasks, &[SlotLoad::default(); 2]);
+        assert_eq!(slots, [0, 1, 0, 1]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ const SEND_ALL_ITEMS: usize = 256;
 ///
 /// The input is bounded: a send waits while it is full. Items of one handle are processed in the order in which their
 /// sends completed. That a send completed means that the job has the item, not that it was processed: `stop` still
-/// processes it, `cancel` and a failure throw it away.
+/// processes it (unless it comes while the job's services are still starting), `cancel` and a failure throw it away.
 ///
 /// An input ends by [`finish`](Self::finish) or by the job's end, and never because handles were dropped, for a sender
 /// that crashed would then look like one that was done.

@@ -24,6 +24,9 @@ use crate::{
 /// that; what does not return by then is left behind.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
+/// Threads for `build`, file access and spilling. They come with the work and go when they have had none for 10 s.
+const BLOCKING_THREADS_MAX: usize = 64;
+
 pub(super) struct ControlSetup {
     pub(super) environment: Arc<str>,
     /// What the names of the environment's own threads begin with.
@@ -56,7 +59,10 @@ pub(super) fn run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>,
 fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -> io::Result<()> {
     let ControlSetup { environment, thread_prefix, task_threads, service_threads, limits, placement } = setup;
     // Never driven: only its pool is used, whose threads come and go with the work.
-    let blocking = Builder::new_current_thread().thread_name(format!("{thread_prefix}blocking")).build()?;
+    let blocking = Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name(format!("{thread_prefix}blocking"))
+        .build()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let runtime_handle = runtime.handle().clone();
     let system = System::with_tokio_rt(|| runtime);
