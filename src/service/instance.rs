@@ -13,6 +13,7 @@ use actix::{ActorContext, ActorState, AsyncContext, dev::ContextFut};
 use actix_rt::ArbiterHandle;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use tracing::Instrument as _;
 
 use crate::{
     job::{Incarnation, Limits},
@@ -122,7 +123,14 @@ struct Start<S> {
 
 impl<S: Service> Start<S> {
     fn run(mut self, factory: impl FnOnce() -> S) {
-        let service = match catch_unwind(AssertUnwindSafe(factory)) {
+        // Entered whenever code of the service runs, so that its own events say where they come from.
+        let span = tracing::info_span!(
+            "service",
+            job = %self.gate.home().job,
+            service = %self.gate.name(),
+            incarnation = self.incarnation.0
+        );
+        let service = match span.in_scope(|| catch_unwind(AssertUnwindSafe(factory))) {
             Ok(service) => service,
             Err(panic) => {
                 self.fail(format!("the factory panicked: {}", panic_message(&*panic)));
@@ -134,7 +142,8 @@ impl<S: Service> Start<S> {
         let mut ctx = actix::Context::new();
         ctx.spawn(Pump::new(Arc::clone(&self.gate), Rc::clone(&shared)));
         let running = Some(ctx.into_future(service));
-        actix_rt::spawn(Instance { running, gate: Arc::clone(&self.gate), shared, attached: false });
+        let instance = Instance { running, gate: Arc::clone(&self.gate), shared, attached: false };
+        actix_rt::spawn(instance.instrument(span));
     }
 }
 
