@@ -1,6 +1,6 @@
 //! Random graphs, left alone and interrupted: each ends, as it should, with exactly the results it should have.
 //!
-//! Failing seeds are kept in `proptest-regressions/` and run first; they belong into the repository.
+//! Failing seeds are kept in `tests/regressions/` and run first; they belong into the repository.
 
 mod drive;
 mod eval;
@@ -58,10 +58,10 @@ fn holds_for(seeds: &'static str, cases: impl Strategy<Value = Case>) {
 
 #[test]
 fn a_random_graph_left_alone_completes_with_exactly_its_results_or_fails_truthfully() {
-    holds_for("proptest-regressions/undisturbed.txt", strategy::undisturbed());
+    holds_for("tests/regressions/undisturbed.txt", strategy::undisturbed());
 }
 
 #[test]
 fn a_random_graph_that_is_stopped_cancelled_or_paused_loses_and_invents_nothing_it_should_not() {
-    holds_for("proptest-regressions/interrupted.txt", strategy::interrupted());
+    holds_for("tests/regressions/interrupted.txt", strategy::interrupted());
 }
