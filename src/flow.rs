@@ -109,6 +109,12 @@ impl Flow {
     {
         let parallelism = if S::SPLITTABLE { self.parallelism() } else { 1 };
         let mut parts = match source.into_batch_source().split(parallelism) {
+            Ok(parts) if parts.len() > parallelism => {
+                let message = format!("split into {} parts where {parallelism} were asked for", parts.len());
+                let refusal = BuildRefusal::Source { source_name: "from_batch".to_owned(), message };
+                self.blueprint.borrow_mut().refuse(refusal);
+                Vec::new()
+            }
             Ok(parts) => parts.into_iter().map(Some).collect(),
             Err(error) => {
                 let refusal = BuildRefusal::Source { source_name: "from_batch".to_owned(), message: error.message() };

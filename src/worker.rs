@@ -182,6 +182,11 @@ impl Worker {
         Prepared { graph, ports }
     }
 
+    /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.
+    fn drop_elsewhere<T: Send + 'static>(&self, what: T) {
+        self.config.blocking.spawn_blocking(move || drop(what));
+    }
+
     fn hosts(&self, job: JobId, attempt: Attempt) -> bool {
         self.jobs.get(&job).is_some_and(|hosted| hosted.attempt == attempt)
     }
@@ -360,6 +365,7 @@ impl Handler<Order> for Worker {
                 if let Some(hosted) = self.jobs.remove(&job) {
                     // Callers still queued in front of a service that will not come back are told so.
                     hosted.services.iter().for_each(|host| host.recipe.gate().release());
+                    self.drop_elsewhere(hosted);
                 }
             }
         }
@@ -378,7 +384,8 @@ impl Handler<CloseWorker> for Worker {
     type Result = ();
 
     fn handle(&mut self, _: CloseWorker, _ctx: &mut Context<Self>) {
-        self.jobs.clear();
+        let jobs = std::mem::take(&mut self.jobs);
+        self.drop_elsewhere(jobs);
         let slots = self.task_slots.iter_mut().chain(&mut self.service_slots);
         slots.for_each(|slot| slot.close(&self.config.threads));
     }

@@ -158,7 +158,7 @@ impl LocalEnvironmentBuilder {
             }
         }
         let environment: Arc<str> = name.into();
-        let limits = Arc::new(limits);
+        let limits = Arc::new(limits.normalised());
         let call_deadline = limits.call_deadline;
         let thread_prefix = next_thread_prefix();
         let setup = ControlSetup {

@@ -55,7 +55,8 @@ pub(crate) enum Lull {
 
 /// One operator of a running chain, with everything downstream of it in the same task.
 pub(crate) trait Stage<T> {
-    /// Takes all of `items` and leaves it empty. Called only after [`poll`](Self::poll) was ready.
+    /// Takes all of `items` and leaves it empty. Called only after [`poll`](Self::poll) was ready, but then any number
+    /// of times: an operator in front may make several batches of the one it was given.
     fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure>;
 
     /// Takes a mark, behind all items taken before. Called only after [`poll`](Self::poll) was ready.

@@ -151,8 +151,9 @@ pub(crate) struct GateReceiver<T> {
     gate: Arc<Gate<T>>,
     /// The lane and weight of the batch being consumed: its credit is still out.
     in_hand: Option<(usize, usize)>,
-    /// Lanes that have delivered the `Hold` mark being collected.
-    held: Vec<bool>,
+    /// The newest `Hold` that each lane has delivered. A lane that is idle can be some ahead of one that is not.
+    held: Vec<Option<u32>>,
+    /// The `Hold` given out last.
     hold: Option<u32>,
     ended: bool,
 }
@@ -160,7 +161,7 @@ pub(crate) struct GateReceiver<T> {
 impl<T> GateReceiver<T> {
     pub fn new(gate: Arc<Gate<T>>) -> Self {
         let lanes = gate.state.lock().lanes.len();
-        Self { gate, in_hand: None, held: vec![false; lanes], hold: None, ended: false }
+        Self { gate, in_hand: None, held: vec![None; lanes], hold: None, ended: false }
     }
 
     /// Gives back the credit of the batch taken last, with its emptied buffer.
@@ -212,23 +213,19 @@ impl<T> GateReceiver<T> {
                     return Poll::Ready(Taken::Batch(batch));
                 }
                 Some(Packet::Mark(Mark::End)) => lane.ended = true,
-                Some(Packet::Mark(Mark::Hold(epoch))) => {
-                    if self.hold != Some(epoch) {
-                        self.hold = Some(epoch);
-                        self.held.fill(false);
-                    }
-                    self.held[index] = true;
-                }
+                Some(Packet::Mark(Mark::Hold(epoch))) => self.held[index] = self.held[index].max(Some(epoch)),
             }
         }
         if state.lanes.iter().all(|lane| lane.ended) {
             self.ended = true;
             return Poll::Ready(Taken::Mark(Mark::End));
         }
-        if let Some(epoch) = self.hold
-            && state.lanes.iter().zip(&self.held).all(|(lane, held)| *held || lane.ended)
+        let live = state.lanes.iter().zip(&self.held).filter(|(lane, _)| !lane.ended);
+        let everywhere = live.map(|(_, held)| *held).min().flatten();
+        if everywhere > self.hold
+            && let Some(epoch) = everywhere
         {
-            self.hold = None;
+            self.hold = everywhere;
             return Poll::Ready(Taken::Mark(Mark::Hold(epoch)));
         }
         if !state.consumer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -239,14 +236,15 @@ impl<T> GateReceiver<T> {
 
     /// Refuses everything from now on: what waits in the lanes is `as_discarded` or else refused.
     pub fn close(&mut self, ending: CloseAs) {
-        let mut producers = Vec::new();
+        let (mut producers, mut dropped) = (Vec::new(), Vec::new());
         let mut state = self.gate.state.lock();
         for lane in &mut state.lanes {
             if lane.closed {
                 continue;
             }
             lane.closed = true;
-            for packet in std::mem::take(&mut lane.queue) {
+            let queue = std::mem::take(&mut lane.queue);
+            for packet in &queue {
                 let Packet::Batch(batch, bytes) = packet else { continue };
                 lane.batches -= 1;
                 lane.bytes -= bytes;
@@ -255,11 +253,14 @@ impl<T> GateReceiver<T> {
                     CloseAs::Discarded => lane.accounts.discarded += batch.len() as u64,
                 }
             }
+            dropped.push(queue);
             producers.extend(lane.producer.take());
         }
         state.queued = 0;
         drop(state);
         producers.into_iter().for_each(Waker::wake);
+        // Last, because dropping items is user code: no lock is held, and nobody is left unwoken if it panics.
+        drop(dropped);
     }
 
     /// The accounts of each lane, final once the gate is closed or all lanes have ended.
@@ -345,6 +346,22 @@ mod tests {
         assert!(take(&mut receiver).is_none());
         c.mark(Mark::Hold(1));
         assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
+        assert!(take(&mut receiver).is_none());
+    }
+
+    /// An idle lane had delivered the second hold before a busy one delivered the first, and the second was forgotten.
+    #[test]
+    fn a_lane_that_is_a_hold_ahead_does_not_lose_it() {
+        let gate = Gate::new(LIMITS);
+        let (idle, busy) = (gate.add_lane(), gate.add_lane());
+        let mut receiver = GateReceiver::new(gate);
+        idle.mark(Mark::Hold(1));
+        idle.mark(Mark::Hold(2));
+        assert!(take(&mut receiver).is_none());
+        busy.mark(Mark::Hold(1));
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
+        busy.mark(Mark::Hold(2));
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(2)))));
         assert!(take(&mut receiver).is_none());
     }
 

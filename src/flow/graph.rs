@@ -231,6 +231,8 @@ pub(crate) struct Chain {
     pub parallelism: usize,
     pub first_task: u32,
     pub is_source: bool,
+    /// The operator of an exchange in front, by its chain and number.
+    pub fed_by: Option<(usize, usize)>,
     pub input: Option<String>,
     pub outputs: Vec<String>,
     pub factory: Option<TaskFactory>,
@@ -271,6 +273,7 @@ impl Blueprint {
             parallelism,
             first_task,
             is_source,
+            fed_by: None,
             input: None,
             outputs: Vec::new(),
             factory: None,

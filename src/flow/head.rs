@@ -140,7 +140,11 @@ impl<T: 'static> SourceHead<T> {
                         shared.demand.set(shared.demand.get().saturating_sub(items.len()));
                         shared.items.borrow_mut().extend(items);
                     }
-                    Next::Later(pause) => context.timer.sleep_until(Instant::now() + pause).await,
+                    Next::Later(pause) => match Instant::now().checked_add(pause) {
+                        Some(instant) => context.timer.sleep_until(instant).await,
+                        // Later than any clock reaches.
+                        None => std::future::pending().await,
+                    },
                     Next::End => return Ok(()),
                 }
             }

@@ -142,6 +142,8 @@ pub(crate) struct SinkStage<S: Sink> {
     meter: Meter,
     progress: Rc<Progress>,
     idle: Option<S>,
+    /// Items that came while the sink was at work: an operator in front may make several batches of one.
+    waiting: Vec<S::Item>,
     working: Option<Working<S>>,
     mark: Option<Mark>,
     closing: bool,
@@ -152,8 +154,16 @@ pub(crate) struct SinkStage<S: Sink> {
 impl<S: Sink> SinkStage<S> {
     pub fn new(meter: Meter, sink: S) -> Self {
         let progress = Rc::new(Progress { position: Cell::new(0), processed: Cell::new(0), dead: RefCell::default() });
-        let mut stage =
-            Self { meter, progress, idle: Some(sink), working: None, mark: None, closing: false, unflushed: false };
+        let mut stage = Self {
+            meter,
+            progress,
+            idle: Some(sink),
+            waiting: Vec::new(),
+            working: None,
+            mark: None,
+            closing: false,
+            unflushed: false,
+        };
         stage.start(Work::Open);
         stage
     }
@@ -187,7 +197,7 @@ async fn write_all<S: Sink>(
         progress.position.set(progress.position.get() + 1);
         if !skips {
             sink.write(item).await?;
-        } else if let Err(cause) = caught(sink.write(item)).await {
+        } else if let Err(cause) = caught(async { sink.write(item).await }).await {
             progress.dead.borrow_mut().push((progress.position.get(), cause));
             continue;
         }
@@ -209,8 +219,7 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
     fn batch(&mut self, items: &mut Vec<S::Item>) -> Result<(), Failure> {
         drop(self.meter.receive(items.len()));
         self.meter.task.put_out(items.len());
-        self.unflushed = true;
-        self.start(Work::Write(std::mem::take(items)));
+        self.waiting.append(items);
         Ok(())
     }
 
@@ -247,6 +256,12 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
                     self.idle = None;
                 }
             }
+            if !self.waiting.is_empty() {
+                self.unflushed = true;
+                let items = std::mem::take(&mut self.waiting);
+                self.start(Work::Write(items));
+                continue;
+            }
             match self.mark.take() {
                 Some(Mark::End) => {
                     self.closing = true;
@@ -259,7 +274,7 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
     }
 
     fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        if lull == Lull::Idle && self.unflushed && self.idle.is_some() {
+        if lull == Lull::Idle && self.unflushed && self.waiting.is_empty() && self.idle.is_some() {
             self.unflushed = false;
             self.start(Work::Flush);
         }

@@ -32,7 +32,8 @@ pub struct Stream<T> {
     blueprint: Rc<RefCell<Blueprint>>,
     id: u64,
     chain: usize,
-    operator: usize,
+    /// Chain and number of the operator behind this stream.
+    operator: (usize, usize),
     weigh: Option<Weigh<T>>,
     attach: Box<dyn FnOnce(StageFactory<T>)>,
     items: PhantomData<fn() -> T>,
@@ -57,8 +58,13 @@ impl<T: Send + 'static> Stream<T> {
         let mut shared = blueprint.borrow_mut();
         let id = shared.next_stream;
         shared.next_stream += 1;
-        let operator = shared.chains[chain].operators.len().saturating_sub(1);
-        shared.open.insert(id, (chain, operator));
+        let behind = &shared.chains[chain];
+        let operator = match behind.operators.len() {
+            // Right behind an exchange, whose operator is the last one of the chain in front.
+            0 => behind.fed_by.unwrap_or_default(),
+            operators => (chain, operators - 1),
+        };
+        shared.open.insert(id, operator);
         drop(shared);
         Self { blueprint: Rc::clone(blueprint), id, chain, operator, weigh: None, attach, items: PhantomData }
     }
@@ -109,7 +115,8 @@ impl<T: Send + 'static> Stream<T> {
     ///
     /// Without it an operator is named by its kind, numbered in order of appearance.
     pub fn uid(self, uid: &str) -> Self {
-        self.blueprint.borrow_mut().chains[self.chain].operators[self.operator].uid = Some(uid.to_owned());
+        let (chain, operator) = self.operator;
+        self.blueprint.borrow_mut().chains[chain].operators[operator].uid = Some(uid.to_owned());
         self
     }
 
@@ -119,7 +126,8 @@ impl<T: Send + 'static> Stream<T> {
     /// Under *skip* each item is guarded on its own, which costs some speed. It has no effect on `fold` and its kin: an
     /// item that is half-added cannot be taken out again.
     pub fn on_error(self, policy: ErrorPolicy) -> Self {
-        self.blueprint.borrow_mut().chains[self.chain].operators[self.operator].policy = Some(policy);
+        let (chain, operator) = self.operator;
+        self.blueprint.borrow_mut().chains[chain].operators[operator].policy = Some(policy);
         self
     }
 

@@ -63,12 +63,23 @@ pub(crate) struct ChainTask<T> {
     quantum: usize,
     passing: Option<Mark>,
     held: Option<u32>,
+    /// The head was told that nothing more is wanted.
+    closed: bool,
 }
 
 impl<T> ChainTask<T> {
     pub fn new(state: &Rc<TaskState>, head: Box<dyn Head<T>>, chain: BoxStage<T>) -> Self {
         let quantum = state.limits.batch_items.clamp(1, 16);
-        Self { state: Rc::clone(state), head, chain, buffer: Vec::new(), quantum, passing: None, held: None }
+        Self {
+            state: Rc::clone(state),
+            head,
+            chain,
+            buffer: Vec::new(),
+            quantum,
+            passing: None,
+            held: None,
+            closed: false,
+        }
     }
 
     /// Takes one batch or mark through the chain.
@@ -82,7 +93,8 @@ impl<T> ChainTask<T> {
             }
             None => {}
         }
-        if !self.chain.wants_more() {
+        if self.is_done_early() {
+            self.closed = true;
             self.head.close();
         }
         match std::task::ready!(self.head.poll_batch(cx, &mut self.buffer, self.quantum))? {
@@ -98,6 +110,11 @@ impl<T> ChainTask<T> {
             }
         }
         Poll::Ready(Ok(Progress::More))
+    }
+
+    /// Whether nothing more is wanted, and the head has not been told yet.
+    fn is_done_early(&self) -> bool {
+        !self.closed && !self.chain.wants_more()
     }
 
     fn adapt(&mut self, took: Duration) {
@@ -133,6 +150,8 @@ impl<T> Task for ChainTask<T> {
                     }
                     match self.chain.poll(cx) {
                         Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
+                        // It was this poll that saw a consumer close: there may be no other wake-up.
+                        Poll::Ready(Ok(())) if self.is_done_early() => continue,
                         Poll::Ready(Ok(())) => self.state.wait.set(wait),
                         Poll::Pending => {}
                     }

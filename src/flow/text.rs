@@ -109,13 +109,15 @@ impl TextPart {
     /// What a read needs, to be run wherever blocking is allowed.
     fn fetch(&mut self) -> impl FnOnce() -> Fetched + Send + use<> {
         let (file, path, offset) = (self.file.take(), self.path.clone(), self.offset);
+        // What was appended since the flow was built is not read.
+        let bytes = (self.length - offset).min(CHUNK_BYTES as u64);
         move || {
             let mut file = match file.map_or_else(|| open_at(&path, offset), Ok) {
                 Ok(file) => file,
                 Err(error) => return Fetched { file: None, chunk: Err(error) },
             };
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            let read = Read::by_ref(&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+            let read = Read::by_ref(&mut file).take(bytes).read_to_end(&mut chunk);
             Fetched { file: Some(file), chunk: read.map(|_| chunk) }
         }
     }
@@ -264,6 +266,8 @@ impl fmt::Debug for TextPart {
 pub struct LineSink<T> {
     target: Target,
     text: String,
+    line: String,
+    failed: Option<String>,
     writer: Option<Box<dyn DebugWrite>>,
     blocking: Option<tokio::runtime::Handle>,
     item: std::marker::PhantomData<fn(T)>,
@@ -292,10 +296,21 @@ impl<T: Display> LineSink<T> {
     }
 
     fn to(target: Target) -> Self {
-        Self { target, text: String::new(), writer: None, blocking: None, item: std::marker::PhantomData }
+        Self {
+            target,
+            text: String::new(),
+            line: String::new(),
+            failed: None,
+            writer: None,
+            blocking: None,
+            item: std::marker::PhantomData,
+        }
     }
 
     async fn write_out(&mut self, finish: bool) -> Result<(), TaskError> {
+        if let Some(failed) = &self.failed {
+            return Err(TaskError::new(failed.clone()));
+        }
         let (Some(mut writer), Some(blocking)) = (self.writer.take(), &self.blocking) else {
             return Err(TaskError::new(format!("{} was not opened", self.place())));
         };
@@ -309,7 +324,10 @@ impl<T: Display> LineSink<T> {
         text.clear();
         self.text = text;
         self.writer = Some(writer);
-        result.map_err(|error| TaskError::new(format!("cannot write to {}: {error}", self.place())))
+        // Lines that were taken before are lost with this write. So it fails for good: `flush` fails the job, whatever
+        // the error policy made of the item at hand.
+        self.failed = result.err().map(|error| format!("cannot write to {}: {error}", self.place()));
+        self.failed.clone().map_or(Ok(()), |failed| Err(TaskError::new(failed)))
     }
 
     fn place(&self) -> String {
@@ -344,7 +362,10 @@ impl<T: Display + 'static> Sink for LineSink<T> {
     }
 
     async fn write(&mut self, item: T) -> Result<(), TaskError> {
-        writeln!(self.text, "{item}")?;
+        // Aside first, so that an item whose `Display` fails or panics leaves nothing behind.
+        self.line.clear();
+        writeln!(self.line, "{item}")?;
+        self.text.push_str(&self.line);
         if self.text.len() >= WRITE_BYTES { self.write_out(false).await } else { Ok(()) }
     }
 

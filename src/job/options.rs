@@ -11,7 +11,9 @@ pub enum ErrorPolicy {
     /// The job fails, naming the operator and the item's position.
     #[default]
     Fail,
-    /// The item is set aside as a dead letter with its cause, and the job goes on.
+    /// The item is set aside as a dead letter with its cause, and the job goes on. What an aggregate has half-added
+    /// cannot be taken out again, and an item that cannot be encoded for an output is a fault of its type: both fail the
+    /// job all the same.
     Skip,
 }
 
@@ -27,7 +29,7 @@ pub(crate) struct JobOptions {
     pub error_policy: ErrorPolicy,
 }
 
-/// Every limit of an environment, with its default.
+/// Every limit of an environment, with its default. A 0 where something must pass counts as 1.
 ///
 /// ```
 /// use proscenium::Limits;
@@ -68,6 +70,16 @@ pub struct Limits {
     pub output_bytes_max: u64,
     /// Items that wait in an output of `stream_out` or in an input of `from_channel`. Default 16,384.
     pub port_items: usize,
+}
+
+impl Limits {
+    /// With 1 in place of each 0 that would let nothing pass.
+    pub(crate) fn normalised(mut self) -> Self {
+        for count in [&mut self.batch_items, &mut self.channel_batches, &mut self.service_queue, &mut self.port_items] {
+            *count = (*count).max(1);
+        }
+        self
+    }
 }
 
 impl Default for Limits {

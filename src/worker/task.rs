@@ -44,6 +44,7 @@ pub(crate) struct TaskActor {
     state: Rc<TaskState>,
     events: Recipient<WorkerEvent>,
     stage: Stage,
+    reported: bool,
     /// Commands that came before the task was made.
     early: Vec<TaskCommand>,
     /// Entered while user code runs, so that its own events say where they come from.
@@ -70,7 +71,7 @@ impl TaskActor {
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters));
         let stage = Stage::Unmade(plan.recipe);
-        Self { job, attempt, task, state, events, stage, early: Vec::new(), span, _occupied: occupied }
+        Self { job, attempt, task, state, events, stage, reported: false, early: Vec::new(), span, _occupied: occupied }
     }
 
     fn report(&self, event: TaskEvent) {
@@ -130,17 +131,28 @@ impl TaskActor {
     /// Settles the accounts, drops everything the user gave the task, and reports: in this order, so that nothing of
     /// the task lives once its end is known.
     fn end(&mut self, event: impl FnOnce(crate::protocol::TaskReport) -> TaskEvent, ending: Ending) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Ended);
-        if let Stage::Made(mut task) = stage {
-            if let Err(panic) = catch(|| task.settle(ending)) {
-                tracing::error!(job = %self.job, task = %self.task, panic, "could not settle a task's accounts");
-            }
-            if let Err(panic) = catch(move || drop(task)) {
-                tracing::warn!(job = %self.job, task = %self.task, panic, "user code panicked while being dropped");
-            }
+        let mut stage = std::mem::replace(&mut self.stage, Stage::Ended);
+        if let Stage::Made(task) = &mut stage
+            && let Err(panic) = catch(|| task.settle(ending))
+        {
+            tracing::error!(job = %self.job, task = %self.task, panic, "could not settle a task's accounts");
         }
+        if let Err(panic) = catch(move || drop(stage)) {
+            tracing::warn!(job = %self.job, task = %self.task, panic, "user code panicked while being dropped");
+        }
+        self.reported = true;
         self.report_dead();
         self.report(event(self.state.take_report()));
+    }
+}
+
+impl Drop for TaskActor {
+    /// An actor that goes without a report, because its thread ended under it, must not leave its job waiting.
+    fn drop(&mut self) {
+        if !self.reported {
+            let cause = FailureCause::Internal(format!("{} went away without a report", self.task));
+            self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
+        }
     }
 }
 
@@ -161,7 +173,12 @@ impl Handler<Command> for TaskActor {
             (Stage::Ended, _) => {}
             (_, TaskCommand::Cancel) => self.end(TaskEvent::Cancelled, Ending::Discarded),
             (Stage::Unmade(_), command) => self.early.push(command),
-            (Stage::Made(task), command) => task.command(command),
+            (Stage::Made(task), command) => {
+                if let Err(panic) = catch(|| task.command(command)) {
+                    let cause = self.state.panicked(panic);
+                    self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
+                }
+            }
         }
     }
 }

@@ -29,8 +29,9 @@ pub(crate) struct Occupied(Arc<Load>);
 
 impl Drop for Occupied {
     fn drop(&mut self) {
+        // `SeqCst` here and in `retire`: of two that write one flag and read the other, one must see the other's.
         // The last actor of a retired thread ends it: user code did return in the end.
-        if self.0.actors.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.retired.load(Ordering::Acquire) {
+        if self.0.actors.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.retired.load(Ordering::SeqCst) {
             self.0.handle.stop();
         }
     }
@@ -62,7 +63,7 @@ impl Slot {
             let load = Load { handle: arbiter.handle(), actors: AtomicUsize::new(0), retired: AtomicBool::new(false) };
             (arbiter, Arc::new(load))
         });
-        load.actors.fetch_add(1, Ordering::AcqRel);
+        load.actors.fetch_add(1, Ordering::SeqCst);
         Occupied(Arc::clone(load))
     }
 
@@ -74,8 +75,8 @@ impl Slot {
             self.current = Some((arbiter, load));
             return false;
         }
-        load.retired.store(true, Ordering::Release);
-        if load.actors.load(Ordering::Acquire) == 0 {
+        load.retired.store(true, Ordering::SeqCst);
+        if load.actors.load(Ordering::SeqCst) == 0 {
             load.handle.stop();
         }
         self.retired.push(arbiter);

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod edges;
 mod history;
 mod inputs;
 mod interrupts;

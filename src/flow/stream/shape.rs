@@ -192,6 +192,8 @@ impl<T: Send + 'static> Exchange<T> {
             }
             lanes.push(RefCell::new(own));
         }
+        let operator = (stream.chain, blueprint.chains[stream.chain].operators.len());
+        blueprint.chains[self.chain].fed_by.get_or_insert(operator);
         drop(blueprint);
         stream.end(kind, move |instance| {
             let own = lanes.get(instance).map(|own| own.take()).unwrap_or_default();
