@@ -241,7 +241,8 @@ pub struct Health {
     pub jobs_live: usize,
     /// Ended jobs that are still readable.
     pub jobs_ended: usize,
-    /// Threads that were given up because user code on them did not return.
+    /// Tasks and services that were given up because their code did not return. At most as many threads were lost:
+    /// two on one thread count twice.
     pub threads_abandoned: usize,
 }
 
