@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 mod blocking;
+mod bridge;
 mod codec;
 mod environment;
 mod flow;
