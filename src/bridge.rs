@@ -1,6 +1,28 @@
 //! The bridge: the framed link over which a client and a node exchange actor messages.
+//!
+//! [`frame`] and [`hello`] are pure. [`connection`] runs one connection over any byte stream, with what is to be sent in
+//! [`outbound`]. [`client`] keeps a client connected and carries on over new connections what was begun on lost ones;
+//! [`server`] does for each client what it asks. Only [`tcp`] names a socket.
 
+mod client;
+mod connection;
 mod frame;
 mod handshake;
 mod hello;
 mod key;
+mod message;
+mod outbound;
+mod server;
+mod stream;
+mod tcp;
+
+pub use self::key::{Key, KeyError};
+pub(crate) use self::{
+    client::{Client, ClientConfig, ConnectFault},
+    connection::Heartbeat,
+    frame::PARAMETERS_BYTES_MAX,
+    hello::HelloError,
+    server::{Server, ServerConfig},
+    stream::{Dial, DialError, DialErrorKind, Dialled},
+    tcp::{TcpDial, is_loopback, listen, resolve},
+};

@@ -4,7 +4,11 @@
 //! enum variants by index. It does not describe itself, so both sides must agree on the type beforehand; see
 //! [`crate::schema`]. Pure: no I/O, no clock.
 
+mod guard;
+
 use serde::{Serialize, de::DeserializeOwned};
+
+pub(crate) use self::guard::{decode_prefix_untrusted, decode_untrusted};
 
 /// Encoded bytes of one value at most.
 pub(crate) const VALUE_BYTES_MAX: usize = 128 << 20;
@@ -44,6 +48,12 @@ pub(crate) enum DecodeError {
     TooLarge { limit_bytes: usize },
     #[error("the type decodes itself by `{method}`, for which the bytes carry no description")]
     NotSelfDescribing { method: &'static str },
+    #[error("the value is nested deeper than {depth_max} levels")]
+    TooDeep { depth_max: usize },
+    #[error("the value claims more elements than so few bytes can mean")]
+    TooManyElements,
+    #[error("the type's `Deserialize` panicked: {message}")]
+    Panicked { message: String },
     #[error("the bytes are no such value: {0}")]
     Invalid(String),
 }
@@ -61,7 +71,6 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) 
 }
 
 /// Decodes one value that takes up all of `bytes`.
-#[cfg_attr(not(test), expect(dead_code, reason = "for whole messages, which only a link has"))]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) = decode_prefix(bytes)?;
     match bytes.len() - used {

@@ -1,24 +1,31 @@
 //! Where jobs run.
 
 mod blocking;
+mod interrupts;
 mod local;
+mod remote;
 mod run;
 mod submit;
+
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
 pub use self::{
     blocking::BlockingEnvironment,
     local::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
+    remote::{Connect, ConnectError, RemoteEnvironment},
     run::{Run, RunError},
     submit::{Submit, SubmitError},
 };
+pub(crate) use self::remote::in_process;
 use crate::{
     job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
+    link::{Link, Refusal, Reply, Request, ask},
     service::{Service, ServiceRef},
 };
 
-/// A place where jobs run: this process ([`LocalEnvironment`]), or a node on the network.
+/// A place where jobs run: this process ([`LocalEnvironment`]), or a node on the network ([`RemoteEnvironment`]).
 ///
 /// The trait is object-safe, so that the place can be chosen at run time: `submit` and `run` are methods of
 /// `dyn Environment` and of each environment itself; generic code finds them in [`EnvironmentExt`]. All futures are
@@ -72,7 +79,7 @@ pub trait Environment: sealed::Linked + Send + Sync {
     /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
     fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>>;
 
-    /// Closes the environment. A local one cancels its jobs, and is closed once all of them have ended and its threads
+    /// Closes the environment. A remote one only disconnects. A local one cancels its jobs, and is closed once all of them have ended and its threads
     /// are gone; from the first poll on it accepts no job. Closing again only waits for that.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
@@ -109,6 +116,14 @@ impl dyn Environment + '_ {
     pub fn blocking(&self) -> BlockingEnvironment<'_> {
         BlockingEnvironment::new(self)
     }
+}
+
+/// Asks a question that is not about a job.
+fn query<T>(link: Arc<dyn Link>, request: Request) -> BoxFuture<'static, Result<T, QueryError>>
+where
+    T: TryFrom<Reply, Error = Refusal> + Send + 'static,
+{
+    Box::pin(async move { Ok(ask::<T>(link, request).await?) })
 }
 
 impl<S: Service> ServiceRef<S> {

@@ -4,9 +4,10 @@ mod handle;
 mod id;
 mod options;
 mod outcome;
+mod registry;
 mod status;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -15,12 +16,14 @@ pub(crate) use self::id::{Attempt, Incarnation, ServiceId};
 pub use self::id::{JobId, ParseJobIdError, TaskId};
 pub(crate) use self::options::JobOptions;
 pub use self::options::{ErrorPolicy, Limits};
+pub use self::registry::JobRegistry;
+pub(crate) use self::registry::{EncodedJob, JobRefusal, NotSendable};
 pub use self::outcome::{CancelReason, FailureCause, Outcome, Warning};
 pub use self::status::{
     ActorState, DeadLetter, DeadLetters, EnvironmentInfo, Explanation, Health, JobState, JobStatus, ServiceStatus,
     TaskCounters, TaskStatus,
 };
-use crate::flow::Flow;
+use crate::{flow::Flow, schema::TypeDescription};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -149,6 +152,10 @@ impl fmt::Debug for JobPayload {
 pub(crate) trait ErasedJob: Send {
     fn name(&self) -> &str;
     fn build(&self, flow: &mut Flow) -> Result<(), BuildError>;
+    /// The form in which it goes to another process.
+    fn encode(&self) -> Result<EncodedJob, NotSendable>;
+    /// The type of the parameters; none for a closure.
+    fn describe(&self) -> Option<Arc<TypeDescription>>;
 }
 
 struct Typed<J>(J);
@@ -160,6 +167,14 @@ impl<J: Job> ErasedJob for Typed<J> {
 
     fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
         self.0.build(flow)
+    }
+
+    fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        EncodedJob::of(&self.0)
+    }
+
+    fn describe(&self) -> Option<Arc<TypeDescription>> {
+        Some(TypeDescription::of::<J>())
     }
 }
 
@@ -173,6 +188,14 @@ where
 
     fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
         (self.build)(flow)
+    }
+
+    fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        Err(NotSendable::Closure { job: self.name.clone() })
+    }
+
+    fn describe(&self) -> Option<Arc<TypeDescription>> {
+        None
     }
 }
 

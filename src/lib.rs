@@ -11,6 +11,7 @@ mod flow;
 mod job;
 mod link;
 mod manager;
+mod node;
 mod port;
 mod protocol;
 mod schema;
@@ -18,9 +19,10 @@ mod service;
 mod timer;
 mod worker;
 
+pub use bridge::{Key, KeyError};
 pub use environment::{
-    BlockingEnvironment, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder, OpenError, Run,
-    RunError, Submit, SubmitError,
+    BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder,
+    OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
     BatchSource, BuildRefusal, Flow, Graph, IntoBatchSource, Iterable, IteratorPart, KeyedStream, LineSink, More, Next,
@@ -30,9 +32,11 @@ pub use flow::{
 pub use job::{
     ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,
     DeadLetters, EnvironmentInfo, ErrorPolicy, Explanation, FailureCause, Health, IntoJob, Job, JobFn, JobHandle,
-    JobId, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError, ServiceStatus, TaskCounters, TaskId,
+    JobId, JobRegistry, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError, ServiceStatus, TaskCounters, TaskId,
     TaskStatus, Warning, job_fn,
 };
+pub use link::NodeStop;
 pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
+pub use node::{Node, NodeBuilder, NodeError, Serve};
 pub use port::{Input, InputError, Output, OutputError, SendError};
 pub use service::{Call, CallError, Fate, MessageTable, Service, ServiceContext, ServiceMessage, ServiceRef, Tell};

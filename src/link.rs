@@ -1,9 +1,9 @@
 //! What a client asks a JobManager, and the link it asks over.
 //!
-//! Everything in [`Request`], [`Reply`] and [`Refusal`] is plain data. Two things are moved within the process only:
-//! the job's value in [`SubmitJob`], and the [`Keep`] of an opened job.
+//! Everything in [`Request`], [`Reply`] and [`Refusal`] is plain data. What is moved within the process only: the job's
+//! value in [`SubmitJob`], and the [`Keep`] and [`Residence`] of an opened job.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,11 @@ use tokio::sync::mpsc;
 use crate::{
     flow::{BuildRefusal, Graph},
     job::{
-        DeadLetters, EnvironmentInfo, Explanation, Health, JobId, JobOptions, JobPayload, JobState, JobStatus, Outcome,
+        DeadLetters, EnvironmentInfo, Explanation, Health, JobId, JobOptions, JobPayload, JobRefusal, JobState,
+        JobStatus, NotSendable, Outcome,
     },
-    port::{InputResolver, OutputResolver},
-    service::ServiceResolver,
+    port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
+    service::{AnyGate, CallError, ServiceResolver},
 };
 
 /// The way from a client to a JobManager. It never owns the environment it leads to: once that is closed, every
@@ -31,6 +32,14 @@ pub(crate) trait Link: ServiceResolver + OutputResolver + InputResolver {
 
     /// Each Ctrl+C of this process, from when the future is ready until the receiver is dropped.
     fn interrupts(&self) -> BoxFuture<'static, mpsc::Receiver<()>>;
+}
+
+/// What the serving end of a connection needs of the JobManager's process besides its [`Link`]: the ends of a job that
+/// are typed in that process.
+pub(crate) trait Host: Link {
+    fn gate(&self, job: JobId, service: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>>;
+    fn store(&self, job: JobId, output: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>;
+    fn port(&self, job: JobId, input: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
 }
 
 /// A job to run.
@@ -121,6 +130,15 @@ pub(crate) struct Opened {
     pub name: String,
     #[serde(skip)]
     pub keep: Keep,
+    #[serde(skip)]
+    pub residence: Residence,
+}
+
+impl Opened {
+    /// A job of this process.
+    pub(crate) fn new(name: String, keep: Keep) -> Self {
+        Self { name, keep, residence: Residence::default() }
+    }
 }
 
 /// Why a request was not fulfilled.
@@ -130,8 +148,31 @@ pub(crate) enum Refusal {
     Expired { id: JobId },
     Conflict { operation: String, state: JobState },
     Build(BuildRefusal),
+    /// The node does not run such a job.
+    Job(JobRefusal),
+    /// The job's parameters have another structure on the node. Made by the client, which knows both.
+    JobTypeDiffers { job: String, difference: String },
+    /// The job cannot be sent to another process.
+    NotSendable(NotSendable),
+    /// The node that ran the job is gone.
+    Lost { id: JobId, reason: String },
+    /// No connection could be had. Nothing was asked.
+    Unreachable { message: String },
+    /// It was asked, and the connection was lost for good before the answer came.
+    FateUnknown { message: String },
     EnvironmentClosed,
     Internal(String),
+}
+
+/// How a node ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum NodeStop {
+    /// Every job is stopped as by [`JobHandle::stop`](crate::JobHandle::stop): its sources end, and what they emitted is
+    /// processed. The node ends when all jobs have ended.
+    Drain,
+    /// Every job is cancelled as by [`JobHandle::cancel`](crate::JobHandle::cancel).
+    Cancel,
 }
 
 /// Keeps an ended job readable for as long as a clone of it lives outside the job's record. Without content where the
@@ -147,6 +188,28 @@ impl Keep {
     /// Whether a clone lives besides this one, which is the record's.
     pub(crate) fn is_held(&self) -> bool {
         self.0.as_ref().is_some_and(|keep| Arc::strong_count(keep) > 1)
+    }
+}
+
+/// Where an opened job lives, if that is another process: it can be lost with that process.
+#[derive(Clone, Default)]
+pub(crate) struct Residence(Option<Arc<dyn Fn() -> Option<String> + Send + Sync>>);
+
+impl Residence {
+    /// `lost` says why the process is known to be gone, if it is.
+    pub(crate) fn elsewhere(lost: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(lost)))
+    }
+
+    /// Why the job is known to be lost, if it is. Only asked when the job is not found where it should be.
+    pub(crate) fn lost(&self) -> Option<String> {
+        self.0.as_ref().and_then(|lost| lost())
+    }
+}
+
+impl fmt::Debug for Residence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Residence").field(&self.0.is_some()).finish()
     }
 }
 

@@ -127,17 +127,17 @@ impl JobManager {
         let SubmitJob { id, options, payload } = submit;
         // A submit repeated after a lost reply names the same job, and is answered as the first one was.
         if let Some(live) = self.live.get(&id) {
-            return Answer::Now(Ok(Opened { name: live.name.clone(), keep: live.keep.clone() }));
+            return Answer::Now(Ok(Opened::new(live.name.clone(), live.keep.clone())));
         }
         let now = self.now();
         match self.history.find(id, now) {
             Lookup::Known(ended) => {
                 let name = ended.job.status.name.clone();
-                return Answer::Now(Ok(Opened { name, keep: ended.keep.clone() }));
+                return Answer::Now(Ok(Opened::new(name, ended.keep.clone())));
             }
             // It has run; to run it again is not what was asked for.
             Lookup::Expired => {
-                return Answer::Now(Ok(Opened { name: name_of(&options, &payload), keep: Keep::default() }));
+                return Answer::Now(Ok(Opened::new(name_of(&options, &payload), Keep::default())));
             }
             Lookup::Unknown => {}
         }
@@ -167,7 +167,7 @@ impl JobManager {
     fn ask_job(&mut self, job: JobId, request: JobRequest) -> Answer<Result<Reply, Refusal>> {
         if let Some(live) = self.live.get_mut(&job) {
             if request == JobRequest::Open {
-                return Answer::Now(Ok(Reply::Opened(Opened { name: live.name.clone(), keep: live.keep.clone() })));
+                return Answer::Now(Ok(Reply::Opened(Opened::new(live.name.clone(), live.keep.clone()))));
             }
             let slot = ReplySlot::new();
             if request == (JobRequest::DeleteJob { force: true }) {
@@ -319,7 +319,7 @@ impl Handler<JobPrepared> for JobManager {
         dispatcher.do_send(StartJob);
         let keep = Keep::new();
         for waiter in waiters {
-            waiter.answer(Ok(Opened { name: name.clone(), keep: keep.clone() }));
+            waiter.answer(Ok(Opened::new(name.clone(), keep.clone())));
         }
         self.live.insert(job, LiveJob { name, supervisor, ports, keep, deleters: Vec::new() });
     }

@@ -10,9 +10,11 @@ mod input;
 mod output;
 mod queue;
 mod reader;
+mod source;
 mod spill;
 mod store;
 mod streamed;
+mod writer;
 
 use std::sync::Arc;
 
@@ -26,18 +28,32 @@ pub use self::{
 pub(crate) use self::{
     queue::{AnyInput, InputPort, PortEvent},
     reader::OutputReader,
-    store::{OutputKind, OutputStore, WriteError, WriteFailure},
+    source::ChunkSource,
+    store::{Chunk, OutputKind, OutputStore, WriteError, WriteFailure},
+    writer::{EncodedWriter, FoundInput, NotTaken, RemoteInput},
 };
-use crate::job::JobId;
+use crate::{job::JobId, schema::TypeDescription};
 
 /// Finds a job's outputs. It must not keep the environment alive.
 pub(crate) trait OutputResolver: Send + Sync {
-    fn output(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>;
+    /// A reader of the output as one of items of the type `wanted`.
+    fn output(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>>;
 }
 
 /// Finds a job's inputs. It must not keep the environment alive.
 pub(crate) trait InputResolver: Send + Sync {
-    fn input(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
+    /// The input, for items of the type `wanted`.
+    fn input(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<FoundInput, InputError>>;
 }
 
 #[cfg(test)]

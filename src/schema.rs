@@ -8,40 +8,45 @@
 mod difference;
 mod fingerprint;
 mod recorder;
+mod received;
 mod text;
 mod trace;
 
 use std::{
     any::{TypeId, type_name},
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, LazyLock},
 };
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use self::fingerprint::Fingerprint;
 
 /// The structure of a type. Node 0 is the type itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Schema {
     nodes: Vec<Node>,
     /// Each struct and enum once, however often it occurs: that is how recursion is finite here.
     definitions: Vec<Definition>,
 }
 
+/// A name in a type. Those of this program are part of it, those of a peer were received.
+type Name = Cow<'static, str>;
+
 /// An index into `Schema::nodes`.
 type NodeId = usize;
 
 /// One place in a type where a value stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Node {
     /// Not reached by any run so far.
     Unknown,
     /// Offered to the type's `Deserialize`, which did not read it.
     Unread,
     /// A value without parts; the label is its whole identity.
-    Plain(&'static str),
+    Plain(Name),
     Option(NodeId),
     List(NodeId),
     Map(NodeId, NodeId),
@@ -51,26 +56,26 @@ enum Node {
 }
 
 /// A struct or an enum.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Definition {
-    name: &'static str,
+    name: Name,
     form: Form,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Form {
     Struct(Body),
     Enum(Vec<Variant>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Variant {
-    name: &'static str,
+    name: Name,
     body: Body,
 }
 
 /// The parts of a struct or of a variant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Body {
     /// Not reached by any run so far.
     Unknown,
@@ -79,12 +84,12 @@ enum Body {
     Unit,
     Newtype(NodeId),
     Tuple(Vec<NodeId>),
-    Fields(Vec<(&'static str, NodeId)>),
+    Fields(Vec<(Name, NodeId)>),
 }
 
 impl Body {
     fn parts(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let (one, many, named): (Option<NodeId>, &[NodeId], &[(&str, NodeId)]) = match self {
+        let (one, many, named): (Option<NodeId>, &[NodeId], &[(Name, NodeId)]) = match self {
             Self::Unknown | Self::Absent | Self::Unit => (None, &[], &[]),
             Self::Newtype(node) => (Some(*node), &[], &[]),
             Self::Tuple(nodes) => (None, nodes, &[]),
@@ -102,7 +107,7 @@ impl Schema {
     /// [`Untraceable`] if `T` reads formats that describe themselves (`untagged`, `flatten`), refuses the sample values
     /// it was offered, has no finite value, is beyond the recorder's bounds, or panics.
     pub(crate) fn of<T: DeserializeOwned>() -> Result<Self, Untraceable> {
-        trace::trace::<T>().map_err(|why| Untraceable { type_name: type_name::<T>(), why })
+        trace::trace::<T>().map_err(|why| Untraceable { type_name: type_name::<T>().into(), why })
     }
 
     /// How `self` ("here") and `other` ("there") differ, in one sentence without full stop.
@@ -117,19 +122,32 @@ impl Schema {
 }
 
 /// The structure of a type could not be found out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the structure of `{type_name}` cannot be found out: {why}")]
 pub(crate) struct Untraceable {
-    pub type_name: &'static str,
+    pub type_name: Name,
     pub why: String,
 }
 
-/// All that is known of a type that goes through a port.
-#[derive(Debug)]
+/// All that is known of a type whose values travel. One that was received is made sure of while it is decoded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "received::Received")]
 pub(crate) struct TypeDescription {
-    type_name: &'static str,
+    type_name: Name,
     fingerprint: Fingerprint,
     schema: Result<Schema, Untraceable>,
+    /// What has to be watched when values of unknown origin are decoded. Not told to others, who see for themselves.
+    #[serde(skip)]
+    hazards: Hazards,
+}
+
+/// What values of a type could do to a decoder that believes them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Hazards {
+    /// They can be nested without end.
+    pub recursive: bool,
+    /// They can claim any number of elements that take no bytes.
+    pub weightless: bool,
 }
 
 /// One description for each type of the program that was asked for, so it is bounded by the program's text.
@@ -151,15 +169,19 @@ impl TypeDescription {
             Ok(schema) => schema.fingerprint(),
             Err(untraceable) => {
                 tracing::debug!(%untraceable, "a type is known by its name only");
-                fingerprint::of_type_name(untraceable.type_name)
+                fingerprint::of_type_name(&untraceable.type_name)
             }
         };
-        let description = Arc::new(Self { type_name: type_name::<T>(), fingerprint, schema });
+        let description = Arc::new(Self { type_name: type_name::<T>().into(), fingerprint, hazards: Hazards::of(&schema), schema });
         Arc::clone(DESCRIPTIONS.lock().entry(id).or_insert(description))
     }
 
-    pub(crate) fn type_name(&self) -> &'static str {
-        self.type_name
+    pub(crate) fn type_name(&self) -> &str {
+        &self.type_name
+    }
+
+    pub(crate) fn hazards(&self) -> Hazards {
+        self.hazards
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {
@@ -170,7 +192,7 @@ impl TypeDescription {
     pub(crate) fn text(&self) -> String {
         const TEXT_BYTES_MAX: usize = 200;
         let text = self.schema.as_ref().ok().map(ToString::to_string);
-        text.filter(|text| text.len() <= TEXT_BYTES_MAX).unwrap_or_else(|| self.type_name.to_owned())
+        text.filter(|text| text.len() <= TEXT_BYTES_MAX).unwrap_or_else(|| self.type_name.clone().into_owned())
     }
 
     /// How `self` ("here") and `other` ("there") differ, in one sentence without full stop.

@@ -2,6 +2,7 @@
 
 mod call;
 mod directory;
+mod encoded;
 mod envelope;
 mod error;
 mod gate;
@@ -9,6 +10,7 @@ mod instance;
 mod pump;
 mod queue;
 mod reference;
+mod remote;
 mod table;
 mod tell;
 #[cfg(test)]
@@ -28,9 +30,11 @@ pub use self::{
 };
 pub(crate) use self::{
     directory::{Origin, ServiceDirectory},
+    encoded::{Answer, Entrance, Receipt, Withdraw},
     gate::AnyGate,
     instance::{ErasedService, service_recipe},
-    reference::ServiceResolver,
+    reference::{FoundService, ServiceResolver},
+    remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
 };
 use crate::{job::Incarnation, protocol::ServiceEvent};
 

@@ -23,9 +23,9 @@ use self::{
     link::LocalLink,
 };
 use crate::{
-    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
+    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, query, sealed::Linked},
     job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, Limits, QueryError},
-    link::{JobRequest, Link, Opened, Refusal, Reply, Request, ask},
+    link::{Host, JobRequest, Link, Opened, Request, ask},
     manager::{Placement, RoundRobin},
     worker::task_threads_default,
 };
@@ -120,6 +120,12 @@ pub struct LocalEnvironmentBuilder {
 }
 
 impl LocalEnvironmentBuilder {
+    /// With another name.
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// Threads that run tasks. Default: the cores.
     pub fn task_threads(mut self, threads: usize) -> Self {
         self.task_threads = threads;
@@ -262,7 +268,7 @@ impl Environment for LocalEnvironment {
     }
 
     fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>> {
-        self.core.query(Request::ListJobs)
+        query(self.link(), Request::ListJobs)
     }
 
     fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
@@ -275,15 +281,15 @@ impl Environment for LocalEnvironment {
     }
 
     fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>> {
-        self.core.query(Request::Health)
+        query(self.link(), Request::Health)
     }
 
     fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
-        self.core.query(Request::Info)
+        query(self.link(), Request::Info)
     }
 
     fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>> {
-        self.core.query(Request::Cleanup)
+        query(self.link(), Request::Cleanup)
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -300,13 +306,10 @@ impl Environment for LocalEnvironment {
     }
 }
 
-impl Core {
-    fn query<T>(&self, request: Request) -> BoxFuture<'static, Result<T, QueryError>>
-    where
-        T: TryFrom<Reply, Error = Refusal> + Send + 'static,
-    {
-        let link = Arc::clone(&self.link) as Arc<dyn Link>;
-        Box::pin(async move { Ok(ask::<T>(link, request).await?) })
+impl LocalEnvironment {
+    /// The link, and what else serving clients takes.
+    pub(crate) fn host(&self) -> Arc<dyn Host> {
+        Arc::clone(&self.core.link) as Arc<dyn Host>
     }
 }
 

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use crate::{
     blocking::block_on,
     flow::BuildRefusal,
-    job::{ErrorPolicy, JobHandle, JobId, JobOptions, JobPayload},
+    job::{ErrorPolicy, JobHandle, JobId, JobOptions, JobPayload, JobRefusal, NotSendable},
     link::{Link, Refusal, SubmitJob},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Awaiting it fails with [`SubmitError`]; then no job exists.
+/// Awaiting it fails with [`SubmitError`], which says whether a job exists.
 ///
 /// # Cancel safety
 ///
@@ -72,7 +72,7 @@ impl Submit {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]; then no job exists.
+    /// [`SubmitError`], which says whether a job exists.
     pub fn blocking(self) -> Result<JobHandle, SubmitError> {
         block_on(self.into_future())
     }
@@ -94,7 +94,8 @@ impl IntoFuture for Submit {
             if options.parallelism == Some(0) {
                 return Err(SubmitError::Build(BuildRefusal::ZeroParallelism { operator: "submit".to_owned() }));
             }
-            let opened = link.submit(SubmitJob { id, options, payload }).await?;
+            let opened = link.submit(SubmitJob { id, options, payload }).await;
+            let opened = opened.map_err(|refusal| SubmitError::of(id, refusal))?;
             Ok(JobHandle::new(link, id, opened))
         })
     }
@@ -106,13 +107,68 @@ impl fmt::Debug for Submit {
     }
 }
 
-/// Why a job was not accepted. No job exists then.
+/// Why a job was not accepted. No job exists then, but perhaps in the case of [`FateUnknown`](Self::FateUnknown).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
     /// Its flow could not be built. To submit the same job again fails in the same way.
     #[error("the flow could not be built")]
     Build(#[source] BuildRefusal),
+    /// The job is a closure, which cannot be sent to another process.
+    #[error("job `{job}` is a closure, which cannot be sent to a node: declare a type that implements `Job`, and link it into the node with `jobs![..]`")]
+    Closure {
+        /// The job's name.
+        job: String,
+    },
+    /// The node has no job type of that name.
+    #[error("the node knows no job `{job}`, but {}: link the job's type into the node with `jobs![..]`", listed(.known))]
+    UnknownJob {
+        /// The name of the job's type.
+        job: String,
+        /// The names that the node knows.
+        known: Vec<String>,
+    },
+    /// The node was built with another definition of the job's type.
+    #[error("the parameters of job `{job}` differ from the node's: {difference}; build both from the same source")]
+    TypeDiffers {
+        /// The name of the job's type.
+        job: String,
+        /// Where they differ; *here* is this process, *there* the node.
+        difference: String,
+    },
+    /// The node was built with another [`Job::VERSION`](crate::Job::VERSION).
+    #[error("job `{job}` is of version {here} here and {there} on the node; build both from the same source")]
+    VersionDiffers {
+        /// The name of the job's type.
+        job: String,
+        /// The version in this process.
+        here: u32,
+        /// The version on the node.
+        there: u32,
+    },
+    /// The parameters could not be encoded here, or not be decoded on the node.
+    #[error("the parameters of job `{job}` did not reach the node: {message}")]
+    Parameters {
+        /// The name of the job's type.
+        job: String,
+        /// What was wrong.
+        message: String,
+    },
+    /// There was no connection to the node. The job was not sent.
+    #[error("the node cannot be reached: {message}")]
+    Unreachable {
+        /// What was seen of it.
+        message: String,
+    },
+    /// The job was sent, and the connection was lost for good before the node answered: the job may exist.
+    /// [`Environment::job`](crate::Environment::job) tells, once the node can be reached.
+    #[error("whether {id} was accepted is not known: {message}")]
+    FateUnknown {
+        /// The identifier under which it exists, if it does.
+        id: JobId,
+        /// What was seen of the loss.
+        message: String,
+    },
     /// The environment is closed or closing.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -121,15 +177,37 @@ pub enum SubmitError {
     Internal(String),
 }
 
-impl From<Refusal> for SubmitError {
-    fn from(refusal: Refusal) -> Self {
+impl SubmitError {
+    fn of(id: JobId, refusal: Refusal) -> Self {
         match refusal {
             Refusal::Build(refusal) => Self::Build(refusal),
+            Refusal::Job(refusal) => Self::of_job(refusal),
+            Refusal::JobTypeDiffers { job, difference } => Self::TypeDiffers { job, difference },
+            Refusal::NotSendable(NotSendable::Closure { job }) => Self::Closure { job },
+            Refusal::NotSendable(NotSendable::Encode { job, message }) => Self::Parameters { job, message },
+            Refusal::Unreachable { message } => Self::Unreachable { message },
+            Refusal::FateUnknown { message } => Self::FateUnknown { id, message },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
             Refusal::Internal(what) => Self::Internal(what),
-            refusal @ (Refusal::NoSuchJob { .. } | Refusal::Expired { .. } | Refusal::Conflict { .. }) => {
-                Self::Internal(format!("{refusal:?}"))
+            refusal @ (Refusal::NoSuchJob { .. }
+            | Refusal::Expired { .. }
+            | Refusal::Conflict { .. }
+            | Refusal::Lost { .. }) => Self::Internal(format!("{refusal:?}")),
+        }
+    }
+
+    fn of_job(refusal: JobRefusal) -> Self {
+        match refusal {
+            JobRefusal::Unknown { name, known } => Self::UnknownJob { job: name, known },
+            JobRefusal::VersionDiffers { name, here, there } => Self::VersionDiffers { job: name, here, there },
+            JobRefusal::Parameters { name, message } => Self::Parameters { job: name, message },
+            JobRefusal::TypeDiffers { name, there } => {
+                Self::TypeDiffers { job: name, difference: format!("there it is `{}`", there.text()) }
             }
         }
     }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none at all".to_owned() } else { format!("`{}`", names.join("`, `")) }
 }

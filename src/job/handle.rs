@@ -16,9 +16,10 @@ pub use self::{
 use crate::{
     flow::Graph,
     job::{DeadLetters, Explanation, JobId, JobStatus, Outcome},
-    link::{Control, JobRequest, Keep, Link, Opened, Refusal, Reply, Request, ask},
-    port::{AnyInput, Input, InputError, InputResolver, Output, OutputError, OutputResolver, OutputStore},
-    service::{AnyGate, CallError, Service, ServiceRef, ServiceResolver},
+    link::{Control, JobRequest, Keep, Link, Opened, Refusal, Reply, Request, Residence, ask},
+    port::{ChunkSource, FoundInput, Input, InputError, InputResolver, Output, OutputError, OutputResolver},
+    schema::TypeDescription,
+    service::{CallError, FoundService, Service, ServiceRef, ServiceResolver},
     timer::Timer,
 };
 
@@ -53,12 +54,20 @@ pub struct JobHandle {
 /// A link, together with what keeps the job readable.
 struct Way {
     link: Arc<dyn Link>,
+    residence: Residence,
     _keep: Keep,
+}
+
+impl Way {
+    fn new(link: Arc<dyn Link>, opened: Opened) -> Self {
+        Self { link, residence: opened.residence, _keep: opened.keep }
+    }
 }
 
 impl JobHandle {
     pub(crate) fn new(link: Arc<dyn Link>, id: JobId, opened: Opened) -> Self {
-        Self { id, name: opened.name.into(), way: Arc::new(Way { link, _keep: opened.keep }) }
+        let name = opened.name.as_str().into();
+        Self { id, name, way: Arc::new(Way::new(link, opened)) }
     }
 
     /// The job's identifier.
@@ -110,7 +119,12 @@ impl JobHandle {
     /// [`JobState::Idle`]: crate::JobState::Idle
     pub fn wait(&self) -> impl Future<Output = Result<Outcome, QueryError>> + Send + use<> {
         let outcome = self.ask::<Outcome>(JobRequest::WaitJob);
-        async move { Ok(outcome.await?) }
+        async move {
+            match outcome.await {
+                Err(Refusal::Lost { reason, .. }) => Ok(Outcome::Lost { reason }),
+                outcome => Ok(outcome?),
+            }
+        }
     }
 
     /// Waits for the end of the job, but no longer than `limit`; then `None`, and the job goes on.
@@ -310,7 +324,18 @@ impl JobHandle {
     where
         T: TryFrom<Reply, Error = Refusal> + Send,
     {
-        ask(Arc::clone(&self.way.link), Request::Job { job: self.id, request })
+        let residence = self.way.residence.clone();
+        let answer = ask(Arc::clone(&self.way.link), Request::Job { job: self.id, request });
+        async move {
+            match answer.await {
+                // The node that answers is not the one that knew the job.
+                Err(Refusal::NoSuchJob { id }) => Err(match residence.lost() {
+                    Some(reason) => Refusal::Lost { id, reason },
+                    None => Refusal::NoSuchJob { id },
+                }),
+                answer => answer,
+            }
+        }
     }
 }
 
@@ -321,7 +346,7 @@ impl fmt::Debug for JobHandle {
 }
 
 impl ServiceResolver for Way {
-    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
         self.link.service(job, name)
     }
 
@@ -335,13 +360,23 @@ impl ServiceResolver for Way {
 }
 
 impl OutputResolver for Way {
-    fn output(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>> {
-        self.link.output(job, name)
+    fn output(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>> {
+        self.link.output(job, name, wanted)
     }
 }
 
 impl InputResolver for Way {
-    fn input(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {
-        self.link.input(job, name)
+    fn input(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<FoundInput, InputError>> {
+        self.link.input(job, name, wanted)
     }
 }

@@ -135,7 +135,7 @@ impl EndedJob {
     /// Answers everything but [`JobRequest::DeleteJob`], which is the business of whoever keeps the record.
     pub(crate) fn answer(&self, request: &JobRequest, keep: &Keep) -> Result<Reply, Refusal> {
         let reply = match request {
-            JobRequest::Open => Reply::Opened(Opened { name: self.status.name.clone(), keep: keep.clone() }),
+            JobRequest::Open => Reply::Opened(Opened::new(self.status.name.clone(), keep.clone())),
             JobRequest::JobStatus | JobRequest::WatchJob { .. } => Reply::Status(Box::new(self.status.clone())),
             JobRequest::WaitJob => match &self.status.outcome {
                 Some(outcome) => Reply::Ended(outcome.clone()),

@@ -62,6 +62,11 @@ impl Collected {
         self.entries.get(index)
     }
 
+    /// The index of the entry that the item at `position` is in.
+    pub(super) fn entry_at(&self, position: u64) -> usize {
+        self.entries.partition_point(|entry| entry.first + entry.items <= position)
+    }
+
     /// Writers wait while more is in memory than allowed and the disk is being written. Without the second condition
     /// a disk that failed would hold them for ever.
     pub(super) fn has_room(&self) -> bool {

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{job::JobId, schema::TypeDescription};
 
 /// Why an output could not be read. Reading changes nothing, so every read may be repeated; the variants say whether
 /// that can help.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutputError {
     /// The environment knows no such job.
@@ -73,13 +75,37 @@ pub enum OutputError {
         /// What was wrong with it.
         message: String,
     },
+    /// There was no connection to the node for too long. Reading goes on where it was once there is one again.
+    #[error("output `{output}` cannot be reached: {message}")]
+    Unreachable {
+        /// The output's name.
+        output: String,
+        /// What was seen of the node.
+        message: String,
+    },
+    /// The node that ran the job is gone, and the output with it.
+    #[error("{id} is lost: {reason}")]
+    JobLost {
+        /// The job asked for.
+        id: JobId,
+        /// What was seen of the loss.
+        reason: String,
+    },
     /// The environment was closed.
     #[error("the environment is closed")]
     EnvironmentClosed,
 }
 
-/// Why an input did not take items. Whatever the variant, the items were not sent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+impl OutputError {
+    pub(crate) fn wrong_type(output: &str, wanted: &TypeDescription, held: &TypeDescription) -> Self {
+        let (expected, found, difference) = (wanted.text(), held.text(), wanted.difference(held));
+        Self::WrongType { output: output.to_owned(), expected, found, difference }
+    }
+}
+
+/// Why an input did not take items. The items were not sent, but perhaps in the case of
+/// [`Unreachable`](Self::Unreachable).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {
     /// The environment knows no such job.
@@ -126,13 +152,45 @@ pub enum InputError {
         /// The input's name.
         input: String,
     },
+    /// An item could not be encoded to be sent, or not be decoded on the node.
+    #[error("an item for input `{input}` did not reach the job: {message}")]
+    NotCarried {
+        /// The input's name.
+        input: String,
+        /// What was wrong.
+        message: String,
+    },
+    /// More handles send to the input, or have sent to it, than it can tell apart.
+    #[error("input `{input}` knows {limit} senders already")]
+    TooManySenders {
+        /// The input's name.
+        input: String,
+        /// How many senders are told apart.
+        limit: usize,
+    },
+    /// There was no connection to the node for too long. Whether the job has the items is not known.
+    #[error("input `{input}` cannot be reached, and whether the job has the items is not known: {message}")]
+    Unreachable {
+        /// The input's name.
+        input: String,
+        /// What was seen of the node.
+        message: String,
+    },
+    /// The node that ran the job is gone, and what was sent with it.
+    #[error("{id} is lost: {reason}")]
+    JobLost {
+        /// The job asked for.
+        id: JobId,
+        /// What was seen of the loss.
+        reason: String,
+    },
     /// The environment was closed.
     #[error("the environment is closed")]
     EnvironmentClosed,
 }
 
 impl InputError {
-    pub(super) fn wrong_type(input: &str, port: &TypeDescription, handle: &TypeDescription) -> Self {
+    pub(crate) fn wrong_type(input: &str, port: &TypeDescription, handle: &TypeDescription) -> Self {
         let difference = if port.fingerprint() == handle.fingerprint() {
             // Inputs are typed within a process, so equal structure is not enough.
             "the two are different Rust types of the same structure".to_owned()

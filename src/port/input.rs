@@ -10,8 +10,8 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{InputError, InputPort, InputResolver, SendError, queue::Supply};
-use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
+use super::{FoundInput, InputError, InputPort, InputResolver, NotTaken, RemoteInput, SendError, queue::Supply};
+use crate::{blocking::block_on, codec::encode_into, job::JobId, schema::TypeDescription};
 
 /// Items that `send_all` takes from its iterator at once.
 const SEND_ALL_ITEMS: usize = 256;
@@ -31,7 +31,22 @@ pub struct Input<T> {
     job: JobId,
     name: Arc<str>,
     resolver: Arc<dyn InputResolver>,
-    bound: OnceLock<Sender<T>>,
+    bound: OnceLock<Bound<T>>,
+}
+
+/// An input that was looked up.
+enum Bound<T> {
+    Port(Sender<T>),
+    Remote(Arc<dyn RemoteInput>),
+}
+
+impl<T> Clone for Bound<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Port(sender) => Self::Port(sender.clone()),
+            Self::Remote(input) => Self::Remote(input.another()),
+        }
+    }
 }
 
 impl<T> Input<T> {
@@ -55,10 +70,17 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
     ///
     /// # Cancel safety
     ///
-    /// A dropped future did not send; the item is dropped with it.
+    /// A dropped future did not send; the item is dropped with it. In a remote environment it may have sent.
     pub async fn send(&self, item: T) -> Result<(), SendError<T>> {
-        let sender = match self.sender().await {
-            Ok(sender) => sender,
+        let sender = match self.bound().await {
+            Ok(Bound::Port(sender)) => sender,
+            Ok(Bound::Remote(input)) => {
+                let sent = match self.encode([&item]) {
+                    Ok(bytes) => input.send(1, bytes).await.map_err(|refused| refused.error),
+                    Err(error) => Err(error),
+                };
+                return sent.map_err(|error| SendError::new(item, error));
+            }
             Err(error) => return Err(SendError::new(item, error)),
         };
         let mut item = Some(item);
@@ -84,8 +106,9 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
     where
         I: IntoIterator<Item = T>,
     {
-        let sender = match self.sender().await {
-            Ok(sender) => sender,
+        let sender = match self.bound().await {
+            Ok(Bound::Port(sender)) => sender,
+            Ok(Bound::Remote(input)) => return self.send_all_over(&**input, items.into_iter()).await,
             Err(error) => return Err(SendError::new(Vec::new(), error)),
         };
         let mut items = items.into_iter();
@@ -111,7 +134,42 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
     ///
     /// A dropped future may or may not have finished the input; finishing again is safe.
     pub async fn finish(&self) -> Result<(), InputError> {
-        self.sender().await?.0.finish()
+        match self.bound().await? {
+            Bound::Port(sender) => sender.0.finish(),
+            Bound::Remote(input) => input.finish().await,
+        }
+    }
+
+    async fn send_all_over(
+        &self,
+        input: &dyn RemoteInput,
+        mut items: impl Iterator<Item = T>,
+    ) -> Result<(), SendError<Vec<T>>> {
+        loop {
+            let mut some: Vec<T> = items.by_ref().take(SEND_ALL_ITEMS).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            let sent = match self.encode(&some) {
+                Ok(bytes) => input.send(some.len() as u64, bytes).await,
+                Err(error) => Err(NotTaken { taken: 0, error }),
+            };
+            if let Err(NotTaken { taken, error }) = sent {
+                some.drain(..usize::try_from(taken).unwrap_or(usize::MAX).min(some.len()));
+                return Err(SendError::new(some, error));
+            }
+        }
+    }
+
+    fn encode<'a>(&self, items: impl IntoIterator<Item = &'a T>) -> Result<Vec<u8>, InputError> {
+        let mut bytes = Vec::new();
+        for item in items {
+            encode_into(item, &mut bytes).map_err(|error| InputError::NotCarried {
+                input: self.name.to_string(),
+                message: error.to_string(),
+            })?;
+        }
+        Ok(bytes)
     }
 
     /// [`send`](Self::send) for threads without an executor.
@@ -142,15 +200,19 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
     }
 
     /// The port, looked up at the first use. Of two that look it up at once, the first to be done counts.
-    async fn sender(&self) -> Result<&Sender<T>, InputError> {
-        if let Some(sender) = self.bound.get() {
-            return Ok(sender);
+    async fn bound(&self) -> Result<&Bound<T>, InputError> {
+        if let Some(bound) = self.bound.get() {
+            return Ok(bound);
         }
-        let input = self.resolver.input(self.job, &self.name).await?;
+        let wanted = TypeDescription::of::<T>();
+        let input = match self.resolver.input(self.job, &self.name, Arc::clone(&wanted)).await? {
+            FoundInput::Port(input) => input,
+            FoundInput::Remote(input) => return Ok(self.bound.get_or_init(|| Bound::Remote(input))),
+        };
         let description = Arc::clone(input.description());
         match input.into_any().downcast::<InputPort<T>>() {
-            Ok(port) => Ok(self.bound.get_or_init(|| Sender::new(port))),
-            Err(_) => Err(InputError::wrong_type(&self.name, &description, &TypeDescription::of::<T>())),
+            Ok(port) => Ok(self.bound.get_or_init(|| Bound::Port(Sender::new(port)))),
+            Err(_) => Err(InputError::wrong_type(&self.name, &description, &wanted)),
         }
     }
 }

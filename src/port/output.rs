@@ -13,7 +13,7 @@ use futures::{Stream, future::BoxFuture};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::{OutputError, OutputReader, OutputResolver, OutputStore};
+use super::{ChunkSource, OutputError, OutputResolver, source::Items};
 use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
 
 /// A named output of a job, to be read as items of type `T`.
@@ -30,6 +30,10 @@ use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
 ///
 /// The job and the name are looked up at the first read. Nothing is kept alive in the environment by an `Output`. Its
 /// futures need no particular runtime.
+///
+/// In a remote environment the node sends ahead up to 4 MiB, and reading goes on over a new connection where it was on a
+/// lost one. Of a streamed output, what a reader had taken and not confirmed when it vanished goes to the next one, which
+/// may so get items that the vanished one had handed out.
 #[must_use = "an output does nothing until it is awaited or read"]
 pub struct Output<T> {
     job: JobId,
@@ -44,8 +48,8 @@ pub struct Output<T> {
 
 enum State {
     Unresolved,
-    Resolving(BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>),
-    Reading(OutputReader),
+    Resolving(BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>>),
+    Reading(Items),
 }
 
 impl<T> Output<T> {
@@ -106,16 +110,16 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
         ready!(self.poll_reader(cx))?.poll_item(cx)
     }
 
-    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut OutputReader, OutputError>> {
+    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Items, OutputError>> {
         let state = self.state.get_mut();
         if let State::Unresolved = state {
-            *state = State::Resolving(self.resolver.output(self.job, &self.name));
+            *state = State::Resolving(self.resolver.output(self.job, &self.name, TypeDescription::of::<T>()));
         }
         if let State::Resolving(resolving) = state {
             let resolved = ready!(resolving.as_mut().poll(cx));
             // Whatever went wrong, the next read looks again.
             *state = State::Unresolved;
-            *state = State::Reading(resolved?.reader(&TypeDescription::of::<T>())?);
+            *state = State::Reading(Items::new(&self.name, resolved?));
         }
         match state {
             State::Reading(reader) => Poll::Ready(Ok(reader)),

@@ -2,15 +2,19 @@
 
 use std::{
     any::Any,
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     mem,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 
-use super::InputError;
+use super::{
+    InputError,
+    writer::{EncodedWriter, PortWriter},
+};
 use crate::{job::Limits, schema::TypeDescription};
 
 /// What a source found in its input.
@@ -29,8 +33,17 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     fn senders(&self) -> u32;
     /// See [`InputPort::close`].
     fn close(&self) -> u64;
+    /// A sender of this number on the other side of a connection; one that was known before goes on where it was.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError::TooManySenders`].
+    fn writer(self: Arc<Self>, writer: u128) -> Result<Box<dyn EncodedWriter>, InputError>;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
+
+/// Senders on the other side of connections whose numbers an input remembers.
+const WRITERS_MAX: usize = 16_384;
 
 /// One named input, shared by its source task and those who push.
 pub(crate) struct InputPort<T> {
@@ -47,6 +60,8 @@ struct State<T> {
     /// `stop` came, or the source is gone.
     closed: bool,
     senders: u32,
+    /// For each sender on the other side of a connection, the number of the next item.
+    writers: HashMap<u128, u64>,
     source: Option<Waker>,
     line: Line,
 }
@@ -132,6 +147,7 @@ impl<T> InputPort<T> {
             finished: false,
             closed: false,
             senders: 0,
+            writers: HashMap::new(),
             source: None,
             line: Line::default(),
         };
@@ -160,12 +176,44 @@ impl<T> InputPort<T> {
         Poll::Ready(PortEvent::Items)
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn know_writer(&self, writer: u128) -> Result<(), InputError> {
+        let mut state = self.state.lock();
+        if state.writers.len() >= WRITERS_MAX && !state.writers.contains_key(&writer) {
+            return Err(InputError::TooManySenders { input: self.name.clone(), limit: WRITERS_MAX });
+        }
+        state.writers.entry(writer).or_insert(0);
+        Ok(())
+    }
+
+    pub(super) fn writer_next(&self, writer: u128) -> u64 {
+        self.state.lock().writers.get(&writer).copied().unwrap_or(0)
+    }
+
+    pub(super) fn forget_writer(&self, writer: u128) {
+        self.state.lock().writers.remove(&writer);
+    }
+
     /// Pushes what there is room for; ready when all of `supply` is in, or with why the rest will never be.
     pub(super) fn poll_push(
         &self,
         cx: &mut Context<'_>,
         ticket: &mut Option<u64>,
         supply: &mut impl Supply<T>,
+    ) -> Poll<Result<(), InputError>> {
+        self.poll_push_as(cx, ticket, supply, None)
+    }
+
+    /// As [`poll_push`](Self::poll_push); counts what was pushed as the items of `writer`.
+    pub(super) fn poll_push_as(
+        &self,
+        cx: &mut Context<'_>,
+        ticket: &mut Option<u64>,
+        supply: &mut impl Supply<T>,
+        writer: Option<u128>,
     ) -> Poll<Result<(), InputError>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -181,6 +229,9 @@ impl<T> InputPort<T> {
         {
             state.queue.push_back(item);
             pushed += 1;
+        }
+        if let Some(next) = writer.and_then(|writer| state.writers.get_mut(&writer)) {
+            *next += pushed as u64;
         }
         let done = supply.is_used_up();
         // Dropped without the lock: the drop of a waker may be that of a future with another sender in it.
@@ -275,7 +326,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T: Send + 'static> AnyInput for InputPort<T> {
+impl<T: DeserializeOwned + Send + 'static> AnyInput for InputPort<T> {
     fn description(&self) -> &Arc<TypeDescription> {
         &self.description
     }
@@ -286,6 +337,10 @@ impl<T: Send + 'static> AnyInput for InputPort<T> {
 
     fn close(&self) -> u64 {
         Self::close(self)
+    }
+
+    fn writer(self: Arc<Self>, writer: u128) -> Result<Box<dyn EncodedWriter>, InputError> {
+        Ok(Box::new(PortWriter::open(self, writer)?))
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

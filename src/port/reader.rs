@@ -1,34 +1,33 @@
-//! One reader of an output: chunks from the store, and items from chunks.
+//! One reader of an output in this process: chunks from the store.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
 use super::{
     OutputError,
+    source::ChunkSource,
     store::{Chunk, Next, OutputKind, OutputStore},
 };
-use crate::codec::{DecodeError, decode_prefix};
 
-/// Items for which room is made at once: their number comes from outside this type, and `()` takes no bytes.
-const RESERVE_MAX: usize = 1 << 16;
-
-/// Reads an output in order. Dropping it gives what it did not consume of a streamed output back.
+/// Reads an output in order. Dropping it gives back what was not consumed of a streamed output.
 pub(crate) struct OutputReader {
     store: Arc<OutputStore>,
     id: u64,
-    /// Entries of a collected output that were read.
-    entry: usize,
+    /// Items before this position are not wanted.
+    from: u64,
+    /// Entries of a collected output that were read or passed over; `None` until the first is looked for.
+    entry: Option<usize>,
     /// A chunk that is being read from disk.
     reading: Option<Reading>,
-    /// The chunk whose items are being handed out.
-    current: Option<Current>,
+    /// Chunks of a streamed output that were handed out and may have to be given back.
+    lent: VecDeque<Chunk>,
 }
 
 struct Reading {
@@ -37,48 +36,53 @@ struct Reading {
     bytes: JoinHandle<io::Result<Vec<u8>>>,
 }
 
-struct Current {
-    chunk: Chunk,
-    /// Of the chunk's items and bytes, handed out.
-    items: u64,
-    bytes: usize,
-}
-
-impl Current {
-    fn rest(self) -> Option<Chunk> {
-        let Chunk { first, items, bytes } = self.chunk;
-        let rest = if self.bytes == 0 { bytes } else { Arc::new(bytes[self.bytes..].to_vec()) };
-        (self.items < items).then(|| Chunk { first: first + self.items, items: items - self.items, bytes: rest })
-    }
-
-    fn next<T: DeserializeOwned>(&mut self) -> Result<T, DecodeError> {
-        let (item, used) = decode_prefix(&self.chunk.bytes[self.bytes..])?;
-        let (items, bytes) = (self.items + 1, self.bytes + used);
-        if items == self.chunk.items && bytes < self.chunk.bytes.len() {
-            return Err(DecodeError::TrailingBytes { count: self.chunk.bytes.len() - bytes });
-        }
-        (self.items, self.bytes) = (items, bytes);
-        Ok(item)
-    }
-}
-
 impl OutputReader {
-    pub(super) fn new(store: Arc<OutputStore>, id: u64) -> Self {
-        Self { store, id, entry: 0, reading: None, current: None }
+    pub(super) fn new(store: Arc<OutputStore>, id: u64, from: u64) -> Self {
+        let entry = if from == 0 { Some(0) } else { None };
+        Self { store, id, from, entry, reading: None, lent: VecDeque::new() }
     }
 
-    /// The next chunk, `None` at the end. A streamed chunk now belongs to the caller.
+    /// The next chunk, `None` at the end.
     ///
     /// # Errors
     ///
     /// [`OutputError::Incomplete`], [`OutputError::Disk`], [`OutputError::EnvironmentClosed`].
     pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, OutputError>> {
+        loop {
+            let Some(chunk) = ready!(self.poll_any(cx))? else { return Poll::Ready(Ok(None)) };
+            if chunk.first + chunk.items <= self.from {
+                continue;
+            }
+            if self.store.kind() == OutputKind::Streamed {
+                self.lent.push_back(chunk.clone());
+            }
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+    }
+
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, OutputError>> {
         if self.reading.is_none() {
-            match self.store.next(self.id, self.entry, cx)? {
+            let next = match self.entry {
+                Some(entry) => self.store.next(self.id, entry, cx)?,
+                // Where an entry begins is known once the output is whole: then there is something to read.
+                None => match self.store.next(self.id, 0, cx)? {
+                    Next::Wait => Next::Wait,
+                    Next::Chunk(chunk) if self.store.kind() == OutputKind::Streamed => {
+                        self.entry = Some(0);
+                        Next::Chunk(chunk)
+                    }
+                    _ => {
+                        let entry = self.store.entry_at(self.from);
+                        self.entry = Some(entry);
+                        self.store.next(self.id, entry, cx)?
+                    }
+                },
+            };
+            match next {
                 Next::Wait => return Poll::Pending,
                 Next::End => return Poll::Ready(Ok(None)),
                 Next::Chunk(chunk) => {
-                    self.entry += 1;
+                    self.pass_entry();
                     return Poll::Ready(Ok(Some(chunk)));
                 }
                 Next::File { first, items, file, offset, len } => {
@@ -93,7 +97,7 @@ impl OutputReader {
         self.reading = None;
         match bytes {
             Ok(Ok(bytes)) => {
-                self.entry += 1;
+                self.pass_entry();
                 Poll::Ready(Ok(Some(Chunk { first, items, bytes: Arc::new(bytes) })))
             }
             Ok(Err(error)) => {
@@ -105,56 +109,52 @@ impl OutputReader {
         }
     }
 
-    /// The next item, `None` at the end. After an error, the same item is tried again.
-    pub(crate) fn poll_item<T: DeserializeOwned>(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<T>, OutputError>> {
-        match ready!(self.poll_current(cx))? {
-            true => Poll::Ready(self.take_item().map(Some)),
-            false => Poll::Ready(Ok(None)),
+    fn pass_entry(&mut self) {
+        self.entry = Some(self.entry.unwrap_or(0) + 1);
+    }
+
+    /// All items before this position were handed out.
+    pub(crate) fn consumed(&mut self, position: u64) {
+        while self.lent.front().is_some_and(|chunk| chunk.first + chunk.items <= position) {
+            self.lent.pop_front();
+        }
+    }
+}
+
+impl OutputReader {
+    /// Items before this position were handed out; it may be inside a chunk, of which `rest_bytes` are left then.
+    pub(crate) fn consumed_within(&mut self, position: u64, rest_bytes: u64) {
+        self.consumed(position);
+        if let Some(chunk) = self.lent.front_mut()
+            && chunk.first < position
+            && let Some(from) = usize::try_from(rest_bytes).ok().and_then(|rest| chunk.bytes.len().checked_sub(rest))
+        {
+            let (end, bytes) = (chunk.first + chunk.items, Arc::new(chunk.bytes[from..].to_vec()));
+            *chunk = Chunk { first: position, items: end - position, bytes };
+        }
+    }
+}
+
+impl ChunkSource for OutputReader {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, OutputError>> {
+        Self::poll_chunk(self, cx)
+    }
+
+    fn consumed(&mut self, position: u64) {
+        Self::consumed(self, position);
+    }
+
+    fn close(mut self: Box<Self>, rest: Option<Chunk>) {
+        // What is left of a chunk takes its place; without a rest, that chunk was consumed.
+        if let Some(rest) = rest
+            && let Some(last) = self.lent.back_mut()
+        {
+            *last = rest;
         }
     }
 
-    /// The items of the next chunk, or of what is left of the present one; `false` at the end.
-    pub(crate) fn poll_items<T: DeserializeOwned>(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut Vec<T>,
-    ) -> Poll<Result<bool, OutputError>> {
-        if !ready!(self.poll_current(cx))? {
-            return Poll::Ready(Ok(false));
-        }
-        if let Some(current) = &self.current {
-            into.reserve(usize::try_from(current.chunk.items - current.items).unwrap_or(usize::MAX).min(RESERVE_MAX));
-        }
-        while self.current.is_some() {
-            into.push(self.take_item()?);
-        }
-        Poll::Ready(Ok(true))
-    }
-
-    /// Whether there is a chunk with items left.
-    fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, OutputError>> {
-        if self.current.is_none() {
-            let Some(chunk) = ready!(self.poll_chunk(cx))? else { return Poll::Ready(Ok(false)) };
-            self.current = Some(Current { chunk, items: 0, bytes: 0 });
-        }
-        Poll::Ready(Ok(true))
-    }
-
-    /// Takes one item of the present chunk, and the chunk away with its last one.
-    fn take_item<T: DeserializeOwned>(&mut self) -> Result<T, OutputError> {
-        let current = self.current.as_mut().expect("only called when a chunk with items is present");
-        let item = current.next().map_err(|error| OutputError::Decode {
-            output: self.store.name().to_owned(),
-            position: current.chunk.first + current.items + 1,
-            message: error.to_string(),
-        })?;
-        if current.items == current.chunk.items {
-            self.current = None;
-        }
-        Ok(item)
+    fn is_trusted(&self) -> bool {
+        true
     }
 }
 
@@ -166,7 +166,6 @@ impl std::fmt::Debug for OutputReader {
 
 impl Drop for OutputReader {
     fn drop(&mut self) {
-        let rest = self.current.take().filter(|_| self.store.kind() == OutputKind::Streamed);
-        self.store.leave(self.id, rest.and_then(Current::rest));
+        self.store.leave(self.id, std::mem::take(&mut self.lent).into_iter());
     }
 }

@@ -293,6 +293,10 @@ impl OutputStore {
         drop(discarded);
     }
 
+    pub(crate) fn description(&self) -> &Arc<TypeDescription> {
+        &self.description
+    }
+
     /// A reader from the beginning, or of a streamed output from where the last reader stopped.
     ///
     /// # Errors
@@ -300,13 +304,17 @@ impl OutputStore {
     /// [`OutputError::WrongType`] if the fingerprints differ; [`OutputError::ReaderTaken`].
     pub(crate) fn reader(self: &Arc<Self>, wanted: &TypeDescription) -> Result<OutputReader, OutputError> {
         if wanted.fingerprint() != self.description.fingerprint() {
-            return Err(OutputError::WrongType {
-                output: self.name.clone(),
-                expected: wanted.text(),
-                found: self.description.text(),
-                difference: wanted.difference(&self.description),
-            });
+            return Err(OutputError::wrong_type(&self.name, wanted, &self.description));
         }
+        self.reader_from(0)
+    }
+
+    /// A reader that wants nothing of what lies before item `from`, but may get the rest of its chunk.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::ReaderTaken`].
+    pub(crate) fn reader_from(self: &Arc<Self>, from: u64) -> Result<OutputReader, OutputError> {
         let mut state = self.state.lock();
         if self.kind == OutputKind::Streamed && !state.readers.is_empty() {
             return Err(OutputError::ReaderTaken { output: self.name.clone() });
@@ -315,7 +323,15 @@ impl OutputStore {
         state.readers_ever += 1;
         state.readers.insert(id, None);
         drop(state);
-        Ok(OutputReader::new(Arc::clone(self), id))
+        Ok(OutputReader::new(Arc::clone(self), id, from))
+    }
+
+    /// The entry of a collected output that holds the item at `position`. Known once the output is whole.
+    pub(super) fn entry_at(&self, position: u64) -> usize {
+        match &self.state.lock().contents {
+            Contents::Collected(collected) => collected.entry_at(position),
+            Contents::Streamed(_) => 0,
+        }
     }
 
     /// What the reader `id` reads next; `entry` is how many entries of a collected output it has read.
@@ -364,12 +380,12 @@ impl OutputStore {
         next
     }
 
-    /// The reader `id` is gone; `rest` is what it took and did not consume.
-    pub(super) fn leave(&self, id: u64, rest: Option<Chunk>) {
+    /// The reader `id` is gone; `rest` is what it took and did not consume, in order.
+    pub(super) fn leave(&self, id: u64, rest: impl DoubleEndedIterator<Item = Chunk>) {
         let mut state = self.state.lock();
         let waker = state.readers.remove(&id);
-        if let (Contents::Streamed(streamed), Some(rest)) = (&mut state.contents, rest) {
-            streamed.push_front(rest);
+        if let Contents::Streamed(streamed) = &mut state.contents {
+            rest.rev().for_each(|chunk| streamed.push_front(chunk));
         }
         drop(state);
         drop(waker);

@@ -6,7 +6,7 @@ use super::{Body, Definition, Form, Node, NodeId, Schema, text::brief};
 
 /// The first difference in reading order; `None` if there is none.
 pub(super) fn between(here: &Schema, there: &Schema) -> Option<String> {
-    Comparison { here, there, compared: HashSet::new() }.nodes(0, 0, "")
+    Comparison { here, there, compared: HashSet::new(), depth: 0 }.nodes(0, 0, "")
 }
 
 struct Comparison<'a> {
@@ -14,7 +14,13 @@ struct Comparison<'a> {
     there: &'a Schema,
     /// Pairs of definitions taken as equal because their comparison is done or under way; so recursion ends.
     compared: HashSet<(usize, usize)>,
+    /// How many definitions the comparison is in.
+    depth: usize,
 }
+
+/// Two types that are alike to this depth are said to be alike. One of them may be a peer's, made to be walked in a
+/// circle of any length beside the other.
+const DEPTH_MAX: usize = 128;
 
 impl Comparison<'_> {
     fn nodes(&mut self, here: NodeId, there: NodeId, place: &str) -> Option<String> {
@@ -43,9 +49,16 @@ impl Comparison<'_> {
     }
 
     fn definitions(&mut self, here: usize, there: usize, place: &str) -> Option<String> {
-        if !self.compared.insert((here, there)) {
+        if self.depth == DEPTH_MAX || !self.compared.insert((here, there)) {
             return None;
         }
+        self.depth += 1;
+        let difference = self.contents(here, there, place);
+        self.depth -= 1;
+        difference
+    }
+
+    fn contents(&mut self, here: usize, there: usize, place: &str) -> Option<String> {
         let (a, b) = (&self.here.definitions[here], &self.there.definitions[there]);
         if a.name != b.name || kind(a) != kind(b) {
             let place = if place.is_empty() { "the type" } else { place };
@@ -56,7 +69,7 @@ impl Comparison<'_> {
         match (&a.form, &b.form) {
             (Form::Struct(a), Form::Struct(b)) => self.bodies(a, b, &place),
             (Form::Enum(a), Form::Enum(b)) => {
-                let names: [Vec<&str>; 2] = [a, b].map(|variants| variants.iter().map(|v| v.name).collect());
+                let names: [Vec<&str>; 2] = [a, b].map(|variants| variants.iter().map(|v| &*v.name).collect());
                 names_differ("variant", &names[0], &names[1], &place).or_else(|| {
                     let mut pairs = a.iter().zip(b);
                     pairs.find_map(|(a, b)| self.bodies(&a.body, &b.body, &format!("variant `{}` of {place}", a.name)))
@@ -71,7 +84,7 @@ impl Comparison<'_> {
             (Body::Newtype(a), Body::Newtype(b)) => self.nodes(*a, *b, &format!("field `0` of {place}")),
             (Body::Tuple(a), Body::Tuple(b)) => self.items(a, b, place),
             (Body::Fields(a), Body::Fields(b)) => {
-                let names: [Vec<&str>; 2] = [a, b].map(|fields| fields.iter().map(|(name, _)| *name).collect());
+                let names: [Vec<&str>; 2] = [a, b].map(|fields| fields.iter().map(|(name, _)| &**name).collect());
                 names_differ("field", &names[0], &names[1], place).or_else(|| {
                     let mut pairs = a.iter().zip(b);
                     pairs.find_map(|((name, a), (_, b))| self.nodes(*a, *b, &format!("field `{name}` of {place}")))

@@ -111,15 +111,15 @@ impl Walk<'_> {
         match &definition.form {
             Form::Struct(body) => {
                 self.hash.byte(7);
-                self.hash.text(definition.name);
+                self.hash.text(&definition.name);
                 self.body(body);
             }
             Form::Enum(variants) => {
                 self.hash.byte(8);
-                self.hash.text(definition.name);
+                self.hash.text(&definition.name);
                 self.hash.number(variants.len());
                 for variant in variants {
-                    self.hash.text(variant.name);
+                    self.hash.text(&variant.name);
                     self.body(&variant.body);
                 }
             }

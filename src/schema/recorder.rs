@@ -33,7 +33,7 @@ impl<'t> Recorder<'t> {
 
     fn plain(&mut self, label: &'static str) -> Result<(), TraceError> {
         self.tracer.step(self.depth)?;
-        self.tracer.record(self.node, 0, |_| Node::Plain(label)).map(drop)
+        self.tracer.record(self.node, 0, |_| Node::Plain(label.into())).map(drop)
     }
 
     fn refuse<T>(self, what: &str) -> Result<T, TraceError> {
@@ -247,7 +247,7 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
 }
 
 fn named(names: &'static [&'static str], parts: &[NodeId]) -> Body {
-    Body::Fields(names.iter().copied().zip(parts.iter().copied()).collect())
+    Body::Fields(names.iter().map(|name| (*name).into()).zip(parts.iter().copied()).collect())
 }
 
 /// Parts that are read one after the other: by position, or alternately as keys and values.

@@ -59,9 +59,9 @@ impl Writer<'_> {
     }
 
     /// The label of a tuple of equal plain items that is long enough to be an array.
-    fn repeated(&self, items: &[NodeId]) -> Option<&'static str> {
-        let Node::Plain(label) = self.schema.nodes[*items.first()?] else { return None };
-        let all = items.iter().all(|item| self.schema.nodes[*item] == Node::Plain(label));
+    fn repeated(&self, items: &[NodeId]) -> Option<&str> {
+        let Node::Plain(label) = &self.schema.nodes[*items.first()?] else { return None };
+        let all = items.iter().all(|item| matches!(&self.schema.nodes[*item], Node::Plain(other) if other == label));
         (all && items.len() > 3).then_some(label)
     }
 
@@ -79,9 +79,9 @@ impl Writer<'_> {
         let known = std::mem::replace(&mut self.written[definition], true);
         let definition = &schema.definitions[definition];
         match &definition.form {
-            _ if known => f.write_str(definition.name),
+            _ if known => f.write_str(&definition.name),
             Form::Struct(body) => {
-                f.write_str(definition.name)?;
+                f.write_str(&definition.name)?;
                 self.body(f, body)
             }
             Form::Enum(variants) => {

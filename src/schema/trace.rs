@@ -252,9 +252,9 @@ impl Tracer {
         let definition = *self.by_key.entry(key).or_insert(next);
         if definition == next {
             let form = variants.map_or(Form::Struct(Body::Unknown), |_| {
-                Form::Enum(names.iter().map(|name| Variant { name, body: Body::Unknown }).collect())
+                Form::Enum(names.iter().map(|name| Variant { name: (*name).into(), body: Body::Unknown }).collect())
             });
-            self.schema.definitions.push(Definition { name, form });
+            self.schema.definitions.push(Definition { name: name.into(), form });
             self.knowledge.push(Knowledge { order: (0..variants.unwrap_or(0)).collect(), finite: None });
         }
         self.record(node, 0, |_| Node::Defined(definition))?;
@@ -404,7 +404,7 @@ impl Tracer {
             (frame.definition != definition && has_choice).then_some((frame.definition, frame.variant?))
         });
         let Some((other, variant)) = choosing else {
-            let name = self.schema.definitions[definition].name;
+            let name = &self.schema.definitions[definition].name;
             return self.fail(format!("enum `{name}` has no finite value"));
         };
         let order = &mut self.knowledge[other].order;

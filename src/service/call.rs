@@ -11,11 +11,12 @@ use std::{
 
 use actix::{Handler, Message};
 use futures::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use crate::{
     blocking::block_on,
     service::{
-        CallError, Service, ServiceMessage, ServiceRef,
+        CallError, RemoteCall, Service, ServiceMessage, ServiceRef,
         envelope::{CallCell, Queued, Verdict, Withdrawn},
         gate::Place,
     },
@@ -55,6 +56,9 @@ enum State<M: Message> {
         /// The place in the line for room, if there was none.
         ticket: Option<u64>,
     },
+    /// It waits to be sent over a connection.
+    Sending(BoxFuture<'static, Result<RemoteCall, CallError>>),
+    SentOver(RemoteCall),
     Ended,
 }
 
@@ -101,6 +105,25 @@ where
         Ok(())
     }
 
+    /// As [`send`](Self::send), to the other side of a connection.
+    fn send_over(&mut self, message: &M) -> Result<(), CallError> {
+        let end = self.service.remote().expect("a call goes over a connection once its service is found there");
+        let mut bytes = Vec::new();
+        end.encode(message, &mut bytes)?;
+        self.state = match end.known_route::<M>().and_then(|route| route.try_call(&bytes)) {
+            Some(sent) => State::SentOver(sent?),
+            None => State::Sending(end.call::<M>(bytes)),
+        };
+        Ok(())
+    }
+
+    fn conclude_over(
+        &self,
+        reply: Result<Result<Vec<u8>, CallError>, oneshot::error::RecvError>,
+    ) -> Result<M::Result, CallError> {
+        self.service.remote().expect("a reply came from there").conclude::<M>(reply)
+    }
+
     fn conclude(&self, verdict: Verdict<M::Result>) -> Result<M::Result, CallError> {
         let service = || self.service.name().to_owned();
         match verdict {
@@ -132,6 +155,7 @@ where
                     // The waker is in the cell already.
                     return Poll::Pending;
                 }
+                State::Unsent(message) if self.service.remote().is_some() => self.send_over(&message)?,
                 State::Unsent(message) => {
                     self.state = State::Resolving { message, resolving: self.service.resolve() };
                 }
@@ -152,6 +176,20 @@ where
                     }
                     return verdict.map(|verdict| self.conclude(verdict));
                 }
+                State::Sending(mut sending) => match sending.as_mut().poll(cx) {
+                    Poll::Ready(sent) => self.state = State::SentOver(sent?),
+                    Poll::Pending => {
+                        self.state = State::Sending(sending);
+                        return Poll::Pending;
+                    }
+                },
+                State::SentOver(mut call) => {
+                    let reply = Pin::new(&mut call.reply).poll(cx);
+                    if reply.is_pending() {
+                        self.state = State::SentOver(call);
+                    }
+                    return reply.map(|reply| self.conclude_over(reply));
+                }
                 State::Ended => panic!("a call was polled after it had ended"),
             }
         }
@@ -159,6 +197,11 @@ where
 
     /// The deadline has passed, or the environment has closed its timer; but a reply that came meanwhile counts.
     fn give_up(&mut self) -> Result<M::Result, CallError> {
+        if let State::SentOver(call) = &mut self.state
+            && let Ok(reply) = call.reply.try_recv()
+        {
+            return self.conclude_over(Ok(reply));
+        }
         let withdrawn = self.withdraw();
         if let Some(Withdrawn::Settled(verdict)) = withdrawn {
             return self.conclude(verdict);
@@ -176,6 +219,7 @@ where
 
 impl<S, M: Message> Call<S, M> {
     fn withdraw(&mut self) -> Option<Withdrawn<M::Result>> {
+        // One that went over a connection withdraws itself when it is dropped.
         let State::Sent { cell, ticket } = std::mem::replace(&mut self.state, State::Ended) else { return None };
         let withdrawn = cell.withdraw();
         if let (Some(ticket), Some((gate, _))) = (ticket, self.service.gate()) {

@@ -13,7 +13,7 @@ use actix::{Handler, Message, dev::MessageResponse};
 use parking_lot::Mutex;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::service::{Service, ServiceMessage};
+use crate::service::{CallError, Service, ServiceMessage};
 
 /// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
 pub(super) enum Queued<S> {
@@ -136,15 +136,25 @@ pub(super) struct CallCell<M: Message> {
     state: Mutex<CallState<M>>,
 }
 
+/// Who is told the verdict.
+enum Caller<R> {
+    /// A task, which comes back for it.
+    Task(Waker),
+    /// Somebody who takes it as it comes; an error says why the message was not even accepted.
+    Taker(Taker<R>),
+}
+
+pub(super) type Taker<R> = Box<dyn FnOnce(Result<Verdict<R>, CallError>) + Send>;
+
 enum CallState<M: Message> {
     /// The message waits in the queue, or for room in it.
     Waiting {
         message: M,
-        caller: Waker,
+        caller: Caller<M::Result>,
     },
     /// The service has taken the message up.
     InHand {
-        caller: Waker,
+        caller: Caller<M::Result>,
     },
     Settled(Verdict<M::Result>),
     /// The caller has its verdict or waits no longer.
@@ -172,13 +182,26 @@ pub(super) enum Withdrawn<R> {
 
 impl<M: Message> CallCell<M> {
     pub(super) fn new(message: M, caller: Waker) -> Self {
-        Self { state: Mutex::new(CallState::Waiting { message, caller }) }
+        Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Task(caller) }) }
+    }
+
+    /// The verdict goes to `taker`, on the thread where it is made.
+    pub(super) fn taken_by(message: M, taker: Taker<M::Result>) -> Self {
+        Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Taker(taker) }) }
+    }
+
+    /// The message was not accepted.
+    pub(super) fn refuse(&self, error: CallError) {
+        let old = replace(&mut *self.state.lock(), CallState::Closed);
+        if let CallState::Waiting { caller: Caller::Taker(taker), .. } = old {
+            taker(Err(error));
+        }
     }
 
     pub(super) fn poll_verdict(&self, cx: &mut Context<'_>) -> Poll<Verdict<M::Result>> {
         let mut state = self.state.lock();
         match &mut *state {
-            CallState::Waiting { caller, .. } | CallState::InHand { caller } => {
+            CallState::Waiting { caller: Caller::Task(caller), .. } | CallState::InHand { caller: Caller::Task(caller) } => {
                 if !caller.will_wake(cx.waker()) {
                     let old = replace(caller, cx.waker().clone());
                     drop(state);
@@ -186,6 +209,7 @@ impl<M: Message> CallCell<M> {
                 }
                 Poll::Pending
             }
+            CallState::Waiting { .. } | CallState::InHand { .. } => Poll::Pending,
             CallState::Settled(_) => match replace(&mut *state, CallState::Closed) {
                 CallState::Settled(verdict) => Poll::Ready(verdict),
                 _ => unreachable!("the state was just seen"),
@@ -223,16 +247,24 @@ impl<M: Message> CallCell<M> {
     /// Only the first verdict counts, and none once the caller has gone.
     fn settle(&self, verdict: Verdict<M::Result>) {
         let mut state = self.state.lock();
-        if let CallState::Waiting { .. } | CallState::InHand { .. } = &*state {
-            let old = replace(&mut *state, CallState::Settled(verdict));
-            drop(state);
-            if let CallState::Waiting { caller, .. } | CallState::InHand { caller } = old {
-                caller.wake();
+        match replace(&mut *state, CallState::Closed) {
+            CallState::Waiting { caller, .. } | CallState::InHand { caller } => match caller {
+                Caller::Task(waker) => {
+                    *state = CallState::Settled(verdict);
+                    drop(state);
+                    waker.wake();
+                }
+                Caller::Taker(taker) => {
+                    drop(state);
+                    taker(Ok(verdict));
+                }
+            },
+            settled => {
+                *state = settled;
+                // The reply may own anything: it must not be dropped under the lock.
+                drop(state);
+                drop(verdict);
             }
-        } else {
-            // The reply may own anything: it must not be dropped under the lock.
-            drop(state);
-            drop(verdict);
         }
     }
 }
@@ -289,17 +321,13 @@ where
     }
 
     fn give_up(&self) {
-        let mut state = self.state.lock();
-        let verdict = match &*state {
+        let verdict = match &*self.state.lock() {
             CallState::Waiting { .. } => Verdict::Stopping,
             CallState::InHand { .. } => Verdict::Failed,
             CallState::Settled(_) | CallState::Closed => return,
         };
-        let old = replace(&mut *state, CallState::Settled(verdict));
-        drop(state);
-        if let CallState::Waiting { caller, .. } | CallState::InHand { caller } = old {
-            caller.wake();
-        }
+        // Only whoever feeds the service gives up, so the message was not taken up in between.
+        self.settle(verdict);
     }
 
     fn is_settled(&self) -> bool {
@@ -312,29 +340,46 @@ pub(super) struct Admission {
     state: Mutex<AdmissionState>,
 }
 
+/// What becomes of a message that was told and waits for room, for somebody who is no task.
+pub(super) trait OnAdmission: Send {
+    fn queued(self: Box<Self>);
+    fn refused(self: Box<Self>);
+}
+
+enum Teller {
+    Task(Waker),
+    Watcher(Box<dyn OnAdmission>),
+}
+
 enum AdmissionState {
-    Waiting(Waker),
+    Waiting(Teller),
     Queued,
     Refused,
 }
 
 impl Admission {
     pub(super) fn new(sender: Waker) -> Self {
-        Self { state: Mutex::new(AdmissionState::Waiting(sender)) }
+        Self { state: Mutex::new(AdmissionState::Waiting(Teller::Task(sender))) }
+    }
+
+    pub(super) fn watched_by(watcher: Box<dyn OnAdmission>) -> Self {
+        Self { state: Mutex::new(AdmissionState::Waiting(Teller::Watcher(watcher))) }
     }
 
     pub(super) fn queued(&self) {
-        self.end(AdmissionState::Queued);
+        self.end(AdmissionState::Queued, OnAdmission::queued);
     }
 
     pub(super) fn refused(&self) {
-        self.end(AdmissionState::Refused);
+        self.end(AdmissionState::Refused, OnAdmission::refused);
     }
 
-    fn end(&self, state: AdmissionState) {
+    fn end(&self, state: AdmissionState, tell: impl FnOnce(Box<dyn OnAdmission>)) {
         let old = replace(&mut *self.state.lock(), state);
-        if let AdmissionState::Waiting(sender) = old {
-            sender.wake();
+        match old {
+            AdmissionState::Waiting(Teller::Task(sender)) => sender.wake(),
+            AdmissionState::Waiting(Teller::Watcher(watcher)) => tell(watcher),
+            AdmissionState::Queued | AdmissionState::Refused => {}
         }
     }
 
@@ -342,7 +387,8 @@ impl Admission {
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut state = self.state.lock();
         match &mut *state {
-            AdmissionState::Waiting(sender) => {
+            AdmissionState::Waiting(Teller::Watcher(_)) => Poll::Pending,
+            AdmissionState::Waiting(Teller::Task(sender)) => {
                 if !sender.will_wake(cx.waker()) {
                     let old = replace(sender, cx.waker().clone());
                     drop(state);

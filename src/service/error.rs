@@ -89,6 +89,58 @@ pub enum CallError {
         /// The service's name.
         service: String,
     },
+    /// The connection was lost after the message had been sent. It may have been handled, and is not sent again.
+    #[error("the connection was lost; what became of message `{message}` to service `{service}` is not known")]
+    FateUnknown {
+        /// The service's name.
+        service: String,
+        /// The name of the message.
+        message: String,
+    },
+    /// There was no connection to the node. Not sent.
+    #[error("the node cannot be reached: {message}")]
+    Unreachable {
+        /// What was seen of it.
+        message: String,
+    },
+    /// The node that ran the job is gone, and its services with it. Not sent.
+    #[error("{job} is lost: {reason}")]
+    JobLost {
+        /// The job asked for.
+        job: JobId,
+        /// What was seen of the loss.
+        reason: String,
+    },
+    /// The message or its reply is of another type on the node. Refused.
+    #[error("message `{message}` to service `{service}` differs from the node's: {difference}; build both from the same source")]
+    TypeDiffers {
+        /// The service's name.
+        service: String,
+        /// The name of the message.
+        message: String,
+        /// Where they differ; *here* is this process, *there* the node.
+        difference: String,
+    },
+    /// The message could not be encoded, is larger than 16 MiB, or could not be decoded on the node. Refused.
+    #[error("message `{message}` did not reach service `{service}`: {why}")]
+    NotCarried {
+        /// The service's name.
+        service: String,
+        /// The name of the message.
+        message: String,
+        /// What was wrong.
+        why: String,
+    },
+    /// The message was handled, and the reply could not be encoded, is larger than 16 MiB, or could not be decoded.
+    #[error("the reply to message `{message}` did not come back from service `{service}`: {why}")]
+    ReplyNotCarried {
+        /// The service's name.
+        service: String,
+        /// The name of the message.
+        message: String,
+        /// What was wrong.
+        why: String,
+    },
     /// The environment was closed. Not sent.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -113,14 +165,20 @@ impl CallError {
     #[must_use]
     pub fn fate(&self) -> Fate {
         match self {
-            Self::NoSuchService { .. } | Self::WrongService { .. } | Self::NotAccepted { .. } => Fate::Refused,
+            Self::NoSuchService { .. }
+            | Self::WrongService { .. }
+            | Self::NotAccepted { .. }
+            | Self::TypeDiffers { .. }
+            | Self::NotCarried { .. } => Fate::Refused,
             Self::Stopping { .. }
             | Self::NoSuchJob { .. }
             | Self::Expired { .. }
             | Self::JobEnded { .. }
             | Self::Unbound { .. }
+            | Self::Unreachable { .. }
+            | Self::JobLost { .. }
             | Self::EnvironmentClosed => Fate::NotSent,
-            Self::Timeout { .. } => Fate::Unknown,
+            Self::Timeout { .. } | Self::FateUnknown { .. } | Self::ReplyNotCarried { .. } => Fate::Unknown,
             Self::ServiceFailed { .. } => Fate::Failed,
         }
     }

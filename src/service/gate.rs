@@ -19,6 +19,7 @@ use crate::{
     service::{
         CallError, MessageTable, Service,
         directory::Origin,
+        encoded::Entrance,
         envelope::{Admission, Queued},
         queue::{Inner, Left, Live, Phase, Waiting},
     },
@@ -32,6 +33,12 @@ pub(crate) trait AnyGate: Any + Send + Sync {
     fn actor(&self) -> &'static str;
     /// Makes the gate part of its job. Only the first time counts.
     fn attach(&self, home: Home);
+    /// The way in for encoded messages of the name `message`.
+    ///
+    /// # Errors
+    ///
+    /// `NotAccepted`.
+    fn entrance(self: Arc<Self>, message: &str) -> Result<Arc<dyn Entrance>, CallError>;
     /// From now on answers services only: what came from tasks or from outside and waits for room is refused.
     fn close_to_outside(&self);
     /// The job has ended: later calls fail with `JobEnded`. Implies that nobody waits any more.
@@ -117,14 +124,15 @@ impl<S> Gate<S> {
 
     /// Whether the service accepts messages of type `M`.
     pub(super) fn admits<M: 'static>(&self) -> Result<(), CallError> {
-        if self.table.name_of::<M>().is_some() {
-            return Ok(());
-        }
-        Err(CallError::NotAccepted {
+        if self.table.name_of::<M>().is_some() { Ok(()) } else { Err(self.not_accepted(type_name::<M>())) }
+    }
+
+    fn not_accepted(&self, message: &str) -> CallError {
+        CallError::NotAccepted {
             service: self.name.to_string(),
-            message: type_name::<M>().to_owned(),
+            message: message.to_owned(),
             accepted: self.table.names().into_iter().map(str::to_owned).collect(),
-        })
+        }
     }
 
     /// Puts a message at the end of the queue, or of the line for room in it.
@@ -338,6 +346,10 @@ impl<S: Service> AnyGate for Gate<S> {
         if self.home.set(home).is_err() {
             tracing::debug!(service = %self.name, "the gate was attached before");
         }
+    }
+
+    fn entrance(self: Arc<Self>, message: &str) -> Result<Arc<dyn Entrance>, CallError> {
+        self.table.entrance(&self, message).ok_or_else(|| self.not_accepted(message))
     }
 
     fn close_to_outside(&self) {

@@ -16,13 +16,22 @@ use crate::{
         Call, CallError, Service, ServiceMessage, Tell,
         directory::{Origin, typed},
         gate::{AnyGate, Gate},
+        remote::{RemoteEnd, RemoteService},
     },
     timer::Timer,
 };
 
-/// Finds the gate of a service of any job of an environment.
+/// A service that was looked up.
+pub(crate) enum FoundService {
+    /// It is in this process.
+    Gate(Arc<dyn AnyGate>),
+    /// It is, if it is at all, on the other side of a connection.
+    Remote(Arc<dyn RemoteService>),
+}
+
+/// Finds a service of any job of an environment.
 pub(crate) trait ServiceResolver: Send + Sync {
-    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>>;
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>>;
     fn timer(&self) -> Timer;
     fn call_deadline(&self) -> Duration;
 }
@@ -40,6 +49,13 @@ pub(crate) trait ServiceResolver: Send + Sync {
 ///
 /// Messages are handled in the order in which they were accepted, so those of one sender which awaits each of them are
 /// handled in order. Every message is handled at most once; none is ever sent again by itself.
+///
+/// # In a remote environment
+///
+/// The same holds for a service on a node, for messages of all references that come from one environment. The service is
+/// known by the names of its messages, and both sides compare the structure of a message and its reply before the first
+/// one is sent. A message or a reply may have up to 16 MiB. When the connection is lost, calls that were sent fail with
+/// [`CallError::FateUnknown`]; later ones wait, until their deadline, for it to be back.
 pub struct ServiceRef<S> {
     target: Target<S>,
 }
@@ -55,7 +71,12 @@ struct Lazy<S> {
     resolver: Arc<dyn ServiceResolver>,
     job: JobId,
     name: String,
-    gate: OnceLock<Arc<Gate<S>>>,
+    found: OnceLock<Found<S>>,
+}
+
+enum Found<S> {
+    Gate(Arc<Gate<S>>),
+    Remote(RemoteEnd<S>),
 }
 
 impl<S> ServiceRef<S> {
@@ -65,7 +86,7 @@ impl<S> ServiceRef<S> {
 
     /// A reference from outside the job, resolved at its first use.
     pub(crate) fn lazy(resolver: Arc<dyn ServiceResolver>, job: JobId, name: impl Into<String>) -> Self {
-        Self { target: Target::Lazy(Arc::new(Lazy { resolver, job, name: name.into(), gate: OnceLock::new() })) }
+        Self { target: Target::Lazy(Arc::new(Lazy { resolver, job, name: name.into(), found: OnceLock::new() })) }
     }
 
     /// The same service, reached through `resolver`, whatever this reference was bound to.
@@ -97,8 +118,22 @@ impl<S> ServiceRef<S> {
     pub(super) fn gate(&self) -> Option<(&Gate<S>, Origin)> {
         match &self.target {
             Target::Local { gate, origin } => Some((gate, *origin)),
-            Target::Lazy(lazy) => lazy.gate.get().map(|gate| (&**gate, Origin::Outside)),
+            Target::Lazy(lazy) => match lazy.found.get() {
+                Some(Found::Gate(gate)) => Some((&**gate, Origin::Outside)),
+                Some(Found::Remote(_)) | None => None,
+            },
             Target::Unbound { .. } => None,
+        }
+    }
+
+    /// The service on the other side of a connection, if it is known by now that this is where it is.
+    pub(super) fn remote(&self) -> Option<&RemoteEnd<S>> {
+        match &self.target {
+            Target::Lazy(lazy) => match lazy.found.get() {
+                Some(Found::Remote(end)) => Some(end),
+                Some(Found::Gate(_)) | None => None,
+            },
+            Target::Local { .. } | Target::Unbound { .. } => None,
         }
     }
 
@@ -180,9 +215,12 @@ impl<S: Service> ServiceRef<S> {
             Target::Lazy(lazy) => {
                 let lazy = Arc::clone(lazy);
                 Box::pin(async move {
-                    let gate = typed(lazy.resolver.service(lazy.job, &lazy.name).await?)?;
-                    // Of two first uses the later one finds the cell filled, with the same gate.
-                    lazy.gate.get_or_init(|| gate);
+                    let found = match lazy.resolver.service(lazy.job, &lazy.name).await? {
+                        FoundService::Gate(gate) => Found::Gate(typed(gate)?),
+                        FoundService::Remote(service) => Found::Remote(RemoteEnd::new(service)),
+                    };
+                    // Of two first uses the later one finds the cell filled, with the same service.
+                    lazy.found.get_or_init(|| found);
                     Ok(())
                 })
             }

@@ -4,24 +4,30 @@ use std::{
     any::{TypeId, type_name},
     fmt,
     marker::PhantomData,
+    sync::Arc,
 };
 
 use actix::Handler;
 
-use crate::service::{Service, ServiceMessage};
+use crate::service::{
+    Service, ServiceMessage,
+    encoded::{Entrance, entrance},
+    gate::Gate,
+};
 
 /// The messages that a service accepts, each under a name; filled by [`Service::messages`].
 ///
 /// The name is what errors speak of and what travels between processes, so it stays when the type is renamed.
 pub struct MessageTable<S> {
-    entries: Vec<Entry>,
+    entries: Vec<Entry<S>>,
     service: PhantomData<fn(&mut S)>,
 }
 
-#[derive(Debug)]
-struct Entry {
+struct Entry<S> {
     message: TypeId,
     name: &'static str,
+    /// The way in for encoded messages of this type.
+    entrance: fn(Arc<Gate<S>>, &'static str) -> Arc<dyn Entrance>,
 }
 
 impl<S: Service> MessageTable<S> {
@@ -53,7 +59,7 @@ impl<S: Service> MessageTable<S> {
                 entry.name
             );
         }
-        self.entries.push(Entry { message, name });
+        self.entries.push(Entry { message, name, entrance: entrance::<S, M> });
         self
     }
 }
@@ -63,6 +69,12 @@ impl<S> MessageTable<S> {
     pub(super) fn name_of<M: 'static>(&self) -> Option<&'static str> {
         let message = TypeId::of::<M>();
         self.entries.iter().find(|entry| entry.message == message).map(|entry| entry.name)
+    }
+
+    /// The way through `gate`, whose table this is, for encoded messages of that name.
+    pub(super) fn entrance(&self, gate: &Arc<Gate<S>>, name: &str) -> Option<Arc<dyn Entrance>> {
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        Some((entry.entrance)(Arc::clone(gate), entry.name))
     }
 
     pub(super) fn names(&self) -> Vec<&'static str> {

@@ -1,6 +1,7 @@
 //! A tell: one message, no reply.
 
 use std::{
+    cell::RefCell,
     fmt,
     future::Future,
     pin::Pin,
@@ -14,7 +15,7 @@ use futures::future::BoxFuture;
 use crate::{
     blocking::block_on,
     service::{
-        CallError, Service, ServiceMessage, ServiceRef,
+        Attempt, CallError, Service, ServiceMessage, ServiceRef,
         envelope::{Admission, Queued, TellMessage},
         gate::Place,
     },
@@ -25,6 +26,11 @@ use crate::{
 /// `Ok` means that the message is in the service's queue, not that it was handled: it is handled at most once, and not
 /// at all if the job is cancelled or the service is given up before its turn. While the queue is full it waits, without
 /// a deadline of its own, in order of arrival.
+///
+/// In a remote environment `Ok` means that the message was accepted for sending: it is in the service's queue or on the
+/// way there, together with at most 1 MiB of others (each counted with 64 bytes for itself), beyond which a tell waits.
+/// What is on the way is lost with the connection, or if the service refuses it; a service's refusal is told to the next
+/// tell.
 ///
 /// # Errors
 ///
@@ -45,6 +51,8 @@ enum State<M> {
     Unsent(M),
     Resolving { message: M, resolving: BoxFuture<'static, Result<(), CallError>> },
     InLine { admission: Arc<Admission>, ticket: u64 },
+    /// It waits to be sent over a connection.
+    Sending(BoxFuture<'static, Result<(), CallError>>),
     Ended,
 }
 
@@ -88,6 +96,35 @@ where
     }
 }
 
+impl<S: Service, M: ServiceMessage> Tell<S, M>
+where
+    S: Handler<M>,
+{
+    /// Sends to the other side of a connection; at once if there is room, and else the state says what to wait for.
+    fn send_over(&mut self, message: &M) -> Result<Attempt<()>, CallError> {
+        let end = self.service.remote().expect("a tell goes over a connection once its service is found there");
+        // Taken out for the time being: a `Serialize` is user code, and may itself tell.
+        let mut bytes = SCRATCH.take();
+        end.encode(message, &mut bytes)?;
+        let sent = end.known_route::<M>().and_then(|route| route.try_tell(&bytes));
+        if sent.is_none() {
+            self.state = State::Sending(end.tell::<M>(bytes));
+            return Ok(None);
+        }
+        bytes.clear();
+        bytes.shrink_to(SCRATCH_KEPT_BYTES);
+        SCRATCH.set(bytes);
+        Ok(sent)
+    }
+}
+
+/// Room for encoding that a thread keeps.
+const SCRATCH_KEPT_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl<S: Service, M: ServiceMessage> Future for Tell<S, M>
 where
     S: Handler<M>,
@@ -99,6 +136,11 @@ where
         loop {
             match std::mem::replace(&mut this.state, State::Ended) {
                 State::Unsent(message) if this.service.gate().is_some() => return this.send(message, cx),
+                State::Unsent(message) if this.service.remote().is_some() => {
+                    if let Some(sent) = this.send_over(&message)? {
+                        return Poll::Ready(sent);
+                    }
+                }
                 State::Unsent(message) => {
                     this.state = State::Resolving { message, resolving: this.service.resolve() };
                 }
@@ -121,6 +163,13 @@ where
                         Some((gate, _)) if !queued => Poll::Ready(Err(gate.refused())),
                         _ => Poll::Ready(Ok(())),
                     };
+                }
+                State::Sending(mut sending) => {
+                    let sent = sending.as_mut().poll(cx);
+                    if sent.is_pending() {
+                        this.state = State::Sending(sending);
+                    }
+                    return sent;
                 }
                 State::Ended => panic!("a tell was polled after it had ended"),
             }

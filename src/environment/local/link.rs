@@ -1,23 +1,22 @@
 //! The link to a JobManager in this process.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actix::{Addr, Handler, Message};
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Either, select},
-};
+use futures::{TryFutureExt, future::BoxFuture};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
 use crate::{
+    environment::interrupts,
     job::JobId,
-    link::{Link, Opened, Refusal, Reply, Request, SubmitJob},
+    link::{Host, Link, Opened, Refusal, Reply, Request, SubmitJob},
     manager::{self, Close, FindPorts, JobManager, Ports},
-    port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
-    service::{AnyGate, CallError, ServiceResolver},
+    port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
+    schema::TypeDescription,
+    service::{AnyGate, CallError, FoundService, ServiceResolver},
     timer::Timer,
 };
 
@@ -92,52 +91,49 @@ impl Link for LocalLink {
     }
 
     fn interrupts(&self) -> BoxFuture<'static, mpsc::Receiver<()>> {
-        // One that is not yet taken stands for all that follow it.
-        let (interrupts, receiver) = mpsc::channel(3);
-        let (ready, is_ready) = oneshot::channel();
-        self.runtime.spawn(forward_interrupts(interrupts, ready));
-        // An error says that there is nothing to listen with, which the closed receiver tells too.
-        Box::pin(is_ready.map(|_| receiver))
-    }
-}
-
-/// Listens for Ctrl+C on the control thread, because only a tokio runtime can, until nobody wants to hear of it.
-#[cfg(unix)]
-async fn forward_interrupts(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut signals = match signal(SignalKind::interrupt()) {
-        Ok(signals) => signals,
-        Err(error) => return tracing::warn!(%error, "Ctrl+C cannot be listened for"),
-    };
-    let _ = ready.send(());
-    loop {
-        let (signal, unwanted) = (pin!(signals.recv()), pin!(interrupts.closed()));
-        match select(signal, unwanted).await {
-            Either::Left((Some(()), _)) => {
-                let _ = interrupts.try_send(());
-            }
-            Either::Left((None, _)) | Either::Right(_) => return,
-        }
-    }
-}
-
-/// Listens for Ctrl+C on the control thread, because only a tokio runtime can, until nobody wants to hear of it.
-#[cfg(not(unix))]
-async fn forward_interrupts(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
-    let _ = ready.send(());
-    loop {
-        let (signal, unwanted) = (pin!(tokio::signal::ctrl_c()), pin!(interrupts.closed()));
-        match select(signal, unwanted).await {
-            Either::Left((Ok(()), _)) => {
-                let _ = interrupts.try_send(());
-            }
-            Either::Left((Err(_), _)) | Either::Right(_) => return,
-        }
+        interrupts::listen(&self.runtime)
     }
 }
 
 impl ServiceResolver for LocalLink {
-    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
+        Box::pin(self.gate(job, name).map_ok(FoundService::Gate))
+    }
+
+    fn timer(&self) -> Timer {
+        self.timer.clone()
+    }
+
+    fn call_deadline(&self) -> Duration {
+        self.call_deadline
+    }
+}
+
+impl OutputResolver for LocalLink {
+    fn output(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>> {
+        let store = self.store(job, name);
+        Box::pin(async move { Ok(Box::new(store.await?.reader(&wanted)?) as Box<dyn ChunkSource>) })
+    }
+}
+
+impl InputResolver for LocalLink {
+    fn input(
+        &self,
+        job: JobId,
+        name: &str,
+        _: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<FoundInput, InputError>> {
+        Box::pin(self.port(job, name).map_ok(FoundInput::Port))
+    }
+}
+
+impl Host for LocalLink {
+    fn gate(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
         let (ports, service) = (self.ports(job), name.to_owned());
         Box::pin(async move {
             match ports.await {
@@ -154,17 +150,7 @@ impl ServiceResolver for LocalLink {
         })
     }
 
-    fn timer(&self) -> Timer {
-        self.timer.clone()
-    }
-
-    fn call_deadline(&self) -> Duration {
-        self.call_deadline
-    }
-}
-
-impl OutputResolver for LocalLink {
-    fn output(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>> {
+    fn store(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>> {
         let (ports, output) = (self.ports(job), name.to_owned());
         Box::pin(async move {
             let ports = ports.await;
@@ -182,10 +168,8 @@ impl OutputResolver for LocalLink {
             })
         })
     }
-}
 
-impl InputResolver for LocalLink {
-    fn input(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {
+    fn port(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {
         let (ports, input) = (self.ports(job), name.to_owned());
         Box::pin(async move {
             match ports.await {

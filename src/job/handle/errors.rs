@@ -22,6 +22,22 @@ pub enum QueryError {
         /// The id asked for.
         id: JobId,
     },
+    /// The node that ran the job is gone, and the job with it: nothing can be said of its results.
+    #[error("{id} is lost: {reason}")]
+    Lost {
+        /// The id asked for.
+        id: JobId,
+        /// What was seen of the loss.
+        reason: String,
+    },
+    /// There was no connection to the node for longer than
+    /// [`Connect::reconnect_limit`](crate::Connect::reconnect_limit). The jobs may well go on there; ask again
+    /// once the node can be reached.
+    #[error("the node cannot be reached: {message}")]
+    Unreachable {
+        /// What was seen of it.
+        message: String,
+    },
     /// The environment is closed; nothing can be asked of it any more.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -30,7 +46,8 @@ pub enum QueryError {
     Internal(String),
 }
 
-/// Why a request to change a job's course was refused. Nothing was changed by it.
+/// Why a request to change a job's course was refused. Nothing was changed by it, but for
+/// [`FateUnknown`](Self::FateUnknown).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -54,6 +71,26 @@ pub enum ControlError {
         /// The state the job was in.
         state: JobState,
     },
+    /// The node that ran the job is gone, and the job with it: nothing can be said of its results.
+    #[error("{id} is lost: {reason}")]
+    Lost {
+        /// The id asked for.
+        id: JobId,
+        /// What was seen of the loss.
+        reason: String,
+    },
+    /// There was no connection to the node, so the request was not sent.
+    #[error("the node cannot be reached: {message}")]
+    Unreachable {
+        /// What was seen of it.
+        message: String,
+    },
+    /// The request was sent, and the connection was lost for good before it was answered: it may have been fulfilled.
+    #[error("whether the request was fulfilled is not known: {message}")]
+    FateUnknown {
+        /// What was seen of the loss.
+        message: String,
+    },
     /// The environment is closed, and with it every job of a local environment has ended.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -69,7 +106,10 @@ impl From<Refusal> for QueryError {
             Refusal::Expired { id } => Self::Expired { id },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
             Refusal::Internal(what) => Self::Internal(what),
-            refusal @ (Refusal::Conflict { .. } | Refusal::Build(_)) => Self::Internal(format!("{refusal:?}")),
+            Refusal::Lost { id, reason } => Self::Lost { id, reason },
+            // A question changes nothing, so it does not matter whether it was asked.
+            Refusal::Unreachable { message } | Refusal::FateUnknown { message } => Self::Unreachable { message },
+            refusal => Self::Internal(format!("{refusal:?}")),
         }
     }
 }
@@ -82,7 +122,10 @@ impl From<Refusal> for ControlError {
             Refusal::Conflict { operation, state } => Self::Conflict { operation, state },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
             Refusal::Internal(what) => Self::Internal(what),
-            refusal @ Refusal::Build(_) => Self::Internal(format!("{refusal:?}")),
+            Refusal::Lost { id, reason } => Self::Lost { id, reason },
+            Refusal::Unreachable { message } => Self::Unreachable { message },
+            Refusal::FateUnknown { message } => Self::FateUnknown { message },
+            refusal => Self::Internal(format!("{refusal:?}")),
         }
     }
 }

@@ -1,0 +1,218 @@
+//! The client's end of the bridge: one connection to a node, made anew whenever it is lost, and what goes on over it.
+
+mod input;
+mod keeper;
+mod output;
+mod request;
+mod route;
+mod state;
+
+use std::{
+    fmt, io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::{oneshot, watch},
+};
+
+use self::{
+    input::InputStream,
+    keeper::Keeper,
+    output::OutputStream,
+    request::Question,
+    route::ServiceWay,
+    state::Shared,
+};
+use super::{
+    connection::{End, Heartbeat},
+    frame::{Kind, Lane},
+    hello::HelloError,
+    key::Key,
+    message::FromClient,
+    outbound::Outbound,
+    stream::{Dial, DialError, DialErrorKind},
+};
+use crate::{
+    codec,
+    job::{EncodedJob, JobId, JobOptions},
+    link::{NodeStop, Refusal, Reply, Request},
+    port::{ChunkSource, InputError, OutputError, RemoteInput},
+    schema::TypeDescription,
+    service::RemoteService,
+};
+
+/// What a [`Client`] is made of.
+pub(crate) struct ClientConfig {
+    pub dial: Arc<dyn Dial>,
+    pub key: Key,
+    pub heartbeat: Heartbeat,
+    /// How long it may take from dialling to the end of the handshake.
+    pub connect_limit: Duration,
+    /// How long those who wait are kept waiting while there is no connection.
+    pub reconnect_limit: Duration,
+    pub thread_name: String,
+    /// Dropped when the thread has nothing left to do but to end.
+    pub closed: watch::Sender<()>,
+}
+
+/// A connection to a node, and whatever it takes to keep it. Clones are the same client.
+#[derive(Clone)]
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+impl Client {
+    /// Starts the thread that keeps the connection. The receiver hears whether the first connection was made; if it was
+    /// not, the thread ends.
+    pub(crate) fn start(config: ClientConfig) -> io::Result<StartedClient> {
+        let mut client = [0; 16];
+        getrandom::fill(&mut client).map_err(|error| io::Error::other(error.to_string()))?;
+        let shared = Shared::new(u128::from_le_bytes(client));
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (opened, is_open) = oneshot::channel();
+        let ClientConfig { dial, key, heartbeat, connect_limit, reconnect_limit, thread_name, closed } = config;
+        let keeper =
+            Keeper { dial, key, heartbeat, connect_limit, reconnect_limit, shared: Arc::clone(&shared) };
+        let thread = thread::Builder::new().name(thread_name).spawn(move || {
+            runtime.block_on(keeper.run(opened));
+            // Without waiting: what a lookup of names still does is of no interest to anybody.
+            runtime.shutdown_background();
+            drop(closed);
+        })?;
+        Ok((Self { shared, runtime: handle }, thread, is_open))
+    }
+
+    /// That of the connection's thread.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Disconnects. What waits is told that the environment is closed.
+    pub(crate) fn close(&self) {
+        self.shared.close();
+    }
+
+    /// That of the node's start which was last connected to.
+    pub(crate) fn incarnation(&self) -> u128 {
+        self.shared.incarnation()
+    }
+
+    /// The deadline of calls that name none, which is the node's.
+    pub(crate) fn call_deadline(&self) -> Duration {
+        self.shared.call_deadline()
+    }
+
+    pub(crate) fn ask(&self, request: Request) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        let job = match &request {
+            Request::Job { job, .. } => Some(*job),
+            _ => None,
+        };
+        self.question(FromClient::Ask(request), job)
+    }
+
+    pub(crate) fn submit(
+        &self,
+        id: JobId,
+        options: JobOptions,
+        job: EncodedJob,
+    ) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        self.question(FromClient::Submit { id, options, job }, None)
+    }
+
+    pub(crate) fn stop_node(&self, how: NodeStop) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        self.question(FromClient::StopNode(how), None)
+    }
+
+    fn question(&self, what: FromClient, job: Option<JobId>) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let room = Arc::clone(&shared.requests_room).acquire_owned().await;
+            let Ok(room) = room else { return Err(Refusal::EnvironmentClosed) };
+            let mut asked = Question::ask(&shared, what, job, room);
+            // From here on only the reply is waited for.
+            drop(shared);
+            (&mut asked.reply).await.unwrap_or(Err(Refusal::EnvironmentClosed))
+        })
+    }
+
+    pub(crate) fn service(&self, job: JobId, name: &str) -> Arc<dyn RemoteService> {
+        Arc::new(ServiceWay::new(&self.shared, job, name))
+    }
+
+    pub(crate) fn output(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        Box::pin(async move { Ok(Box::new(OutputStream::open(&shared, job, name, wanted).await?) as Box<dyn ChunkSource>) })
+    }
+
+    pub(crate) fn input(
+        &self,
+        job: JobId,
+        name: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<Arc<dyn RemoteInput>, InputError>> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        Box::pin(async move { Ok(Arc::new(InputStream::open(&shared, job, name, wanted).await?) as Arc<dyn RemoteInput>) })
+    }
+}
+
+/// A client, its thread, and the news of its first connection.
+pub(crate) type StartedClient = (Client, JoinHandle<()>, oneshot::Receiver<Result<(), ConnectFault>>);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// Why a job is lost that the node knows nothing of.
+const RESTARTED: &str = "the node that ran it was restarted and knows nothing of it";
+
+/// Why a connection was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConnectFault {
+    #[error("{}", .0.message)]
+    Dial(DialError),
+    #[error("{0}")]
+    Hello(HelloError),
+    #[error("the node did not answer within {} s", .0.as_secs_f64())]
+    TimedOut(Duration),
+    #[error("the connection ended before the node had said welcome: {0}")]
+    NotWelcomed(End),
+}
+
+impl ConnectFault {
+    /// Whether another attempt is bound to fail in the same way.
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Dial(error) => matches!(error.kind, DialErrorKind::Address | DialErrorKind::Untrusted | DialErrorKind::Exposed),
+            Self::Hello(error) => error.is_permanent(),
+            Self::TimedOut(_) | Self::NotWelcomed(_) => false,
+        }
+    }
+}
+
+/// Sends a control message at once.
+fn send(outbound: &Outbound, id: u64, message: &FromClient) {
+    send_in(Lane::Control, outbound, id, message);
+}
+
+fn send_in(lane: Lane, outbound: &Outbound, id: u64, message: &FromClient) {
+    let mut payload = Vec::new();
+    match codec::encode_into(message, &mut payload) {
+        Ok(()) => outbound.push_and_flush(Kind::Message, lane, id, &[&payload]),
+        // Parameters of a job that are too large were refused when they were encoded.
+        Err(error) => tracing::error!(%error, "a message to the node could not be encoded"),
+    }
+}

@@ -1,0 +1,196 @@
+//! Keeps a client connected: dials, shows that it knows the key, runs the connection, and begins again when it is lost.
+
+use std::{cell::Cell, sync::Arc, time::Duration};
+
+use futures::future::{Either, select};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    ConnectFault,
+    state::{Heard, Shared, Trouble},
+};
+use crate::{
+    bridge::{
+        connection::{self, End, Handler, Heartbeat, Violation, say_goodbye},
+        frame::{FrameLimits, Kind, Message},
+        handshake,
+        key::Key,
+        message::{FromNode, Goodbye},
+        outbound::Outbound,
+        stream::{Dial, DialErrorKind, Stream},
+    },
+    codec,
+    service::CallError,
+};
+
+/// The wait after the first failed attempt, and the longest; each is twice the one before, and shortened at random by up
+/// to half, so that the clients of a node that comes back do not all come at once.
+const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// How long a client that closes waits for its last frames to be written.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) struct Keeper {
+    pub dial: Arc<dyn Dial>,
+    pub key: Key,
+    pub heartbeat: Heartbeat,
+    pub connect_limit: Duration,
+    pub reconnect_limit: Duration,
+    pub shared: Arc<Shared>,
+}
+
+impl Keeper {
+    /// Runs until the client is closed. `opened` hears of the first connection.
+    pub(super) async fn run(self, opened: oneshot::Sender<Result<(), ConnectFault>>) {
+        let mut opened = Some(opened);
+        let mut down_since = Instant::now();
+        let mut backoff = BACKOFF_FIRST;
+        while !self.shared.is_closed() {
+            let trouble = match self.attempt(&mut opened).await {
+                Attempt::Lasted(end) => {
+                    tracing::info!(node = self.dial.place(), %end, "the connection to the node ended");
+                    down_since = Instant::now();
+                    backoff = BACKOFF_FIRST;
+                    Trouble { message: format!("{}: {end}", self.dial.place()), gone: false }
+                }
+                Attempt::Failed(fault) => {
+                    if let Some(opened) = opened.take() {
+                        // Whoever asked for the connection may have gone.
+                        let _ = opened.send(Err(fault));
+                        break;
+                    }
+                    tracing::debug!(node = self.dial.place(), %fault, "no connection to the node");
+                    let gone = matches!(&fault, ConnectFault::Dial(error) if error.kind == DialErrorKind::NobodyListens);
+                    let trouble = Trouble { message: format!("{}: {fault}", self.dial.place()), gone };
+                    if fault.is_permanent() {
+                        self.shared.give_up(&trouble);
+                    }
+                    trouble
+                }
+                Attempt::Closed => break,
+            };
+            if down_since.elapsed() >= self.reconnect_limit {
+                self.shared.give_up(&trouble);
+            }
+            let wait = jittered(backoff);
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            let closing = std::pin::pin!(self.shared.closing.notified());
+            if let Either::Right(_) = select(std::pin::pin!(sleep(wait)), closing).await {
+                break;
+            }
+        }
+        self.shared.close();
+    }
+
+    async fn attempt(&self, opened: &mut Option<oneshot::Sender<Result<(), ConnectFault>>>) -> Attempt {
+        let connect = std::pin::pin!(timeout(self.connect_limit, self.connect()));
+        let closing = std::pin::pin!(self.shared.closing.notified());
+        let (stream, incarnation) = match select(connect, closing).await {
+            Either::Right(_) => return Attempt::Closed,
+            Either::Left((Err(_), _)) => return Attempt::Failed(ConnectFault::TimedOut(self.connect_limit)),
+            Either::Left((Ok(Err(fault)), _)) => return Attempt::Failed(fault),
+            Either::Left((Ok(Ok(connected)), _)) => connected,
+        };
+        let (reader, writer) = stream.halves();
+        let outbound = Outbound::new(writer);
+        let welcomed = Cell::new(false);
+        let mut handler = Listener { keeper: self, outbound: &outbound, incarnation, opened, welcomed: &welcomed };
+        let limits = FrameLimits::default();
+        let running = connection::run(reader, &outbound, limits, self.heartbeat, &mut handler);
+        let mut running = std::pin::pin!(running);
+        let closing = std::pin::pin!(self.shared.closing.notified());
+        let end = match select(running.as_mut(), closing).await {
+            Either::Left((end, _)) => end,
+            Either::Right(_) => {
+                say_goodbye(&outbound, &Goodbye::Closed);
+                // It ends in any case; how, is of no interest any more.
+                let _ = timeout(FAREWELL_LIMIT, running).await;
+                outbound.abandon();
+                return Attempt::Closed;
+            }
+        };
+        self.shared.disconnected();
+        if welcomed.get() { Attempt::Lasted(end) } else { Attempt::Failed(ConnectFault::NotWelcomed(end)) }
+    }
+
+    async fn connect(&self) -> Result<(Box<dyn Stream>, u128), ConnectFault> {
+        let mut dialled = self.dial.dial().await.map_err(ConnectFault::Dial)?;
+        let established =
+            handshake::connect(&mut dialled.stream, &self.key, self.shared.client, &dialled.binding)
+                .await
+                .map_err(ConnectFault::Hello)?;
+        Ok((dialled.stream, established.who))
+    }
+}
+
+enum Attempt {
+    Failed(ConnectFault),
+    Lasted(End),
+    /// The client was closed meanwhile.
+    Closed,
+}
+
+fn jittered(wait: Duration) -> Duration {
+    let mut random = [0; 4];
+    // Without randomness the clients come at once, which is no reason not to come.
+    let _ = getrandom::fill(&mut random);
+    wait.mul_f64(1.0 - 0.5 * f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
+}
+
+/// Passes on what the node says.
+struct Listener<'a> {
+    keeper: &'a Keeper,
+    outbound: &'a Arc<Outbound>,
+    incarnation: u128,
+    opened: &'a mut Option<oneshot::Sender<Result<(), ConnectFault>>>,
+    welcomed: &'a Cell<bool>,
+}
+
+impl Handler for Listener<'_> {
+    fn handle(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        let shared = &self.keeper.shared;
+        match message.kind {
+            Kind::Message => self.hear(message),
+            Kind::Answer | Kind::Failure => {
+                // A call that was withdrawn is not there any more.
+                let Some(call) = shared.calls.lock().remove(&message.id) else { return Ok(()) };
+                let answer = if message.kind == Kind::Answer {
+                    Ok(message.payload.to_vec())
+                } else {
+                    Err(codec::decode::<CallError>(message.payload).map_err(Violation::new)?)
+                };
+                // Nor is a caller that has gone.
+                let _ = call.reply.send(answer);
+                Ok(())
+            }
+            _ => shared.exchange(message.id).map_or(Ok(()), |exchange| exchange.receive(message)),
+        }
+    }
+}
+
+impl Listener<'_> {
+    fn hear(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        let said = codec::decode::<FromNode>(message.payload).map_err(Violation::new)?;
+        let shared = &self.keeper.shared;
+        if let FromNode::Welcome { environment, call_deadline } = said {
+            tracing::info!(node = self.keeper.dial.place(), environment, "connected");
+            shared.connected(self.outbound, self.incarnation, call_deadline);
+            self.welcomed.set(true);
+            if let Some(opened) = self.opened.take() {
+                // Whoever asked for the connection may have gone.
+                let _ = opened.send(Ok(()));
+            }
+            return Ok(());
+        }
+        // One that was given up meanwhile is not there any more.
+        let Some(exchange) = shared.exchange(message.id) else { return Ok(()) };
+        if exchange.hear(said)? == Heard::Over {
+            shared.end(message.id);
+        }
+        Ok(())
+    }
+}

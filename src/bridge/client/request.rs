@@ -1,0 +1,115 @@
+//! A question and its reply. It is asked again over a new connection: questions change nothing, and orders are such that
+//! to give one twice is to give it once.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    send,
+    state::{Attachment, Exchange, Heard, Shared, Why},
+};
+use crate::{
+    bridge::{
+        connection::Violation,
+        message::{FromClient, FromNode},
+    },
+    job::JobId,
+    link::{Refusal, Reply},
+};
+
+pub(super) struct Question {
+    what: FromClient,
+    job: Option<JobId>,
+    state: Mutex<State>,
+}
+
+struct State {
+    reply: Option<oneshot::Sender<Result<Reply, Refusal>>>,
+    /// The start of the node which it was last sent to.
+    sent_to: Option<u128>,
+    attachment: Option<Arc<Attachment>>,
+}
+
+/// A question that was asked. Dropping it tells the node that nobody waits for the reply.
+pub(super) struct Asked {
+    pub reply: oneshot::Receiver<Result<Reply, Refusal>>,
+    id: u64,
+    shared: Weak<Shared>,
+    question: Arc<Question>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Question {
+    pub(super) fn ask(shared: &Arc<Shared>, what: FromClient, job: Option<JobId>, room: OwnedSemaphorePermit) -> Asked {
+        let (tx, reply) = oneshot::channel();
+        let state = State { reply: Some(tx), sent_to: None, attachment: None };
+        let question = Arc::new(Self { what, job, state: Mutex::new(state) });
+        let id = shared.next_id();
+        shared.begin(id, &(Arc::clone(&question) as Arc<dyn Exchange>));
+        Asked { reply, id, shared: Arc::downgrade(shared), question, _room: room }
+    }
+
+    fn answer(&self, answer: Result<Reply, Refusal>) {
+        let reply = self.state.lock().reply.take();
+        if let Some(reply) = reply {
+            // Whoever asked may have gone.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+impl Exchange for Question {
+    fn attach(&self, id: u64, attachment: &Arc<Attachment>) {
+        let mut state = self.state.lock();
+        if state.reply.is_none() || state.attachment.as_ref().is_some_and(|a| a.generation >= attachment.generation) {
+            return;
+        }
+        let elsewhere = state.sent_to.is_some_and(|node| node != attachment.incarnation);
+        if let (FromClient::Submit { id, .. }, true) = (&self.what, elsewhere) {
+            // To run on this node what may have run on the one before is not what was asked for.
+            let message = format!("the node was restarted before it answered whether it runs {id}");
+            drop(state);
+            return self.answer(Err(Refusal::FateUnknown { message }));
+        }
+        state.sent_to = Some(attachment.incarnation);
+        state.attachment = Some(Arc::clone(attachment));
+        drop(state);
+        send(&attachment.outbound, id, &self.what);
+    }
+
+    fn detach(&self, generation: u64) {
+        let mut state = self.state.lock();
+        if state.attachment.as_ref().is_some_and(|attachment| attachment.generation <= generation) {
+            state.attachment = None;
+        }
+    }
+
+    fn fail(&self, why: &Why) {
+        let sent = self.state.lock().sent_to.is_some();
+        self.answer(Err(why.refusal(self.job, sent)));
+    }
+
+    fn hear(&self, message: FromNode) -> Result<Heard, Violation> {
+        match message {
+            FromNode::Reply(reply) => {
+                self.answer(reply);
+                Ok(Heard::Over)
+            }
+            other => Err(Violation::new(format_args!("{other:?} does not answer a question"))),
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if shared.end(self.id) {
+            let attachment = self.question.state.lock().attachment.take();
+            if let Some(attachment) = attachment {
+                send(&attachment.outbound, self.id, &FromClient::Forget);
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! One connection at work: reads frames, writes what is queued, and keeps an eye on whether the peer is alive.
+//!
+//! It works over any `AsyncRead + AsyncWrite`, on a tokio runtime with time, and knows neither side's messages.
+
+use std::{
+    cell::Cell,
+    fmt, io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::{Either, poll_fn, select};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{
+    frame::{Decoder, FrameError, FrameLimits, Kind, Lane, Message},
+    message::Goodbye,
+    outbound::Outbound,
+};
+use crate::codec;
+
+/// How long a side that closes the connection waits for the other one to do the same. A socket that is closed with
+/// bytes unread is reset, and the peer might lose the words of farewell.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// When to ask a silent peer whether it is there, and when to give it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heartbeat {
+    /// A ping goes out so often.
+    pub interval: Duration,
+    /// A peer that sent nothing for so long is given up.
+    pub timeout: Duration,
+}
+
+/// Takes the messages of a connection, in the order in which they came.
+pub(super) trait Handler {
+    /// # Errors
+    ///
+    /// The message breaks a rule of the protocol, and the connection is closed.
+    fn handle(&mut self, message: &Message<'_>) -> Result<(), Violation>;
+
+    /// Whether to read on.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+/// A rule of the protocol that the peer broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Violation(pub String);
+
+impl Violation {
+    pub(super) fn new(what: impl fmt::Display) -> Self {
+        Self(what.to_string())
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum End {
+    #[error("this side closed the connection")]
+    Finished,
+    #[error("{}", farewell(.0))]
+    Goodbye(Goodbye),
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer was silent for {} s", .0.as_secs_f64())]
+    Silent(Duration),
+    #[error("{0}")]
+    Io(String),
+    #[error("the peer broke the protocol: {0}")]
+    Violation(String),
+}
+
+fn farewell(goodbye: &Goodbye) -> String {
+    match goodbye {
+        Goodbye::Closed => "the client closed its environment".to_owned(),
+        Goodbye::NodeStopped => "the node was stopped".to_owned(),
+        Goodbye::Replaced => "a newer connection of the same client took over".to_owned(),
+        Goodbye::Violation(what) => format!("the peer says that this side broke the protocol: {what}"),
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+impl From<FrameError> for End {
+    fn from(error: FrameError) -> Self {
+        Self::Violation(error.to_string())
+    }
+}
+
+/// Says goodbye: what was queued before is still sent, and the connection then ends.
+pub(super) fn say_goodbye(outbound: &Outbound, goodbye: &Goodbye) {
+    let mut payload = Vec::new();
+    codec::encode_into(goodbye, &mut payload).expect("a goodbye is short and plain");
+    outbound.finish(Kind::Goodbye, Lane::Control, 0, &[&payload]);
+}
+
+/// Runs the connection to its end. Nothing is sent afterwards.
+pub(super) async fn run<R: AsyncRead + Unpin>(
+    mut reader: R,
+    outbound: &Arc<Outbound>,
+    limits: FrameLimits,
+    heartbeat: Heartbeat,
+    handler: &mut impl Handler,
+) -> End {
+    let heard = Cell::new(Instant::now());
+    let end = {
+        let read = pin!(read(&mut reader, outbound, Decoder::new(limits), handler, &heard));
+        let write = pin!(poll_fn(|cx| outbound.poll_write(cx)));
+        let watch = pin!(watch(outbound, heartbeat, &heard));
+        match select(select(read, write), watch).await {
+            Either::Left((Either::Left((end, _)), _)) => end,
+            Either::Left((Either::Right((Ok(()), _)), _)) => End::Finished,
+            Either::Left((Either::Right((Err(error), _)), _)) => error.into(),
+            Either::Right((end, _)) => end,
+        }
+    };
+    match &end {
+        End::Violation(what) => {
+            say_goodbye(outbound, &Goodbye::Violation(what.clone()));
+            let farewell = async {
+                // An error says that there is nobody to tell.
+                let _ = poll_fn(|cx| outbound.poll_write(cx)).await;
+                drain(&mut reader).await;
+            };
+            let _ = tokio::time::timeout(LINGER, farewell).await;
+        }
+        End::Finished => {
+            let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
+        }
+        _ => {}
+    }
+    outbound.abandon();
+    end
+}
+
+async fn read<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    outbound: &Outbound,
+    mut decoder: Decoder,
+    handler: &mut impl Handler,
+    heard: &Cell<Instant>,
+) -> End {
+    loop {
+        loop {
+            let message = match decoder.next() {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(error) => return error.into(),
+            };
+            let handled = match message.kind {
+                Kind::Ping => {
+                    outbound.push(Kind::Pong, Lane::Control, message.id, &[]);
+                    Ok(())
+                }
+                Kind::Pong => Ok(()),
+                Kind::Goodbye => match codec::decode::<Goodbye>(message.payload) {
+                    Ok(goodbye) => return End::Goodbye(goodbye),
+                    Err(error) => Err(Violation::new(error)),
+                },
+                _ => handler.handle(&message),
+            };
+            if let Err(Violation(what)) = handled {
+                return End::Violation(what);
+            }
+        }
+        poll_fn(|cx| handler.poll_ready(cx)).await;
+        match poll_fn(|cx| poll_fill(reader, &mut decoder, cx)).await {
+            Ok(0) => return End::Closed,
+            Ok(_) => heard.set(Instant::now()),
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+fn poll_fill<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    decoder: &mut Decoder,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut room = ReadBuf::new(decoder.room());
+    let read = Pin::new(reader).poll_read(cx, &mut room);
+    let count = room.filled().len();
+    read.map_ok(|()| {
+        decoder.filled(count);
+        count
+    })
+}
+
+/// Ready when the peer was silent for too long.
+async fn watch(outbound: &Outbound, heartbeat: Heartbeat, heard: &Cell<Instant>) -> End {
+    let mut ticks = tokio::time::interval(heartbeat.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut last = Instant::now();
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        // This process was itself stopped for a while: what the peer sent meanwhile has yet to be read.
+        if now - last >= heartbeat.interval + heartbeat.timeout / 2 {
+            heard.set(now);
+        }
+        last = now;
+        let silent = now - heard.get();
+        if silent >= heartbeat.timeout {
+            return End::Silent(silent);
+        }
+        outbound.push(Kind::Ping, Lane::Control, 0, &[]);
+    }
+}
+
+async fn drain<R: AsyncRead + Unpin>(reader: &mut R) {
+    let mut bytes = [0; 4096];
+    while reader.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+}

@@ -1,0 +1,156 @@
+//! What a client and a node say to one another once each has authenticated the other: all but the five kinds of frame
+//! that carry a user's bytes, which have a layout of their own in [`frame`](super::frame).
+//!
+//! A message belongs to the exchange that its frame's correlation id names. Ids are drawn by the client, and none is
+//! used twice on one connection.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::connection::Violation;
+
+use crate::{
+    job::{EncodedJob, JobId, JobOptions},
+    link::{Refusal, Reply, Request, NodeStop},
+    port::{InputError, OutputError},
+    schema::{Fingerprint, TypeDescription},
+    service::CallError,
+};
+
+/// What a client says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum FromClient {
+    /// Answered by `Reply`.
+    Ask(Request),
+    /// Answered by `Reply`. To say it again with the same id and job changes nothing.
+    Submit { id: JobId, options: JobOptions, job: EncodedJob },
+    /// Answered by `Reply` once the node has taken the order; it closes its connections when all jobs have ended.
+    StopNode(NodeStop),
+    /// The reply to this request is not waited for any more.
+    Forget,
+    /// Answered by `RouteOpened`. The correlation id is the route's from now on.
+    OpenRoute {
+        job: JobId,
+        service: String,
+        message: String,
+        message_type: Fingerprint,
+        reply_type: Fingerprint,
+    },
+    CloseRoute,
+    /// The call's answer is not waited for any more: skip it, if it was not taken up yet.
+    Withdraw,
+    /// Answered by `OutputOpened`, then chunks as credit allows, then `OutputEnded`.
+    OpenOutput { job: JobId, output: String, item_type: Fingerprint, from: u64, bytes: u64 },
+    /// Items before `consumed` were handed out; `bytes` more may be sent.
+    OutputCredit { consumed: u64, bytes: u64 },
+    /// Items before `consumed` were handed out. If that is inside a chunk, the last `rest_bytes` of it were not.
+    CloseOutput { consumed: u64, rest_bytes: u64 },
+    /// Answered by `InputOpened`.
+    OpenInput { job: JobId, input: String, item_type: Fingerprint, writer: u128 },
+    /// Answered by `InputFinished`; behind the items, on their lane.
+    FinishInput,
+    /// The writer is done and will not come back.
+    CloseInput,
+}
+
+/// What a node says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum FromNode {
+    /// The first message of every connection.
+    Welcome { environment: String, call_deadline: Duration },
+    Reply(Result<Reply, Refusal>),
+    RouteOpened(Result<(), RouteFault>),
+    /// Messages of this cost have left the way for the service's queue.
+    RouteCredit { cost: u64 },
+    /// A told message was not taken.
+    RouteRefused(CallError),
+    OutputOpened(Result<(), OutputFault>),
+    OutputEnded(Result<(), OutputError>),
+    /// The job has all items of this writer before `next`.
+    InputOpened(Result<u64, InputFault>),
+    InputTaken { next: u64 },
+    /// Of what was sent, the items before `next` were taken, and no others will be.
+    InputRefused { next: u64, error: InputError },
+    InputFinished(Result<(), InputError>),
+}
+
+/// Why a route was not opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum RouteFault {
+    Refused(CallError),
+    /// The message is of another type on the node, which is this.
+    MessageDiffers(Box<TypeDescription>),
+    ReplyDiffers(Box<TypeDescription>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum OutputFault {
+    Refused(OutputError),
+    /// The items are of this type.
+    TypeDiffers(Box<TypeDescription>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum InputFault {
+    Refused(InputError),
+    /// The items are of this type.
+    TypeDiffers(Box<TypeDescription>),
+}
+
+/// Why one side closes a connection; the payload of its last frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Goodbye {
+    /// The client has closed its environment.
+    Closed,
+    /// The node has been stopped, and all of its jobs have ended.
+    NodeStopped,
+    /// The same client has opened a newer connection.
+    Replaced,
+    /// The peer broke a rule of the protocol.
+    Violation(String),
+}
+
+/// What a message costs of a route's window: its bytes, and something for being a message.
+pub(super) fn cost_of(bytes: usize) -> usize {
+    (bytes + MESSAGE_OVERHEAD).min(ROUTE_WINDOW)
+}
+
+const MESSAGE_OVERHEAD: usize = 64;
+
+/// Cost of the told messages that may be on the way to one service from one route. One that alone costs more is
+/// admitted alone.
+pub(super) const ROUTE_WINDOW: usize = 1 << 20;
+
+/// Bytes of chunks that a node may send ahead of what the reader has consumed, for each output. A chunk that is larger
+/// is sent alone.
+pub(super) const OUTPUT_WINDOW: u64 = 4 << 20;
+
+/// Bytes of items that a writer may have sent and the job not taken, for each writer. A batch that is larger is sent
+/// alone.
+pub(super) const INPUT_WINDOW: usize = 1 << 20;
+
+/// Calls of one connection that may wait for their answer; further ones wait on the client's side.
+pub(super) const CALLS_MAX: usize = 16_384;
+
+/// Questions of one connection that may wait for their answer, each waiting `wait` included; further ones wait on the
+/// client's side.
+pub(super) const REQUESTS_MAX: usize = 65_536;
+
+/// Routes, outputs and inputs that one connection may have open, of each.
+pub(super) const STREAMS_MAX: usize = 65_536;
+
+/// The head of a chunk or of a batch of items: the position of the first item, and how many there are.
+pub(super) fn head_of(first: u64, items: u64) -> [u8; 16] {
+    let mut head = [0; 16];
+    head[..8].copy_from_slice(&first.to_le_bytes());
+    head[8..].copy_from_slice(&items.to_le_bytes());
+    head
+}
+
+/// Reads such a head; what follows it are the items.
+pub(super) fn run_head(payload: &[u8]) -> Result<(u64, u64, &[u8]), Violation> {
+    let Some((first, rest)) = payload.split_first_chunk::<8>() else { return Err(Violation::new("a run without head")) };
+    let Some((items, bytes)) = rest.split_first_chunk::<8>() else { return Err(Violation::new("a run without head")) };
+    Ok((u64::from_le_bytes(*first), u64::from_le_bytes(*items), bytes))
+}

@@ -1,0 +1,185 @@
+//! One input that a client sends to.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use futures::future::poll_fn;
+
+use super::session::say;
+use crate::{
+    bridge::{
+        connection::Violation,
+        message::{FromNode, INPUT_WINDOW, InputFault},
+        outbound::Outbound,
+    },
+    job::JobId,
+    link::Host,
+    port::{EncodedWriter, InputError},
+    schema::Fingerprint,
+};
+
+/// Puts the items of one sender into an input as there is room.
+pub(super) struct InputPump {
+    id: u64,
+    writer: u128,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    batches: VecDeque<Batch>,
+    /// Bytes that have come and were not confirmed.
+    unconfirmed: usize,
+    finish: bool,
+    closed: Option<Closed>,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy)]
+struct Closed {
+    /// The sender will not come back.
+    for_good: bool,
+}
+
+struct Batch {
+    first: u64,
+    items: u64,
+    bytes: Vec<u8>,
+}
+
+enum Step {
+    Take(Batch),
+    Finish,
+    Close { for_good: bool },
+}
+
+impl InputPump {
+    pub(super) fn new(id: u64, writer: u128) -> Rc<Self> {
+        Rc::new(Self { id, writer, state: RefCell::default() })
+    }
+
+    /// # Errors
+    ///
+    /// The client sent beyond its window.
+    pub(super) fn receive(&self, first: u64, items: u64, bytes: &[u8]) -> Result<(), Violation> {
+        let (unconfirmed, closed) = {
+            let state = self.state.borrow();
+            (state.unconfirmed, state.closed.is_some())
+        };
+        if closed {
+            return Ok(());
+        }
+        if unconfirmed > 0 && unconfirmed + bytes.len() > INPUT_WINDOW {
+            return Err(Violation::new("items were sent beyond the window"));
+        }
+        self.change(|state| {
+            state.unconfirmed += bytes.len();
+            state.batches.push_back(Batch { first, items, bytes: bytes.to_vec() });
+        });
+        Ok(())
+    }
+
+    pub(super) fn finish(&self) {
+        self.change(|state| state.finish = true);
+    }
+
+    pub(super) fn close(&self, for_good: bool) {
+        self.change(|state| state.closed = Some(Closed { for_good }));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.borrow_mut();
+        change(&mut state);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) async fn run(
+        self: Rc<Self>,
+        host: Arc<dyn Host>,
+        outbound: Arc<Outbound>,
+        job: JobId,
+        input: String,
+        item_type: Fingerprint,
+    ) {
+        let port = host.port(job, &input).await;
+        drop(host);
+        let writer = port.map_err(InputFault::Refused).and_then(|port| {
+            if port.description().fingerprint() != item_type {
+                return Err(InputFault::TypeDiffers(Box::new((**port.description()).clone())));
+            }
+            port.writer(self.writer).map_err(InputFault::Refused)
+        });
+        let mut writer = match writer {
+            Ok(writer) => writer,
+            Err(fault) => return say(&outbound, self.id, &FromNode::InputOpened(Err(fault))),
+        };
+        say(&outbound, self.id, &FromNode::InputOpened(Ok(writer.next())));
+        loop {
+            match poll_fn(|cx| self.poll_step(cx)).await {
+                Step::Take(batch) => {
+                    if let Err(error) = self.take(&batch, &mut *writer, &outbound).await {
+                        self.refuse(&outbound, writer.next(), error);
+                    }
+                }
+                Step::Finish => {
+                    let finished = writer.finish();
+                    say(&outbound, self.id, &FromNode::InputFinished(finished));
+                }
+                Step::Close { for_good: true } => return writer.forget(),
+                Step::Close { for_good: false } => return,
+            }
+        }
+    }
+
+    fn poll_step(&self, cx: &mut Context<'_>) -> Poll<Step> {
+        let mut state = self.state.borrow_mut();
+        if let Some(batch) = state.batches.pop_front() {
+            return Poll::Ready(Step::Take(batch));
+        }
+        if std::mem::take(&mut state.finish) {
+            return Poll::Ready(Step::Finish);
+        }
+        if let Some(Closed { for_good }) = state.closed {
+            return Poll::Ready(Step::Close { for_good });
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    async fn take(&self, batch: &Batch, writer: &mut dyn EncodedWriter, outbound: &Outbound) -> Result<(), InputError> {
+        writer.offer(batch.first, batch.items, &batch.bytes)?;
+        poll_fn(|cx| {
+            let mut state = self.state.borrow_mut();
+            // To finish does not wait for room: it refuses those who do.
+            if std::mem::take(&mut state.finish) {
+                let finished = writer.finish();
+                say(outbound, self.id, &FromNode::InputFinished(finished));
+            }
+            state.waker = Some(cx.waker().clone());
+            drop(state);
+            writer.poll_push(cx)
+        })
+        .await?;
+        self.state.borrow_mut().unconfirmed -= batch.bytes.len();
+        say(outbound, self.id, &FromNode::InputTaken { next: writer.next() });
+        Ok(())
+    }
+
+    /// What has come behind the refused items is not taken either: the client asks again how far this side is.
+    fn refuse(&self, outbound: &Outbound, next: u64, error: InputError) {
+        self.change(|state| {
+            state.batches.clear();
+            state.closed = Some(Closed { for_good: false });
+        });
+        say(outbound, self.id, &FromNode::InputRefused { next, error });
+    }
+}

@@ -1,0 +1,139 @@
+//! One output that a client reads.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use futures::future::poll_fn;
+
+use super::session::{say, say_behind};
+use crate::{
+    bridge::{
+        frame::Kind,
+        message::{FromNode, OutputFault, head_of},
+        outbound::{DataMessage, Outbound},
+    },
+    job::JobId,
+    link::Host,
+    port::{Chunk, OutputError, OutputReader},
+    schema::Fingerprint,
+};
+
+/// Sends the chunks of an output as far as the client's credit goes.
+pub(super) struct OutputPump {
+    id: u64,
+    from: u64,
+    state: RefCell<State>,
+}
+
+struct State {
+    /// Bytes that may be sent; below zero if a chunk was larger than what was left.
+    credit: i128,
+    consumed: u64,
+    rest_bytes: u64,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// What to do next.
+enum Step {
+    Send(Chunk),
+    End(Result<(), OutputError>),
+    Closed,
+}
+
+impl OutputPump {
+    pub(super) fn new(id: u64, from: u64, bytes: u64) -> Rc<Self> {
+        let state = State { credit: bytes.into(), consumed: from, rest_bytes: 0, closed: false, waker: None };
+        Rc::new(Self { id, from, state: RefCell::new(state) })
+    }
+
+    pub(super) fn credit(&self, consumed: u64, bytes: u64) {
+        self.change(|state| {
+            state.credit += i128::from(bytes);
+            state.consumed = state.consumed.max(consumed);
+        });
+    }
+
+    pub(super) fn close(&self, consumed: u64, rest_bytes: u64) {
+        self.change(|state| {
+            state.consumed = state.consumed.max(consumed);
+            (state.rest_bytes, state.closed) = (rest_bytes, true);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.borrow_mut();
+        change(&mut state);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Runs until the client closes the output. What it has not consumed of a streamed one is then given back.
+    pub(super) async fn run(
+        self: Rc<Self>,
+        host: Arc<dyn Host>,
+        outbound: Arc<Outbound>,
+        job: JobId,
+        output: String,
+        item_type: Fingerprint,
+    ) {
+        let store = host.store(job, &output).await;
+        drop(host);
+        let reader = store.map_err(OutputFault::Refused).and_then(|store| {
+            if store.description().fingerprint() != item_type {
+                return Err(OutputFault::TypeDiffers(Box::new((**store.description()).clone())));
+            }
+            store.reader_from(self.from).map_err(OutputFault::Refused)
+        });
+        let mut reader = match reader {
+            Ok(reader) => reader,
+            Err(fault) => return say(&outbound, self.id, &FromNode::OutputOpened(Err(fault))),
+        };
+        say(&outbound, self.id, &FromNode::OutputOpened(Ok(())));
+        let mut ended = false;
+        loop {
+            match poll_fn(|cx| self.poll_step(cx, &mut reader, ended)).await {
+                Step::Send(Chunk { first, items, bytes }) => {
+                    let Some(room) = outbound.data_room().await else { return };
+                    let head = Some(head_of(first, items));
+                    let message = DataMessage { kind: Kind::Chunk, id: self.id, head, bytes, room: Some(room) };
+                    outbound.push_data(message);
+                }
+                Step::End(result) => {
+                    say_behind(&outbound, self.id, &FromNode::OutputEnded(result));
+                    ended = true;
+                }
+                Step::Closed => return,
+            }
+        }
+    }
+
+    fn poll_step(&self, cx: &mut Context<'_>, reader: &mut OutputReader, ended: bool) -> Poll<Step> {
+        let mut state = self.state.borrow_mut();
+        if state.closed {
+            reader.consumed_within(state.consumed, state.rest_bytes);
+            return Poll::Ready(Step::Closed);
+        }
+        reader.consumed(state.consumed);
+        state.waker = Some(cx.waker().clone());
+        if ended || state.credit <= 0 {
+            return Poll::Pending;
+        }
+        match reader.poll_chunk(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(Some(chunk))) => {
+                state.credit -= chunk.bytes.len() as i128;
+                Poll::Ready(Step::Send(chunk))
+            }
+            Poll::Ready(Ok(None)) => Poll::Ready(Step::End(Ok(()))),
+            Poll::Ready(Err(error)) => Poll::Ready(Step::End(Err(error))),
+        }
+    }
+}

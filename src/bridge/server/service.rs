@@ -1,0 +1,195 @@
+//! Calls and told messages of one connection, on their way to services and back.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::session::say;
+use crate::{
+    bridge::{
+        connection::Violation,
+        frame::{CALL_BYTES_MAX, Kind, Lane},
+        message::{CALLS_MAX, FromNode, ROUTE_WINDOW},
+        outbound::Outbound,
+    },
+    codec,
+    service::{Answer, CallError, Receipt, Withdraw},
+};
+
+/// The calls of one connection that are not answered yet.
+#[derive(Default)]
+pub(super) struct Calls {
+    /// Without a value between the arrival of a call and its being queued.
+    underway: Mutex<HashMap<u64, Option<Box<dyn Withdraw>>>>,
+}
+
+impl Calls {
+    /// # Errors
+    ///
+    /// There are too many, or one of this id.
+    pub(super) fn begin(&self, id: u64) -> Result<(), Violation> {
+        let mut underway = self.underway.lock();
+        if underway.len() >= CALLS_MAX {
+            return Err(Violation::new(format_args!("more than {CALLS_MAX} calls wait for an answer")));
+        }
+        match underway.insert(id, None) {
+            None => Ok(()),
+            Some(_) => Err(Violation::new("two calls of one id")),
+        }
+    }
+
+    pub(super) fn is_underway(&self, id: u64, withdraw: Box<dyn Withdraw>) {
+        // It may have been answered by now.
+        if let Some(call) = self.underway.lock().get_mut(&id) {
+            *call = Some(withdraw);
+        }
+    }
+
+    /// The call is answered. Whether it was the only one.
+    fn end(&self, id: u64) -> bool {
+        let mut underway = self.underway.lock();
+        let ended = underway.remove(&id);
+        let alone = underway.is_empty();
+        drop(underway);
+        drop(ended);
+        alone
+    }
+
+    pub(super) fn withdraw(&self, id: u64) {
+        let call = self.underway.lock().remove(&id);
+        if let Some(Some(call)) = call {
+            call.withdraw();
+        }
+    }
+
+    /// Nobody waits for any answer.
+    pub(super) fn withdraw_all(&self) {
+        let calls = std::mem::take(&mut *self.underway.lock());
+        calls.into_values().flatten().for_each(|call| call.withdraw());
+    }
+}
+
+/// Takes the answer of one call to its client.
+pub(super) struct SessionAnswer {
+    id: u64,
+    outbound: Arc<Outbound>,
+    calls: Weak<Calls>,
+}
+
+impl SessionAnswer {
+    pub(super) fn new(id: u64, outbound: &Arc<Outbound>, calls: &Arc<Calls>) -> Self {
+        Self { id, outbound: Arc::clone(outbound), calls: Arc::downgrade(calls) }
+    }
+
+    fn send(&self, kind: Kind, payload: &[u8]) {
+        // Without the session there is nobody who waits.
+        let Some(calls) = self.calls.upgrade() else { return };
+        let alone = calls.end(self.id);
+        self.outbound.enqueue(kind, Lane::Calls, self.id, &[payload]);
+        // If nobody else waits, the one who does is best served from here. Else each write takes several answers along.
+        if alone {
+            self.outbound.flush();
+        } else {
+            self.outbound.wake();
+        }
+    }
+}
+
+impl Answer for SessionAnswer {
+    fn reply(self: Box<Self>, bytes: Vec<u8>) {
+        if bytes.len() <= CALL_BYTES_MAX {
+            return self.send(Kind::Answer, &bytes);
+        }
+        let why = format!("it takes {} bytes, and may take {CALL_BYTES_MAX}", bytes.len());
+        self.fail(CallError::ReplyNotCarried { service: String::new(), message: String::new(), why });
+    }
+
+    fn fail(self: Box<Self>, error: CallError) {
+        let mut payload = Vec::new();
+        codec::encode_into(&error, &mut payload).expect("an error is short and plain");
+        self.send(Kind::Failure, &payload);
+    }
+}
+
+/// What a route's client has spent of its window, and is owed.
+pub(super) struct RouteCredit {
+    id: u64,
+    outbound: Arc<Outbound>,
+    /// The cost of what has arrived and was not credited.
+    spent: AtomicUsize,
+    /// Of that, what is in the service's queue.
+    owed: AtomicUsize,
+    /// More messages of this route may follow at once; what is owed is paid after the last.
+    reading: AtomicBool,
+}
+
+impl RouteCredit {
+    pub(super) fn new(id: u64, outbound: &Arc<Outbound>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            outbound: Arc::clone(outbound),
+            spent: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
+            reading: AtomicBool::new(false),
+        })
+    }
+
+    /// # Errors
+    ///
+    /// The client sent beyond its window.
+    pub(super) fn spend(&self, cost: usize) -> Result<(), Violation> {
+        if self.spent.fetch_add(cost, Ordering::Relaxed) + cost > ROUTE_WINDOW {
+            return Err(Violation::new("messages were told beyond the window"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn reading(&self, reading: bool) {
+        self.reading.store(reading, Ordering::SeqCst);
+        if !reading {
+            self.pay(1);
+        }
+    }
+
+    fn owe(&self, cost: usize) {
+        let owed = self.owed.fetch_add(cost, Ordering::SeqCst) + cost;
+        if !self.reading.load(Ordering::SeqCst) {
+            // A message that had to wait: paid in larger sums, unless nothing else is on its way.
+            self.pay(if owed == self.spent.load(Ordering::SeqCst) { 1 } else { ROUTE_WINDOW / 4 });
+        }
+    }
+
+    /// Pays what is owed, if it is at least `least`.
+    fn pay(&self, least: usize) {
+        let owed = self.owed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |owed| (owed >= least).then_some(0));
+        if let Ok(cost) = owed
+            && cost > 0
+        {
+            self.spent.fetch_sub(cost, Ordering::SeqCst);
+            say(&self.outbound, self.id, &FromNode::RouteCredit { cost: cost as u64 });
+        }
+    }
+}
+
+/// Tells a client what became of a told message: nothing but that there is room again, as a rule.
+pub(super) struct TellReceipt {
+    pub credit: Arc<RouteCredit>,
+    pub cost: usize,
+}
+
+impl Receipt for TellReceipt {
+    fn queued(self: Box<Self>) {
+        self.credit.owe(self.cost);
+    }
+
+    fn refused(self: Box<Self>, error: CallError) {
+        say(&self.credit.outbound, self.credit.id, &FromNode::RouteRefused(error));
+        self.credit.owe(self.cost);
+    }
+}

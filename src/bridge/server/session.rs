@@ -1,0 +1,342 @@
+//! One client's connection, on the node.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::Future,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::{Either, select};
+use sha2::{Digest, Sha256};
+use tokio::{
+    io::AsyncRead,
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{
+    Server,
+    input::InputPump,
+    output::OutputPump,
+    service::{Calls, RouteCredit, SessionAnswer, TellReceipt},
+};
+use crate::{
+    bridge::{
+        connection::{self, Handler, Violation},
+        frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message},
+        message::{FromClient, FromNode, Goodbye, REQUESTS_MAX, RouteFault, STREAMS_MAX, cost_of, run_head},
+        outbound::{DataMessage, Outbound},
+    },
+    codec,
+    job::{EncodedJob, JobId, JobOptions},
+    link::{Opened, Refusal, Reply, Request, SubmitJob},
+    schema::{Fingerprint, TypeDescription},
+    service::Entrance,
+};
+
+/// While more than this is queued for a client, nothing more is read from it: one that asks and does not read the
+/// answers makes itself wait.
+const BACKLOG_MAX: usize = 4 << 20;
+
+pub(super) struct Session {
+    pub(super) server: Rc<Server>,
+    pub(super) outbound: Arc<Outbound>,
+    streams: Rc<RefCell<Streams>>,
+    /// Everything that is done for this client and takes its time. Nothing of it outlives the session.
+    tasks: JoinSet<()>,
+    calls: Arc<Calls>,
+    /// Routes with credit to give back when all that was read is handled.
+    touched: Vec<Arc<RouteCredit>>,
+}
+
+/// What is open on this connection, by correlation id.
+#[derive(Default)]
+pub(super) struct Streams {
+    requests: HashMap<u64, AbortHandle>,
+    routes: HashMap<u64, Route>,
+    outputs: HashMap<u64, Rc<OutputPump>>,
+    inputs: HashMap<u64, Rc<InputPump>>,
+}
+
+#[derive(Clone)]
+struct Route {
+    entrance: Arc<dyn Entrance>,
+    credit: Arc<RouteCredit>,
+}
+
+impl Session {
+    pub(super) fn new(server: Rc<Server>, outbound: Arc<Outbound>) -> Self {
+        let calls = Arc::new(Calls::default());
+        Self { server, outbound, streams: Rc::default(), tasks: JoinSet::new(), calls, touched: Vec::new() }
+    }
+
+    /// Talks until the connection ends, or `dismissed`; then nothing of the session is left.
+    pub(super) async fn run(mut self, reader: impl AsyncRead + Unpin, dismissed: &Notify) -> String {
+        let config = &self.server.config;
+        let welcome =
+            FromNode::Welcome { environment: config.environment.clone(), call_deadline: config.call_deadline };
+        say(&self.outbound, 0, &welcome);
+        let (outbound, heartbeat) = (Arc::clone(&self.outbound), config.heartbeat);
+        let end = {
+            let running = connection::run(reader, &outbound, FrameLimits::default(), heartbeat, &mut self);
+            match select(std::pin::pin!(running), std::pin::pin!(dismissed.notified())).await {
+                Either::Left((end, _)) => end.to_string(),
+                Either::Right(_) => format!("{:?}", Goodbye::Replaced),
+            }
+        };
+        outbound.abandon();
+        // Waited for, so that what they hold is free again before anybody hears that the session is over.
+        self.tasks.shutdown().await;
+        self.calls.withdraw_all();
+        end
+    }
+
+    fn hear(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        let id = message.id;
+        match codec::decode::<FromClient>(message.payload).map_err(Violation::new)? {
+            FromClient::Ask(request) => {
+                let answer = self.server.host.ask(request.clone());
+                self.answer(id, async move { reply_to(&request, answer.await) })
+            }
+            FromClient::Submit { id: job, options, job: encoded } => self.submit(id, job, options, encoded),
+            FromClient::StopNode(how) => {
+                // The node that listens for it outlives its sessions.
+                let _ = self.server.stops.send(how);
+                self.answer(id, async { Ok(Reply::Done(())) })
+            }
+            FromClient::Forget => {
+                if let Some(request) = self.streams.borrow_mut().requests.remove(&id) {
+                    request.abort();
+                }
+                Ok(())
+            }
+            FromClient::OpenRoute { job, service, message, message_type, reply_type } => {
+                self.open_route(id, job, service, message, message_type, reply_type)
+            }
+            FromClient::CloseRoute => {
+                self.streams.borrow_mut().routes.remove(&id);
+                Ok(())
+            }
+            FromClient::Withdraw => {
+                self.calls.withdraw(id);
+                Ok(())
+            }
+            FromClient::OpenOutput { job, output, item_type, from, bytes } => {
+                let pump = OutputPump::new(id, from, bytes);
+                self.bounded(|streams| streams.outputs.len())?;
+                self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
+                let (host, outbound) = (Arc::clone(&self.server.host), Arc::clone(&self.outbound));
+                self.tasks.spawn_local(async move { pump.run(host, outbound, job, output, item_type).await });
+                Ok(())
+            }
+            FromClient::OutputCredit { consumed, bytes } => {
+                if let Some(pump) = self.streams.borrow().outputs.get(&id) {
+                    pump.credit(consumed, bytes);
+                }
+                Ok(())
+            }
+            FromClient::CloseOutput { consumed, rest_bytes } => {
+                if let Some(pump) = self.streams.borrow_mut().outputs.remove(&id) {
+                    pump.close(consumed, rest_bytes);
+                }
+                Ok(())
+            }
+            FromClient::OpenInput { job, input, item_type, writer } => {
+                let pump = InputPump::new(id, writer);
+                self.bounded(|streams| streams.inputs.len())?;
+                let before = self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump));
+                if let Some(before) = before {
+                    before.close(false);
+                }
+                let (host, outbound) = (Arc::clone(&self.server.host), Arc::clone(&self.outbound));
+                self.tasks.spawn_local(async move { pump.run(host, outbound, job, input, item_type).await });
+                Ok(())
+            }
+            FromClient::FinishInput => {
+                if let Some(pump) = self.streams.borrow().inputs.get(&id) {
+                    pump.finish();
+                }
+                Ok(())
+            }
+            FromClient::CloseInput => {
+                if let Some(pump) = self.streams.borrow_mut().inputs.remove(&id) {
+                    pump.close(true);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn bounded(&self, count: impl FnOnce(&Streams) -> usize) -> Result<(), Violation> {
+        if count(&self.streams.borrow()) < STREAMS_MAX {
+            return Ok(());
+        }
+        Err(Violation::new(format_args!("more than {STREAMS_MAX} streams of one kind are open")))
+    }
+
+    /// Answers a question when `answer` is ready.
+    fn answer(
+        &mut self,
+        id: u64,
+        answer: impl Future<Output = Result<Reply, Refusal>> + 'static,
+    ) -> Result<(), Violation> {
+        if self.streams.borrow().requests.len() >= REQUESTS_MAX {
+            return Err(Violation::new(format_args!("more than {REQUESTS_MAX} questions wait for an answer")));
+        }
+        let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
+        let task = self.tasks.spawn_local(async move {
+            let reply = answer.await;
+            streams.borrow_mut().requests.remove(&id);
+            say(&outbound, id, &FromNode::Reply(reply));
+        });
+        self.streams.borrow_mut().requests.insert(id, task);
+        Ok(())
+    }
+
+    fn submit(&mut self, id: u64, job: JobId, options: JobOptions, encoded: EncodedJob) -> Result<(), Violation> {
+        let server = Rc::clone(&self.server);
+        self.answer(id, async move {
+            if !server.accepts_jobs() {
+                return Err(Refusal::EnvironmentClosed);
+            }
+            if !server.remembers(job, digest_of(&encoded)) {
+                return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
+            }
+            let payload = server.config.registry.open(encoded).map_err(Refusal::Job)?;
+            let opened = server.host.submit(SubmitJob { id: job, options, payload }).await?;
+            Ok(Reply::Opened(Opened::new(opened.name, Default::default())))
+        })
+    }
+
+    fn open_route(
+        &mut self,
+        id: u64,
+        job: JobId,
+        service: String,
+        message: String,
+        message_type: Fingerprint,
+        reply_type: Fingerprint,
+    ) -> Result<(), Violation> {
+        self.bounded(|streams| streams.routes.len())?;
+        let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
+        let gate = self.server.host.gate(job, &service);
+        self.tasks.spawn_local(async move {
+            let opened = async {
+                let entrance = gate.await.and_then(|gate| gate.entrance(&message)).map_err(RouteFault::Refused)?;
+                let described = |there: Arc<TypeDescription>| Box::new((*there).clone());
+                if entrance.message_type().fingerprint() != message_type {
+                    return Err(RouteFault::MessageDiffers(described(entrance.message_type())));
+                }
+                if entrance.reply_type().fingerprint() != reply_type {
+                    return Err(RouteFault::ReplyDiffers(described(entrance.reply_type())));
+                }
+                let credit = RouteCredit::new(id, &outbound);
+                streams.borrow_mut().routes.insert(id, Route { entrance, credit });
+                Ok(())
+            };
+            let opened = opened.await;
+            say(&outbound, id, &FromNode::RouteOpened(opened));
+        });
+        Ok(())
+    }
+
+    fn call(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        let Some((route, bytes)) = message.payload.split_first_chunk::<8>() else {
+            return Err(Violation::new("a call that names no route"));
+        };
+        let route = self.route(u64::from_le_bytes(*route))?;
+        self.calls.begin(message.id)?;
+        let answer = SessionAnswer::new(message.id, &self.outbound, &self.calls);
+        if let Some(withdraw) = route.entrance.call(bytes, Box::new(answer)) {
+            self.calls.is_underway(message.id, withdraw);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        let Route { entrance, credit } = self.route(message.id)?;
+        let cost = cost_of(message.payload.len());
+        credit.spend(cost)?;
+        if !self.touched.iter().any(|touched| Arc::ptr_eq(touched, &credit)) {
+            credit.reading(true);
+            self.touched.push(Arc::clone(&credit));
+        }
+        entrance.tell(message.payload, Box::new(TellReceipt { credit, cost }));
+        Ok(())
+    }
+
+    fn route(&self, id: u64) -> Result<Route, Violation> {
+        let route = self.streams.borrow().routes.get(&id).cloned();
+        route.ok_or_else(|| Violation::new("a message over a route that is not open"))
+    }
+}
+
+/// Tells two jobs apart that were submitted under one id.
+fn digest_of(job: &EncodedJob) -> u128 {
+    let mut digest = Sha256::new();
+    digest.update((job.name.len() as u64).to_le_bytes());
+    digest.update(job.name.as_bytes());
+    digest.update(job.version.to_le_bytes());
+    digest.update(&job.parameters);
+    let (first, _) = digest.finalize().split_first_chunk::<16>().map(|(first, rest)| (*first, rest.len())).expect("it has 32 bytes");
+    u128::from_le_bytes(first)
+}
+
+/// What goes back to the client: what is moved within this process stays here.
+fn reply_to(_: &Request, reply: Result<Reply, Refusal>) -> Result<Reply, Refusal> {
+    match reply {
+        Ok(Reply::Opened(opened)) => Ok(Reply::Opened(Opened::new(opened.name, Default::default()))),
+        other => other,
+    }
+}
+
+impl Handler for Session {
+    fn handle(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        match message.kind {
+            Kind::Message => self.hear(message),
+            Kind::Call => self.call(message),
+            Kind::Tell => self.tell(message),
+            Kind::Items => {
+                let (first, items, bytes) = run_head(message.payload)?;
+                // An input that was closed on this side is passed over, until it is opened again.
+                let pump = self.streams.borrow().inputs.get(&message.id).cloned();
+                pump.map_or(Ok(()), |pump| pump.receive(first, items, bytes))
+            }
+            kind => Err(Violation::new(format_args!("a message of kind {kind:?} from a client"))),
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for credit in self.touched.drain(..) {
+            credit.reading(false);
+        }
+        while self.tasks.try_join_next().is_some() {}
+        self.outbound.poll_drained(cx, BACKLOG_MAX)
+    }
+}
+
+/// Sends a control message to the client.
+pub(super) fn say(outbound: &Outbound, id: u64, message: &FromNode) {
+    outbound.push(Kind::Message, Lane::Control, id, &[&encoded(message)]);
+}
+
+/// Sends a message to the client behind the items that are under way.
+pub(super) fn say_behind(outbound: &Outbound, id: u64, message: &FromNode) {
+    let bytes = Arc::new(encoded(message));
+    outbound.push_data(DataMessage { kind: Kind::Message, id, head: None, bytes, room: None });
+}
+
+fn encoded(message: &FromNode) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let encoded = codec::encode_into(message, &mut payload);
+    if encoded.is_ok() && payload.len() <= CONTROL_BYTES_MAX {
+        return payload;
+    }
+    payload.clear();
+    let refusal = Refusal::Internal("the answer is too large to be sent".to_owned());
+    codec::encode_into(&FromNode::Reply(Err(refusal)), &mut payload).expect("a refusal is short and plain");
+    payload
+}

@@ -1,0 +1,58 @@
+//! Byte streams to peers, and how a client comes by one.
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// The receiving half of a stream.
+pub(crate) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+
+/// The sending half of a stream.
+pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A byte stream to a peer.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The halves, which are used at the same time from different threads.
+    fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf);
+}
+
+impl Stream for tokio::io::DuplexStream {
+    fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf) {
+        let (read, write) = tokio::io::split(*self);
+        (Box::new(read), Box::new(write))
+    }
+}
+
+/// A stream that was just opened.
+pub(crate) struct Dialled {
+    pub stream: Box<dyn Stream>,
+    /// What binds the proof of the key to this very stream: empty for one that is not encrypted.
+    pub binding: Vec<u8>,
+}
+
+/// Opens streams to one node, each time anew.
+pub(crate) trait Dial: Send + Sync + 'static {
+    fn dial(&self) -> BoxFuture<'static, Result<Dialled, DialError>>;
+
+    /// Where to, for messages.
+    fn place(&self) -> &str;
+}
+
+/// Why no stream was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DialError {
+    pub message: String,
+    pub kind: DialErrorKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DialErrorKind {
+    /// The host answers, and nobody listens there.
+    NobodyListens,
+    /// The address means nothing.
+    Address,
+    /// The peer is not who it should be.
+    Untrusted,
+    /// Others could read along.
+    Exposed,
+    Other,
+}

@@ -1,0 +1,410 @@
+//! Decoding what a peer sent: as far as it is a value of the type, and no further than the process can bear.
+//!
+//! The format itself bounds neither how deep values are nested, where a stack overflow would end the process, nor the
+//! number of elements that take no bytes, which would keep it busy for ever. Most types can have neither, as their
+//! structure tells, and are decoded directly. The others go through a deserializer that counts.
+
+use std::{
+    cell::Cell,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
+
+use super::{CONFIG, DecodeError, decode_error, decode_prefix};
+use crate::schema::TypeDescription;
+
+/// How deep a value of a recursive type may be nested.
+const DEPTH_MAX: usize = 128;
+
+/// Elements of lists and maps that a value may have beyond one for each of its bytes.
+const WEIGHTLESS_MAX: usize = 65_536;
+
+/// As [`decode`](super::decode), for bytes of which nothing is known.
+pub(crate) fn decode_untrusted<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = decode_prefix_untrusted(bytes)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        count => Err(DecodeError::TrailingBytes { count }),
+    }
+}
+
+/// As [`decode_prefix`], for bytes of which nothing is known.
+pub(crate) fn decode_prefix_untrusted<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    let hazards = TypeDescription::of::<T>().hazards();
+    let decode = || {
+        if hazards.recursive || hazards.weightless { decode_guarded(bytes) } else { decode_prefix(bytes) }
+    };
+    // `Deserialize` is user code; what it leaves behind when it panics is dropped with the value.
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(DecodeError::Panicked { message })
+    })
+}
+
+fn decode_guarded<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    let guard = Guard {
+        depth: Cell::new(0),
+        elements_left: Cell::new(bytes.len().saturating_add(WEIGHTLESS_MAX)),
+        fault: Cell::new(None),
+    };
+    let seed = Guarded { inner: std::marker::PhantomData::<T>, guard: &guard };
+    bincode::serde::seed_decode_from_slice(seed, bytes, CONFIG).map_err(|error| match guard.fault.take() {
+        Some(fault) => fault,
+        None => decode_error(error),
+    })
+}
+
+struct Guard {
+    depth: Cell<usize>,
+    elements_left: Cell<usize>,
+    /// What was found, which the format's own errors cannot tell.
+    fault: Cell<Option<DecodeError>>,
+}
+
+impl Guard {
+    fn fail<E: serde::de::Error>(&self, fault: DecodeError) -> E {
+        let error = E::custom(&fault);
+        self.fault.set(Some(fault));
+        error
+    }
+
+    /// Runs `decode` one level further down.
+    fn within<R, E: serde::de::Error>(&self, decode: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+        if self.depth.get() == DEPTH_MAX {
+            return Err(self.fail(DecodeError::TooDeep { depth_max: DEPTH_MAX }));
+        }
+        self.depth.set(self.depth.get() + 1);
+        let decoded = decode();
+        self.depth.set(self.depth.get() - 1);
+        decoded
+    }
+
+    fn element<E: serde::de::Error>(&self) -> Result<(), E> {
+        match self.elements_left.get().checked_sub(1) {
+            Some(left) => {
+                self.elements_left.set(left);
+                Ok(())
+            }
+            None => Err(self.fail(DecodeError::TooManyElements)),
+        }
+    }
+}
+
+/// A part of serde's machinery, watched.
+struct Guarded<'g, I> {
+    inner: I,
+    guard: &'g Guard,
+}
+
+impl<'g, I> Guarded<'g, I> {
+    fn wrap<J>(&self, inner: J) -> Guarded<'g, J> {
+        Guarded { inner, guard: self.guard }
+    }
+}
+
+/// A watched visitor, which tells whether the elements that it is shown are those of a list or map.
+struct Watched<'g, V> {
+    visitor: V,
+    guard: &'g Guard,
+    counts: bool,
+}
+
+macro_rules! forward {
+    ($($method:ident($($argument:ident: $type:ty),*) counts $counts:literal;)*) => {
+        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, D::Error> {
+            let Self { inner, guard } = self;
+            guard.within(|| inner.$method($($argument,)* Watched { visitor, guard, counts: $counts }))
+        })*
+    };
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
+    type Error = D::Error;
+
+    forward! {
+        deserialize_any() counts true;
+        deserialize_bool() counts false;
+        deserialize_i8() counts false;
+        deserialize_i16() counts false;
+        deserialize_i32() counts false;
+        deserialize_i64() counts false;
+        deserialize_i128() counts false;
+        deserialize_u8() counts false;
+        deserialize_u16() counts false;
+        deserialize_u32() counts false;
+        deserialize_u64() counts false;
+        deserialize_u128() counts false;
+        deserialize_f32() counts false;
+        deserialize_f64() counts false;
+        deserialize_char() counts false;
+        deserialize_str() counts false;
+        deserialize_string() counts false;
+        deserialize_bytes() counts false;
+        deserialize_byte_buf() counts false;
+        deserialize_option() counts false;
+        deserialize_unit() counts false;
+        deserialize_unit_struct(name: &'static str) counts false;
+        deserialize_newtype_struct(name: &'static str) counts false;
+        deserialize_seq() counts true;
+        deserialize_tuple(length: usize) counts false;
+        deserialize_tuple_struct(name: &'static str, length: usize) counts false;
+        deserialize_map() counts true;
+        deserialize_struct(name: &'static str, fields: &'static [&'static str]) counts false;
+        deserialize_enum(name: &'static str, variants: &'static [&'static str]) counts false;
+        deserialize_identifier() counts false;
+        deserialize_ignored_any() counts true;
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+macro_rules! visit {
+    ($($method:ident: $type:ty,)*) => {
+        $(fn $method<E: serde::de::Error>(self, value: $type) -> Result<V::Value, E> {
+            self.visitor.$method(value)
+        })*
+    };
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Watched<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.visitor.expecting(f)
+    }
+
+    visit! {
+        visit_bool: bool,
+        visit_i8: i8,
+        visit_i16: i16,
+        visit_i32: i32,
+        visit_i64: i64,
+        visit_i128: i128,
+        visit_u8: u8,
+        visit_u16: u16,
+        visit_u32: u32,
+        visit_u64: u64,
+        visit_u128: u128,
+        visit_f32: f32,
+        visit_f64: f64,
+        visit_char: char,
+        visit_str: &str,
+        visit_borrowed_str: &'de str,
+        visit_string: String,
+        visit_bytes: &[u8],
+        visit_borrowed_bytes: &'de [u8],
+        visit_byte_buf: Vec<u8>,
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_unit()
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_none()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.visitor.visit_some(Guarded { inner, guard: self.guard })
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.visitor.visit_newtype_struct(Guarded { inner, guard: self.guard })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let elements = Elements { inner, guard: self.guard, counts: self.counts };
+        self.visitor.visit_seq(elements)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let elements = Elements { inner, guard: self.guard, counts: self.counts };
+        self.visitor.visit_map(elements)
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_enum(Guarded { inner, guard: self.guard })
+    }
+}
+
+/// The parts of a list, a map, a tuple or a struct.
+struct Elements<'g, A> {
+    inner: A,
+    guard: &'g Guard,
+    counts: bool,
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, A::Error> {
+        if self.counts {
+            self.guard.element()?;
+        }
+        self.inner.next_element_seed(Guarded { inner: seed, guard: self.guard })
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        if self.counts {
+            self.guard.element()?;
+        }
+        self.inner.next_key_seed(Guarded { inner: seed, guard: self.guard })
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {
+        self.inner.next_value_seed(Guarded { inner: seed, guard: self.guard })
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guarded<'_, S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
+        let watched = self.wrap(deserializer);
+        self.inner.deserialize(watched)
+    }
+}
+
+impl<'g, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Guarded<'g, A> {
+    type Error = A::Error;
+    type Variant = Guarded<'g, A::Variant>;
+
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), A::Error> {
+        let Self { inner, guard } = self;
+        let (value, variant) = inner.variant_seed(Guarded { inner: seed, guard })?;
+        Ok((value, Guarded { inner: variant, guard }))
+    }
+}
+
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
+    type Error = A::Error;
+
+    fn unit_variant(self) -> Result<(), A::Error> {
+        self.inner.unit_variant()
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, A::Error> {
+        let Self { inner, guard } = self;
+        inner.newtype_variant_seed(Guarded { inner: seed, guard })
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, A::Error> {
+        let Self { inner, guard } = self;
+        guard.within(|| inner.tuple_variant(length, Watched { visitor, guard, counts: false }))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, A::Error> {
+        let Self { inner, guard } = self;
+        guard.within(|| inner.struct_variant(fields, Watched { visitor, guard, counts: false }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::codec::encode_into;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Chain {
+        End,
+        Link(Box<Chain>),
+    }
+
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    struct Nothing {
+        unit: (),
+        nothing: [u8; 0],
+    }
+
+    #[derive(Debug)]
+    struct Panics;
+
+    impl<'de> Deserialize<'de> for Panics {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            match u8::deserialize(deserializer)? {
+                7 => panic!("seven"),
+                _ => Ok(Self),
+            }
+        }
+    }
+
+    fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_into(value, &mut bytes).expect("the value can be encoded");
+        bytes
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        let mut bytes = vec![1; 1 << 20];
+        bytes.push(0);
+        assert_eq!(decode_untrusted::<Chain>(&bytes), Err(DecodeError::TooDeep { depth_max: DEPTH_MAX }));
+        let chain = (0..20).fold(Chain::End, |chain, _| Chain::Link(Box::new(chain)));
+        assert_eq!(decode_untrusted(&encoded(&chain)), Ok(chain));
+    }
+
+    #[test]
+    fn elements_that_take_no_bytes_are_counted() {
+        let many = encoded(&u64::MAX);
+        assert_eq!(decode_untrusted::<Vec<()>>(&many), Err(DecodeError::TooManyElements));
+        assert_eq!(decode_untrusted::<Vec<Nothing>>(&many), Err(DecodeError::TooManyElements));
+        assert_eq!(decode_untrusted::<BTreeSet<Nothing>>(&many), Err(DecodeError::TooManyElements));
+        assert_eq!(decode_untrusted::<BTreeMap<(), ()>>(&many), Err(DecodeError::TooManyElements));
+        assert_eq!(decode_untrusted::<Vec<()>>(&encoded(&1000u64)).map(|units| units.len()), Ok(1000));
+    }
+
+    #[test]
+    fn only_types_that_need_it_are_watched() {
+        let hazards = |description: std::sync::Arc<TypeDescription>| {
+            let hazards = description.hazards();
+            (hazards.recursive, hazards.weightless)
+        };
+        assert_eq!(hazards(TypeDescription::of::<Vec<(u8, String)>>()), (false, false));
+        assert_eq!(hazards(TypeDescription::of::<Nothing>()), (false, false));
+        assert_eq!(hazards(TypeDescription::of::<Vec<Vec<Nothing>>>()), (false, true));
+        assert_eq!(hazards(TypeDescription::of::<Chain>()), (true, false));
+    }
+
+    #[test]
+    fn a_panic_of_user_code_is_an_error() {
+        let panicked = DecodeError::Panicked { message: "seven".to_owned() };
+        assert_eq!(decode_untrusted::<Panics>(&[7]).unwrap_err(), panicked);
+        assert!(decode_untrusted::<Panics>(&[8]).is_ok());
+        assert_eq!(decode_untrusted::<u8>(&[1, 2]), Err(DecodeError::TrailingBytes { count: 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
+            let _ = decode_untrusted::<Chain>(&bytes);
+            let _ = decode_untrusted::<BTreeMap<u8, Vec<Option<Chain>>>>(&bytes);
+            if let Ok(description) = decode_untrusted::<TypeDescription>(&bytes) {
+                description.difference(&TypeDescription::of::<Chain>());
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Ctrl+C, for environments that were asked to listen for it.
+
+use std::pin::pin;
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+/// Each Ctrl+C of this process, from when the future is ready until the receiver is dropped. Listened for on `runtime`,
+/// because only a tokio runtime can.
+pub(super) fn listen(runtime: &Handle) -> BoxFuture<'static, mpsc::Receiver<()>> {
+    // One that is not yet taken stands for all that follow it.
+    let (interrupts, receiver) = mpsc::channel(3);
+    let (ready, is_ready) = oneshot::channel();
+    runtime.spawn(forward(interrupts, ready));
+    // An error says that there is nothing to listen with, which the closed receiver tells too.
+    Box::pin(is_ready.map(|_| receiver))
+}
+
+#[cfg(unix)]
+async fn forward(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = match signal(SignalKind::interrupt()) {
+        Ok(signals) => signals,
+        Err(error) => return tracing::warn!(%error, "Ctrl+C cannot be listened for"),
+    };
+    let _ = ready.send(());
+    loop {
+        let (signal, unwanted) = (pin!(signals.recv()), pin!(interrupts.closed()));
+        match select(signal, unwanted).await {
+            Either::Left((Some(()), _)) => {
+                let _ = interrupts.try_send(());
+            }
+            Either::Left((None, _)) | Either::Right(_) => return,
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn forward(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
+    let _ = ready.send(());
+    loop {
+        let (signal, unwanted) = (pin!(tokio::signal::ctrl_c()), pin!(interrupts.closed()));
+        match select(signal, unwanted).await {
+            Either::Left((Ok(()), _)) => {
+                let _ = interrupts.try_send(());
+            }
+            Either::Left((Err(_), _)) | Either::Right(_) => return,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Jobs on a node across the network.
+
+mod connect;
+mod link;
+
+use std::{
+    fmt,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub(crate) use self::connect::in_process;
+pub use self::connect::{Connect, ConnectError};
+use self::link::RemoteLink;
+use crate::{
+    bridge::Client,
+    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, query, sealed::Linked},
+    job::{ControlError, EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
+    link::{JobRequest, Link, NodeStop, Opened, Reply, Request, ask},
+    timer::TimerThread,
+};
+
+/// Runs jobs on a [`Node`](crate::Node) across the network, with the API of a
+/// [`LocalEnvironment`](crate::LocalEnvironment).
+///
+/// It keeps one connection, on a thread of its own, and one more thread for deadlines. Clones are handles to the same
+/// environment. When the last clone is dropped, or at [`close`](Environment::close), it disconnects and its threads end;
+/// jobs go on. Handles to jobs do not keep it open.
+///
+/// # When the connection is lost
+///
+/// It is made anew, in the background, for as long as the environment is open. What waits meanwhile:
+///
+/// | what | happens |
+/// |---|---|
+/// | a question, `wait`, `watch`, `stop` and the like | is asked again over the new connection |
+/// | `submit` | is repeated with the same [`JobId`], so there is one job at most |
+/// | a call that was sent | fails with [`FateUnknown`](crate::CallError::FateUnknown), and is not repeated |
+/// | a call or a told message that was not sent | waits for the connection, a call until its deadline |
+/// | a told message on its way | is lost |
+/// | reading an output | goes on where it was |
+/// | sending to an input | goes on where it was; no item comes twice |
+///
+/// While there has been no connection for longer than [`Connect::reconnect_limit`], all of this fails at once, with an
+/// error that says what was seen of the node; if the node's host says that nobody listens there, the jobs count as lost
+/// with it. A node that was started anew knows nothing of the jobs of its predecessor: a [`wait`](JobHandle::wait) for
+/// one ends with [`Outcome::Lost`](crate::Outcome::Lost).
+///
+/// ```no_run
+/// # use proscenium::{BuildError, Flow, Job};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct WordCount { file: std::path::PathBuf }
+/// # impl Job for WordCount {
+/// #     const NAME: &'static str = "word-count";
+/// #     fn build(&self, _: &mut Flow) -> Result<(), BuildError> { Ok(()) }
+/// # }
+/// use proscenium::RemoteEnvironment;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let env = RemoteEnvironment::connect("reader", "localhost:19001").await?;
+/// let job = env.submit(WordCount { file: "a.txt".into() }).autostop(true).await?;
+/// let outcome = job.wait().await?;
+/// let counts: Vec<(String, u64)> = job.output("counts").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RemoteEnvironment {
+    core: Arc<Core>,
+}
+
+/// What the clones of a [`RemoteEnvironment`] share; disconnects when the last one is dropped.
+struct Core {
+    link: Arc<RemoteLink>,
+    client: Client,
+    threads: Arc<Mutex<Option<Threads>>>,
+    /// Its sender is dropped once the connection's thread is about to end.
+    closed: watch::Receiver<()>,
+    thread_prefix: String,
+}
+
+struct Threads {
+    connection: JoinHandle<()>,
+    timer: TimerThread,
+}
+
+impl Threads {
+    fn join(self) {
+        if self.connection.join().is_err() {
+            tracing::error!("the connection's thread of a remote environment panicked");
+        }
+        self.timer.stop_and_join();
+    }
+}
+
+impl RemoteEnvironment {
+    /// A connection to the node at `address` (`host:port`), about to be made: set what differs from the defaults, then
+    /// await it, or have it made by [`blocking`](Connect::blocking). `name` is what this process calls the environment.
+    pub fn connect(name: impl Into<String>, address: impl Into<String>) -> Connect {
+        Connect::new(name.into(), address.into())
+    }
+
+    /// Submits `job`: a builder that submits when it is awaited.
+    pub fn submit<J: IntoJob>(&self, job: J) -> Submit {
+        EnvironmentExt::submit(self, job)
+    }
+
+    /// Runs `job` to its end: a builder that, when it is awaited, submits with autostop, waits, and listens for Ctrl+C
+    /// meanwhile.
+    pub fn run<J: IntoJob>(&self, job: J) -> Run {
+        EnvironmentExt::run(self, job)
+    }
+
+    /// The same for code that is not async.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingEnvironment<'_> {
+        BlockingEnvironment::new(self)
+    }
+
+    /// Has the node end: it accepts no job any more, ends those it has as `how` says, and then itself. Returns once that
+    /// is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`] if the node cannot be reached, or the environment is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future dropped half-way may or may not have stopped the node.
+    pub fn stop_node(&self, how: NodeStop) -> BoxFuture<'static, Result<(), ControlError>> {
+        let stopped = self.core.client.stop_node(how);
+        Box::pin(async move {
+            match stopped.await? {
+                Reply::Done(()) => Ok(()),
+                other => Err(ControlError::Internal(format!("{other:?} does not answer what was asked"))),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for RemoteEnvironment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteEnvironment").field("name", &self.core.link.environment()).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Whether the calling thread is one that closing waits for.
+    fn is_on_own_thread(&self) -> bool {
+        thread::current().name().is_some_and(|name| name.starts_with(&self.thread_prefix))
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.client.close();
+        // A thread of the environment that waited for its threads to end would wait for itself.
+        if !self.is_on_own_thread() {
+            join(&self.threads);
+        }
+    }
+}
+
+/// Joins the threads, unless somebody else has.
+fn join(threads: &Mutex<Option<Threads>>) {
+    let threads = threads.lock().take();
+    if let Some(threads) = threads {
+        threads.join();
+    }
+}
+
+impl Environment for RemoteEnvironment {
+    fn name(&self) -> &str {
+        self.core.link.environment()
+    }
+
+    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>> {
+        query(self.link(), Request::ListJobs)
+    }
+
+    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
+        let link = self.link();
+        Box::pin(async move {
+            let request = Request::Job { job: id, request: JobRequest::Open };
+            let opened = ask::<Opened>(Arc::clone(&link), request).await?;
+            Ok(JobHandle::new(link, id, opened))
+        })
+    }
+
+    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>> {
+        query(self.link(), Request::Health)
+    }
+
+    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
+        query(self.link(), Request::Info)
+    }
+
+    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>> {
+        query(self.link(), Request::Cleanup)
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let core = &self.core;
+        let (client, threads, mut closed) = (core.client.clone(), Arc::clone(&core.threads), core.closed.clone());
+        Box::pin(async move {
+            client.close();
+            // Nothing is ever sent: this ends by the error that the sender is gone.
+            while closed.changed().await.is_ok() {}
+            // The threads have nothing left to do but to end, so this does not hold up the executor.
+            join(&threads);
+        })
+    }
+}
+
+impl Linked for RemoteEnvironment {
+    #[expect(private_interfaces, reason = "the trait is sealed: nobody else can name or call this")]
+    fn link(&self) -> Arc<dyn Link> {
+        Arc::clone(&self.core.link) as Arc<dyn Link>
+    }
+}

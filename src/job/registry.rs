@@ -1,0 +1,223 @@
+//! Which job types a process can run, and the form in which a job comes to it.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec,
+    job::{Job, JobPayload, Typed},
+    schema::{Fingerprint, TypeDescription},
+};
+
+/// A job on its way to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EncodedJob {
+    pub name: String,
+    pub version: u32,
+    pub fingerprint: Fingerprint,
+    pub parameters: Vec<u8>,
+}
+
+impl EncodedJob {
+    pub(super) fn of<J: Job>(job: &J) -> Result<Self, NotSendable> {
+        let mut parameters = Vec::new();
+        let encoded = codec::encode_into(job, &mut parameters);
+        let name = J::NAME.to_owned();
+        if let Err(error) = encoded {
+            return Err(NotSendable::Encode { job: name, message: error.to_string() });
+        }
+        Ok(Self { name, version: J::VERSION, fingerprint: TypeDescription::of::<J>().fingerprint(), parameters })
+    }
+}
+
+/// Why a job cannot be sent to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NotSendable {
+    Closure { job: String },
+    Encode { job: String, message: String },
+}
+
+/// Why a process does not run a job that was sent to it. *Here* is the sender, *there* this process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum JobRefusal {
+    Unknown { name: String, known: Vec<String> },
+    TypeDiffers { name: String, there: Box<TypeDescription> },
+    VersionDiffers { name: String, here: u32, there: u32 },
+    Parameters { name: String, message: String },
+}
+
+/// The job types that a node can run, each known by its [`Job::NAME`]; most easily made by [`jobs!`](crate::jobs).
+#[derive(Clone, Default)]
+pub struct JobRegistry {
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    name: &'static str,
+    version: u32,
+    describe: fn() -> Arc<TypeDescription>,
+    decode: fn(&[u8]) -> Result<JobPayload, codec::DecodeError>,
+}
+
+impl JobRegistry {
+    /// A registry that knows no job.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the job type `J`. A node that is given two types of one name does not open.
+    #[must_use]
+    pub fn add<J: Job>(mut self) -> Self {
+        self.entries.push(Entry {
+            name: J::NAME,
+            version: J::VERSION,
+            describe: TypeDescription::of::<J>,
+            decode: |bytes| Ok(JobPayload(Box::new(Typed(codec::decode_untrusted::<J>(bytes)?)))),
+        });
+        self
+    }
+
+    /// Adds all job types of `other`.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.entries.extend(other.entries);
+        self
+    }
+
+    /// The names, in the order in which they were added.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.entries.iter().map(|entry| entry.name)
+    }
+
+    /// A name that was added twice.
+    pub(crate) fn duplicate(&self) -> Option<&'static str> {
+        let mut names: Vec<&str> = self.names().collect();
+        names.sort_unstable();
+        names.windows(2).find(|pair| pair[0] == pair[1]).and_then(|pair| self.names().find(|name| *name == pair[0]))
+    }
+
+    /// Decodes a job, once it is sure that it is one of a type known here.
+    pub(crate) fn open(&self, job: EncodedJob) -> Result<JobPayload, JobRefusal> {
+        let EncodedJob { name, version, fingerprint, parameters } = job;
+        let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else {
+            return Err(JobRefusal::Unknown { name, known: self.names().map(str::to_owned).collect() });
+        };
+        let description = (entry.describe)();
+        if description.fingerprint() != fingerprint {
+            return Err(JobRefusal::TypeDiffers { name, there: Box::new((*description).clone()) });
+        }
+        if entry.version != version {
+            return Err(JobRefusal::VersionDiffers { name, here: version, there: entry.version });
+        }
+        (entry.decode)(&parameters).map_err(|error| JobRefusal::Parameters { name, message: error.to_string() })
+    }
+}
+
+impl fmt::Debug for JobRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+/// The registry of these job types, for a node.
+///
+/// ```
+/// use proscenium::{BuildError, Flow, Job, jobs};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Nothing;
+///
+/// impl Job for Nothing {
+///     const NAME: &'static str = "nothing";
+///
+///     fn build(&self, _: &mut Flow) -> Result<(), BuildError> {
+///         Ok(())
+///     }
+/// }
+///
+/// let registry = jobs![Nothing];
+/// assert!(registry.names().eq(["nothing"]));
+/// ```
+#[macro_export]
+macro_rules! jobs {
+    ($($job:ty),* $(,)?) => {
+        $crate::JobRegistry::new()$(.add::<$job>())*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{flow::Flow, job::BuildError};
+
+    #[derive(Serialize, Deserialize)]
+    struct Count {
+        to: u32,
+    }
+
+    impl Job for Count {
+        const NAME: &'static str = "count";
+        const VERSION: u32 = 2;
+
+        fn build(&self, _: &mut Flow) -> Result<(), BuildError> {
+            Ok(())
+        }
+    }
+
+    mod older {
+        use super::*;
+
+        #[derive(Serialize, Deserialize)]
+        pub(super) struct Count {
+            pub until: u32,
+        }
+
+        impl Job for Count {
+            const NAME: &'static str = "count";
+
+            fn build(&self, _: &mut Flow) -> Result<(), BuildError> {
+                Ok(())
+            }
+        }
+    }
+
+    fn encoded(job: &impl Job) -> EncodedJob {
+        EncodedJob::of(job).expect("it can be encoded")
+    }
+
+    #[test]
+    fn a_known_job_comes_back() {
+        let payload = crate::jobs![Count].open(encoded(&Count { to: 7 })).expect("it is known");
+        assert_eq!(payload.0.name(), "count");
+    }
+
+    #[test]
+    fn whatever_differs_is_told() {
+        let registry = crate::jobs![Count];
+        let unknown = EncodedJob { name: "sum".to_owned(), ..encoded(&Count { to: 1 }) };
+        let known = vec!["count".to_owned()];
+        assert_eq!(registry.open(unknown).err(), Some(JobRefusal::Unknown { name: "sum".to_owned(), known }));
+        match registry.open(encoded(&older::Count { until: 1 })) {
+            Err(JobRefusal::TypeDiffers { name, there }) => {
+                let difference = TypeDescription::of::<older::Count>().difference(&there);
+                assert_eq!((name.as_str(), difference.as_str()), ("count", "field `until` of `Count` exists here and not there"));
+            }
+            other => panic!("{:?}", other.err()),
+        }
+        let old = EncodedJob { version: 1, ..encoded(&Count { to: 1 }) };
+        let differs = JobRefusal::VersionDiffers { name: "count".to_owned(), here: 1, there: 2 };
+        assert_eq!(registry.open(old).err(), Some(differs));
+        let cut = EncodedJob { parameters: Vec::new(), ..encoded(&Count { to: 1 }) };
+        assert!(matches!(registry.open(cut), Err(JobRefusal::Parameters { .. })));
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_found() {
+        assert_eq!(crate::jobs![Count].duplicate(), None);
+        assert_eq!(crate::jobs![Count, older::Count].duplicate(), Some("count"));
+    }
+}

@@ -1,0 +1,260 @@
+//! Opening a node.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Node,
+    serving::{self, Setup},
+};
+use crate::{
+    bridge::{Heartbeat, Key, KeyError, ServerConfig},
+    environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
+    job::{JobRegistry, Limits},
+    manager::Placement,
+};
+
+/// Where a node listens if nothing else is said.
+const ADDRESS: &str = "127.0.0.1:19001";
+
+/// A [`Node`] about to be opened.
+#[must_use = "nothing is opened before `open`"]
+pub struct NodeBuilder {
+    environment: LocalEnvironmentBuilder,
+    name: String,
+    jobs: JobRegistry,
+    address: Option<String>,
+    key: WhichKey,
+    limits: Limits,
+    heartbeat: Heartbeat,
+    hello_limit: Duration,
+    connections_max: usize,
+    insecure_plaintext: bool,
+}
+
+enum WhichKey {
+    FindOrNew,
+    File(PathBuf),
+    This(Key),
+}
+
+impl NodeBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            environment: LocalEnvironment::builder("node"),
+            name: "node".to_owned(),
+            jobs: JobRegistry::new(),
+            address: Some(ADDRESS.to_owned()),
+            key: WhichKey::FindOrNew,
+            limits: Limits::default(),
+            heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
+            hello_limit: Duration::from_secs(5),
+            connections_max: 4096,
+            insecure_plaintext: false,
+        }
+    }
+
+    /// The job types that the node can run; most easily made by [`jobs!`](crate::jobs). Default: none.
+    pub fn jobs(mut self, jobs: JobRegistry) -> Self {
+        self.jobs = jobs;
+        self
+    }
+
+    /// What the node is called in messages. Default `node`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Where to listen, as `host:port`; port 0 is any that is free. Default `127.0.0.1:19001`.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// Listens nowhere: the node is only reached by [`Node::connect`].
+    pub fn without_listener(mut self) -> Self {
+        self.address = None;
+        self
+    }
+
+    /// The key that clients must have. Default: the one that [`Key::find_or_new`] finds, or makes.
+    pub fn key(mut self, key: Key) -> Self {
+        self.key = WhichKey::This(key);
+        self
+    }
+
+    /// The file with the key that clients must have; made if there is none.
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key = WhichKey::File(path.into());
+        self
+    }
+
+    /// The limits of all jobs. Default: [`Limits::default`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Threads that run tasks. Default: the cores.
+    pub fn task_threads(mut self, threads: usize) -> Self {
+        self.environment = self.environment.task_threads(threads);
+        self
+    }
+
+    /// Threads that run services, which no task shares. Default: 1.
+    pub fn service_threads(mut self, threads: usize) -> Self {
+        self.environment = self.environment.service_threads(threads);
+        self
+    }
+
+    /// The policy that spreads tasks over the task threads. Default: [`RoundRobin`](crate::RoundRobin).
+    pub fn placement(mut self, placement: impl Placement) -> Self {
+        self.environment = self.environment.placement(placement);
+        self
+    }
+
+    /// A sign of life is sent every `interval`, and a client that gave none for `timeout` counts as lost. Default 5 s and
+    /// 15 s. An interval of zero counts as a millisecond.
+    pub fn heartbeat(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.heartbeat = Heartbeat { interval: interval.max(Duration::from_millis(1)), timeout };
+        self
+    }
+
+    /// How long a peer may take to prove that it has the key. Default 5 s.
+    pub fn hello_limit(mut self, limit: Duration) -> Self {
+        self.hello_limit = limit;
+        self
+    }
+
+    /// Clients that may be connected at the same time. Default 4,096.
+    pub fn connections_max(mut self, connections: usize) -> Self {
+        self.connections_max = connections;
+        self
+    }
+
+    /// Whether to listen for other machines without encryption. What is sent can then be read by whoever is on the way;
+    /// the key cannot. Default: no, and such an address is refused.
+    pub fn insecure_plaintext(mut self, insecure: bool) -> Self {
+        self.insecure_plaintext = insecure;
+        self
+    }
+
+    /// Opens the node, which then serves.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`]; then nothing is left of it, but a key that was made.
+    pub fn open(self) -> Result<Node, NodeError> {
+        if let Some(name) = self.jobs.duplicate() {
+            return Err(NodeError::DuplicateJob { name });
+        }
+        let key = match self.key {
+            WhichKey::FindOrNew => Key::find_or_new()?,
+            WhichKey::File(path) => Key::from_file_or_new(path)?,
+            WhichKey::This(key) => key,
+        };
+        let limits = self.limits.normalised();
+        let call_deadline = limits.call_deadline;
+        let environment = self.environment.name(&self.name).limits(limits).open().map_err(NodeError::Environment)?;
+        let mut incarnation = [0; 16];
+        getrandom::fill(&mut incarnation).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
+        let server = ServerConfig {
+            key: key.clone(),
+            incarnation: u128::from_le_bytes(incarnation),
+            registry: self.jobs,
+            heartbeat: self.heartbeat,
+            hello_limit: self.hello_limit,
+            connections_max: self.connections_max.max(1),
+            environment: self.name,
+            call_deadline,
+        };
+        let (commands, orders) = mpsc::unbounded_channel();
+        let (opened, is_open) = std_mpsc::sync_channel(1);
+        let (closed, closed_rx) = watch::channel(());
+        let setup = Setup {
+            environment,
+            server,
+            address: self.address,
+            beyond_loopback: self.insecure_plaintext,
+            orders,
+            stops: commands.clone(),
+        };
+        let thread_name = next_thread_name();
+        let thread = thread::Builder::new()
+            .name(thread_name.clone())
+            .spawn(move || serving::run(setup, &opened, closed))
+            .map_err(NodeError::Thread)?;
+        let address = match is_open.recv() {
+            Ok(address) => address?,
+            Err(_) => return Err(NodeError::Thread(io::Error::other("the node's thread broke off"))),
+        };
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        Ok(Node { commands, address, key, thread, closed: closed_rx, thread_name })
+    }
+}
+
+/// Unique within the process, so that the thread can be recognised by its name.
+fn next_thread_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("proscenium-n{}-node", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("name", &self.name)
+            .field("jobs", &self.jobs)
+            .field("address", &self.address)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a node could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Two of its job types have the same name.
+    #[error("two job types are named `{name}`")]
+    DuplicateJob {
+        /// The name.
+        name: &'static str,
+    },
+    /// There is no key, and none could be made.
+    #[error("there is no key for the node")]
+    Key(#[from] KeyError),
+    /// The environment that is to run the jobs could not be opened.
+    #[error("the node's environment could not be opened")]
+    Environment(#[source] OpenError),
+    /// It cannot listen at that address.
+    #[error("the node cannot listen at {address}: {message}")]
+    Address {
+        /// The address.
+        address: String,
+        /// What the operating system said.
+        message: String,
+    },
+    /// Others than this machine could connect, and the connections would not be encrypted.
+    #[error("{address} can be reached from other machines: use TLS, or say `insecure_plaintext` if everyone on the way may read along")]
+    Exposed {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The operating system refused a thread or a file descriptor.
+    #[error("the operating system refused a thread or a file descriptor")]
+    Thread(#[source] io::Error),
+}

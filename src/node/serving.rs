@@ -1,0 +1,246 @@
+//! The thread of a node: accepts connections until it is told to stop, and then ends what there is.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::mpsc::SyncSender, time::Duration};
+
+use futures::future::{BoxFuture, Either, join_all, select};
+use tokio::{
+    io::DuplexStream,
+    net::TcpListener,
+    runtime::Builder,
+    sync::{mpsc, watch},
+    task::{AbortHandle, LocalSet, spawn_local},
+};
+
+use super::NodeError;
+use crate::{
+    bridge::{Dial, DialError, DialErrorKind, Dialled, Server, ServerConfig, is_loopback, listen, resolve},
+    environment::{Environment, LocalEnvironment},
+    job::JobHandle,
+    link::NodeStop,
+};
+
+/// Bytes on the way in a pipe between a node and a client of the same process.
+const PIPE_BYTES: usize = 256 << 10;
+
+/// The wait after an attempt to accept failed, as when there are no file descriptors left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What a node's thread is told.
+pub(super) enum Command {
+    Stop(NodeStop),
+    ListenForSignals,
+    /// A client of this process.
+    Welcome(DuplexStream),
+}
+
+pub(super) struct Setup {
+    pub environment: LocalEnvironment,
+    pub server: ServerConfig,
+    pub address: Option<String>,
+    /// Whether others than this machine may be listened for.
+    pub beyond_loopback: bool,
+    pub orders: mpsc::UnboundedReceiver<Command>,
+    /// Where clients' and signals' orders to stop go.
+    pub stops: mpsc::UnboundedSender<Command>,
+}
+
+/// Connects to a node of this process.
+pub(super) struct InProcessDial {
+    pub commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Dial for InProcessDial {
+    fn dial(&self) -> BoxFuture<'static, Result<Dialled, DialError>> {
+        let (here, there) = tokio::io::duplex(PIPE_BYTES);
+        let welcomed = self.commands.send(Command::Welcome(there));
+        Box::pin(std::future::ready(match welcomed {
+            Ok(()) => Ok(Dialled { stream: Box::new(here), binding: Vec::new() }),
+            Err(_) => {
+                let message = "the node has ended".to_owned();
+                Err(DialError { message, kind: DialErrorKind::NobodyListens })
+            }
+        }))
+    }
+
+    fn place(&self) -> &str {
+        "this process"
+    }
+}
+
+/// Runs until the node has ended. `closed` is dropped last.
+pub(super) fn run(
+    setup: Setup,
+    opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>,
+    closed: watch::Sender<()>,
+) {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Without an opener there is nobody to tell.
+            let _ = opened.send(Err(NodeError::Thread(error)));
+            return;
+        }
+    };
+    LocalSet::new().block_on(&runtime, serve(setup, opened));
+    // Without waiting: what a lookup of names still does is of no interest to anybody.
+    runtime.shutdown_background();
+    drop(closed);
+}
+
+async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>) {
+    let Setup { environment, server, address, beyond_loopback, mut orders, stops } = setup;
+    let listener = match open_listener(address, beyond_loopback).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            environment.close().await;
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (client_stops, mut asked) = mpsc::unbounded_channel();
+    let server = Server::new(server, environment.host(), client_stops);
+    let accepting = listener.map(|listener| spawn_local(accept(Rc::clone(&server), listener)).abort_handle());
+    let forwarded = stops.clone();
+    spawn_local(async move {
+        while let Some(how) = asked.recv().await {
+            let _ = forwarded.send(Command::Stop(how));
+        }
+    });
+    tracing::info!(node = environment.name(), ?address, "serving");
+    if opened.send(Ok(address)).is_ok() {
+        let how = until_stopped(&server, &mut orders, &stops).await;
+        end_jobs(&environment, &server, how, accepting.as_ref(), &mut orders, &stops).await;
+    }
+    if let Some(accepting) = accepting {
+        accepting.abort();
+    }
+    server.close().await;
+    environment.close().await;
+    tracing::info!(node = environment.name(), "ended");
+}
+
+async fn open_listener(address: Option<String>, beyond_loopback: bool) -> Result<Option<TcpListener>, NodeError> {
+    let Some(address) = address else { return Ok(None) };
+    let failed = |error: io::Error| NodeError::Address { address: address.clone(), message: error.to_string() };
+    let addresses = resolve(&address).await.map_err(failed)?;
+    let exposed = addresses.iter().find(|address| !is_loopback(address.ip()));
+    if let (Some(address), false) = (exposed, beyond_loopback) {
+        return Err(NodeError::Exposed { address: *address });
+    }
+    listen(&addresses).await.map(Some).map_err(failed)
+}
+
+async fn accept(server: Rc<Server>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Frames are gathered before they are written; to wait for more would only delay them.
+                if stream.set_nodelay(true).is_ok() {
+                    server.welcome(Box::new(stream), Vec::new());
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Follows orders until one is to stop.
+async fn until_stopped(
+    server: &Rc<Server>,
+    orders: &mut mpsc::UnboundedReceiver<Command>,
+    stops: &mpsc::UnboundedSender<Command>,
+) -> NodeStop {
+    loop {
+        match orders.recv().await {
+            Some(Command::Stop(how)) => return how,
+            Some(Command::ListenForSignals) => listen_for_signals(stops.clone()),
+            Some(Command::Welcome(stream)) => server.welcome(Box::new(stream), Vec::new()),
+            // The node itself holds a sender, so this does not happen.
+            None => return NodeStop::Cancel,
+        }
+    }
+}
+
+/// Ends all jobs, and more firmly if another order says so. Clients can ask and wait meanwhile.
+async fn end_jobs(
+    environment: &LocalEnvironment,
+    server: &Rc<Server>,
+    mut how: NodeStop,
+    accepting: Option<&AbortHandle>,
+    orders: &mut mpsc::UnboundedReceiver<Command>,
+    stops: &mpsc::UnboundedSender<Command>,
+) {
+    tracing::info!(node = environment.name(), ?how, "stopping");
+    if let Some(accepting) = accepting {
+        accepting.abort();
+    }
+    server.refuse_jobs();
+    loop {
+        let mut jobs: Vec<JobHandle> = Vec::new();
+        for status in environment.jobs().await.unwrap_or_default() {
+            if status.is_running()
+                && let Ok(job) = environment.job(status.id).await
+            {
+                jobs.push(job);
+            }
+        }
+        if jobs.is_empty() {
+            return;
+        }
+        for job in &jobs {
+            // A refusal says that the job has ended meanwhile.
+            let _ = if how == NodeStop::Cancel { job.cancel().await } else { job.stop().await };
+        }
+        let mut ended = std::pin::pin!(join_all(jobs.iter().map(JobHandle::wait)));
+        loop {
+            match select(ended.as_mut(), std::pin::pin!(orders.recv())).await {
+                Either::Left(_) => break,
+                Either::Right((Some(Command::Stop(NodeStop::Cancel)), _)) if how != NodeStop::Cancel => {
+                    how = NodeStop::Cancel;
+                    break;
+                }
+                // A signal while draining is the second one.
+                Either::Right((Some(Command::Stop(NodeStop::Drain)), _)) => {}
+                Either::Right((Some(Command::ListenForSignals), _)) => listen_for_signals(stops.clone()),
+                Either::Right((Some(Command::Stop(_) | Command::Welcome(_)) | None, _)) => {}
+            }
+        }
+    }
+}
+
+/// The first signal drains, later ones cancel.
+#[cfg(unix)]
+fn listen_for_signals(stops: mpsc::UnboundedSender<Command>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
+    let (mut interrupt, mut terminate) = match signals {
+        Ok(signals) => signals,
+        Err(error) => return tracing::warn!(%error, "signals cannot be listened for"),
+    };
+    spawn_local(async move {
+        let mut how = NodeStop::Drain;
+        loop {
+            let (interrupt, terminate) = (std::pin::pin!(interrupt.recv()), std::pin::pin!(terminate.recv()));
+            let _ = select(interrupt, terminate).await;
+            if stops.send(Command::Stop(how)).is_err() {
+                return;
+            }
+            how = NodeStop::Cancel;
+        }
+    });
+}
+
+/// The first Ctrl+C drains, later ones cancel.
+#[cfg(not(unix))]
+fn listen_for_signals(stops: mpsc::UnboundedSender<Command>) {
+    spawn_local(async move {
+        let mut how = NodeStop::Drain;
+        while tokio::signal::ctrl_c().await.is_ok() && stops.send(Command::Stop(how)).is_ok() {
+            how = NodeStop::Cancel;
+        }
+    });
+}
