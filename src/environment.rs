@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+pub(crate) use self::remote::in_process;
 pub use self::{
     blocking::BlockingEnvironment,
     local::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
@@ -18,7 +19,6 @@ pub use self::{
     run::{Run, RunError},
     submit::{Submit, SubmitError},
 };
-pub(crate) use self::remote::in_process;
 use crate::{
     job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
     link::{Link, Refusal, Reply, Request, ask},

@@ -16,9 +16,9 @@ pub(crate) use self::id::{Attempt, Incarnation, ServiceId};
 pub use self::id::{JobId, ParseJobIdError, TaskId};
 pub(crate) use self::options::JobOptions;
 pub use self::options::{ErrorPolicy, Limits};
+pub use self::outcome::{CancelReason, FailureCause, Outcome, Warning};
 pub use self::registry::JobRegistry;
 pub(crate) use self::registry::{EncodedJob, JobRefusal, NotSendable};
-pub use self::outcome::{CancelReason, FailureCause, Outcome, Warning};
 pub use self::status::{
     ActorState, DeadLetter, DeadLetters, EnvironmentInfo, Explanation, Health, JobState, JobStatus, ServiceStatus,
     TaskCounters, TaskStatus,

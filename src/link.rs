@@ -144,22 +144,39 @@ impl Opened {
 /// Why a request was not fulfilled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Refusal {
-    NoSuchJob { id: JobId },
-    Expired { id: JobId },
-    Conflict { operation: String, state: JobState },
+    NoSuchJob {
+        id: JobId,
+    },
+    Expired {
+        id: JobId,
+    },
+    Conflict {
+        operation: String,
+        state: JobState,
+    },
     Build(BuildRefusal),
     /// The node does not run such a job.
     Job(JobRefusal),
     /// The job's parameters have another structure on the node. Made by the client, which knows both.
-    JobTypeDiffers { job: String, difference: String },
+    JobTypeDiffers {
+        job: String,
+        difference: String,
+    },
     /// The job cannot be sent to another process.
     NotSendable(NotSendable),
     /// The node that ran the job is gone.
-    Lost { id: JobId, reason: String },
+    Lost {
+        id: JobId,
+        reason: String,
+    },
     /// No connection could be had. Nothing was asked.
-    Unreachable { message: String },
+    Unreachable {
+        message: String,
+    },
     /// It was asked, and the connection was lost for good before the answer came.
-    FateUnknown { message: String },
+    FateUnknown {
+        message: String,
+    },
     EnvironmentClosed,
     Internal(String),
 }

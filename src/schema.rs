@@ -7,8 +7,8 @@
 
 mod difference;
 mod fingerprint;
-mod recorder;
 mod received;
+mod recorder;
 mod text;
 mod trace;
 
@@ -172,7 +172,8 @@ impl TypeDescription {
                 fingerprint::of_type_name(&untraceable.type_name)
             }
         };
-        let description = Arc::new(Self { type_name: type_name::<T>().into(), fingerprint, hazards: Hazards::of(&schema), schema });
+        let description =
+            Arc::new(Self { type_name: type_name::<T>().into(), fingerprint, hazards: Hazards::of(&schema), schema });
         Arc::clone(DESCRIPTIONS.lock().entry(id).or_insert(description))
     }
 

@@ -21,12 +21,7 @@ use tokio::{
 };
 
 use self::{
-    input::InputStream,
-    keeper::Keeper,
-    output::OutputStream,
-    request::Question,
-    route::ServiceWay,
-    state::Shared,
+    input::InputStream, keeper::Keeper, output::OutputStream, request::Question, route::ServiceWay, state::Shared,
 };
 use super::{
     connection::{End, Heartbeat},
@@ -78,8 +73,7 @@ impl Client {
         let handle = runtime.handle().clone();
         let (opened, is_open) = oneshot::channel();
         let ClientConfig { dial, key, heartbeat, connect_limit, reconnect_limit, thread_name, closed } = config;
-        let keeper =
-            Keeper { dial, key, heartbeat, connect_limit, reconnect_limit, shared: Arc::clone(&shared) };
+        let keeper = Keeper { dial, key, heartbeat, connect_limit, reconnect_limit, shared: Arc::clone(&shared) };
         let thread = thread::Builder::new().name(thread_name).spawn(move || {
             runtime.block_on(keeper.run(opened));
             // Without waiting: what a lookup of names still does is of no interest to anybody.
@@ -153,7 +147,9 @@ impl Client {
         wanted: Arc<TypeDescription>,
     ) -> BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
-        Box::pin(async move { Ok(Box::new(OutputStream::open(&shared, job, name, wanted).await?) as Box<dyn ChunkSource>) })
+        Box::pin(
+            async move { Ok(Box::new(OutputStream::open(&shared, job, name, wanted).await?) as Box<dyn ChunkSource>) },
+        )
     }
 
     pub(crate) fn input(
@@ -163,7 +159,9 @@ impl Client {
         wanted: Arc<TypeDescription>,
     ) -> BoxFuture<'static, Result<Arc<dyn RemoteInput>, InputError>> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
-        Box::pin(async move { Ok(Arc::new(InputStream::open(&shared, job, name, wanted).await?) as Arc<dyn RemoteInput>) })
+        Box::pin(
+            async move { Ok(Arc::new(InputStream::open(&shared, job, name, wanted).await?) as Arc<dyn RemoteInput>) },
+        )
     }
 }
 
@@ -196,7 +194,9 @@ impl ConnectFault {
     /// Whether another attempt is bound to fail in the same way.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
-            Self::Dial(error) => matches!(error.kind, DialErrorKind::Address | DialErrorKind::Untrusted | DialErrorKind::Exposed),
+            Self::Dial(error) => {
+                matches!(error.kind, DialErrorKind::Address | DialErrorKind::Untrusted | DialErrorKind::Exposed)
+            }
             Self::Hello(error) => error.is_permanent(),
             Self::TimedOut(_) | Self::NotWelcomed(_) => false,
         }

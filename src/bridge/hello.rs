@@ -109,7 +109,9 @@ impl Transcript<'_> {
             Role::Node => b"proscenium node",
         };
         let mut role_key = [0; 32];
-        Hkdf::<Sha256>::new(None, key.secret()).expand(info, &mut role_key).expect("32 bytes are less than HKDF can give");
+        Hkdf::<Sha256>::new(None, key.secret())
+            .expand(info, &mut role_key)
+            .expect("32 bytes are less than HKDF can give");
         let mut mac = Hmac::<Sha256>::new_from_slice(&role_key).expect("HMAC takes keys of any length");
         mac.update(self.client);
         mac.update(self.node);
@@ -137,7 +139,9 @@ pub(crate) enum HelloError {
     Closed,
     #[error("the peer does not speak proscenium's protocol: is this the address of a node?")]
     NotProscenium,
-    #[error("the peer speaks version {there} of the protocol and this side version {here}: use the same release on both")]
+    #[error(
+        "the peer speaks version {there} of the protocol and this side version {here}: use the same release on both"
+    )]
     Version { here: u16, there: u16 },
     #[error("the peer uses codec {there} and this side codec {here}: use the same release on both")]
     Codec { here: u16, there: u16 },

@@ -291,7 +291,10 @@ mod tests {
         let file = folder.path().join("other").to_str().unwrap().to_owned();
         assert_eq!(look(&[("HOME", &home)]), Ok(by_home));
         assert_eq!(look(&[("HOME", &home), (KEY_FILE_VARIABLE, &file)]), Ok(by_file));
-        assert_eq!(look(&[("HOME", &home), (KEY_FILE_VARIABLE, &file), (KEY_VARIABLE, &digits)]), Key::from_hex(&digits));
+        assert_eq!(
+            look(&[("HOME", &home), (KEY_FILE_VARIABLE, &file), (KEY_VARIABLE, &digits)]),
+            Key::from_hex(&digits)
+        );
         assert_eq!(look(&[]), Err(KeyError::NoHome));
         assert!(matches!(look(&[("PROSCENIUM_HOME", &home)]), Err(KeyError::NotFound { .. })));
     }

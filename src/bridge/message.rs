@@ -12,7 +12,7 @@ use super::connection::Violation;
 
 use crate::{
     job::{EncodedJob, JobId, JobOptions},
-    link::{Refusal, Reply, Request, NodeStop},
+    link::{NodeStop, Refusal, Reply, Request},
     port::{InputError, OutputError},
     schema::{Fingerprint, TypeDescription},
     service::CallError,
@@ -24,7 +24,11 @@ pub(super) enum FromClient {
     /// Answered by `Reply`.
     Ask(Request),
     /// Answered by `Reply`. To say it again with the same id and job changes nothing.
-    Submit { id: JobId, options: JobOptions, job: EncodedJob },
+    Submit {
+        id: JobId,
+        options: JobOptions,
+        job: EncodedJob,
+    },
     /// Answered by `Reply` once the node has taken the order; it closes its connections when all jobs have ended.
     StopNode(NodeStop),
     /// The reply to this request is not waited for any more.
@@ -41,13 +45,30 @@ pub(super) enum FromClient {
     /// The call's answer is not waited for any more: skip it, if it was not taken up yet.
     Withdraw,
     /// Answered by `OutputOpened`, then chunks as credit allows, then `OutputEnded`.
-    OpenOutput { job: JobId, output: String, item_type: Fingerprint, from: u64, bytes: u64 },
+    OpenOutput {
+        job: JobId,
+        output: String,
+        item_type: Fingerprint,
+        from: u64,
+        bytes: u64,
+    },
     /// Items before `consumed` were handed out; `bytes` more may be sent.
-    OutputCredit { consumed: u64, bytes: u64 },
+    OutputCredit {
+        consumed: u64,
+        bytes: u64,
+    },
     /// Items before `consumed` were handed out. If that is inside a chunk, the last `rest_bytes` of it were not.
-    CloseOutput { consumed: u64, rest_bytes: u64 },
+    CloseOutput {
+        consumed: u64,
+        rest_bytes: u64,
+    },
     /// Answered by `InputOpened`.
-    OpenInput { job: JobId, input: String, item_type: Fingerprint, writer: u128 },
+    OpenInput {
+        job: JobId,
+        input: String,
+        item_type: Fingerprint,
+        writer: u128,
+    },
     /// Answered by `InputFinished`; behind the items, on their lane.
     FinishInput,
     /// The writer is done and will not come back.
@@ -58,20 +79,30 @@ pub(super) enum FromClient {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum FromNode {
     /// The first message of every connection.
-    Welcome { environment: String, call_deadline: Duration },
+    Welcome {
+        environment: String,
+        call_deadline: Duration,
+    },
     Reply(Result<Reply, Refusal>),
     RouteOpened(Result<(), RouteFault>),
     /// Messages of this cost have left the way for the service's queue.
-    RouteCredit { cost: u64 },
+    RouteCredit {
+        cost: u64,
+    },
     /// A told message was not taken.
     RouteRefused(CallError),
     OutputOpened(Result<(), OutputFault>),
     OutputEnded(Result<(), OutputError>),
     /// The job has all items of this writer before `next`.
     InputOpened(Result<u64, InputFault>),
-    InputTaken { next: u64 },
+    InputTaken {
+        next: u64,
+    },
     /// Of what was sent, the items before `next` were taken, and no others will be.
-    InputRefused { next: u64, error: InputError },
+    InputRefused {
+        next: u64,
+        error: InputError,
+    },
     InputFinished(Result<(), InputError>),
 }
 
@@ -150,7 +181,9 @@ pub(super) fn head_of(first: u64, items: u64) -> [u8; 16] {
 
 /// Reads such a head; what follows it are the items.
 pub(super) fn run_head(payload: &[u8]) -> Result<(u64, u64, &[u8]), Violation> {
-    let Some((first, rest)) = payload.split_first_chunk::<8>() else { return Err(Violation::new("a run without head")) };
+    let Some((first, rest)) = payload.split_first_chunk::<8>() else {
+        return Err(Violation::new("a run without head"));
+    };
     let Some((items, bytes)) = rest.split_first_chunk::<8>() else { return Err(Violation::new("a run without head")) };
     Ok((u64::from_le_bytes(*first), u64::from_le_bytes(*items), bytes))
 }

@@ -90,11 +90,7 @@ struct SessionEntry {
 }
 
 impl Server {
-    pub(crate) fn new(
-        config: ServerConfig,
-        host: Arc<dyn Host>,
-        stops: mpsc::UnboundedSender<NodeStop>,
-    ) -> Rc<Self> {
+    pub(crate) fn new(config: ServerConfig, host: Arc<dyn Host>, stops: mpsc::UnboundedSender<NodeStop>) -> Rc<Self> {
         Rc::new(Self { config, host, stops, state: RefCell::default() })
     }
 

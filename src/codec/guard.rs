@@ -312,7 +312,11 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
         guard.within(|| inner.tuple_variant(length, Watched { visitor, guard, counts: false }))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, A::Error> {
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
         let Self { inner, guard } = self;
         guard.within(|| inner.struct_variant(fields, Watched { visitor, guard, counts: false }))
     }

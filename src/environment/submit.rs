@@ -115,7 +115,9 @@ pub enum SubmitError {
     #[error("the flow could not be built")]
     Build(#[source] BuildRefusal),
     /// The job is a closure, which cannot be sent to another process.
-    #[error("job `{job}` is a closure, which cannot be sent to a node: declare a type that implements `Job`, and link it into the node with `jobs![..]`")]
+    #[error(
+        "job `{job}` is a closure, which cannot be sent to a node: declare a type that implements `Job`, and link it into the node with `jobs![..]`"
+    )]
     Closure {
         /// The job's name.
         job: String,

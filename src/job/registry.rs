@@ -204,7 +204,10 @@ mod tests {
         match registry.open(encoded(&older::Count { until: 1 })) {
             Err(JobRefusal::TypeDiffers { name, there }) => {
                 let difference = TypeDescription::of::<older::Count>().difference(&there);
-                assert_eq!((name.as_str(), difference.as_str()), ("count", "field `until` of `Count` exists here and not there"));
+                assert_eq!(
+                    (name.as_str(), difference.as_str()),
+                    ("count", "field `until` of `Count` exists here and not there")
+                );
             }
             other => panic!("{:?}", other.err()),
         }

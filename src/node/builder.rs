@@ -249,7 +249,9 @@ pub enum NodeError {
         message: String,
     },
     /// Others than this machine could connect, and the connections would not be encrypted.
-    #[error("{address} can be reached from other machines: use TLS, or say `insecure_plaintext` if everyone on the way may read along")]
+    #[error(
+        "{address} can be reached from other machines: use TLS, or say `insecure_plaintext` if everyone on the way may read along"
+    )]
     Exposed {
         /// The address.
         address: SocketAddr,

@@ -68,11 +68,7 @@ impl Dial for InProcessDial {
 }
 
 /// Runs until the node has ended. `closed` is dropped last.
-pub(super) fn run(
-    setup: Setup,
-    opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>,
-    closed: watch::Sender<()>,
-) {
+pub(super) fn run(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>, closed: watch::Sender<()>) {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -164,10 +164,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
     fn encode<'a>(&self, items: impl IntoIterator<Item = &'a T>) -> Result<Vec<u8>, InputError> {
         let mut bytes = Vec::new();
         for item in items {
-            encode_into(item, &mut bytes).map_err(|error| InputError::NotCarried {
-                input: self.name.to_string(),
-                message: error.to_string(),
-            })?;
+            encode_into(item, &mut bytes)
+                .map_err(|error| InputError::NotCarried { input: self.name.to_string(), message: error.to_string() })?;
         }
         Ok(bytes)
     }

@@ -9,7 +9,10 @@ use std::{
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
-use super::{InputError, queue::{AnyInput, InputPort}};
+use super::{
+    InputError,
+    queue::{AnyInput, InputPort},
+};
 use crate::codec::decode_prefix_untrusted;
 
 /// An input that was looked up.
@@ -95,8 +98,7 @@ impl<T: DeserializeOwned + Send + 'static> EncodedWriter for PortWriter<T> {
             if rest.is_empty() && index > bytes.len() as u64 + WEIGHTLESS_MAX {
                 return Err(undecodable("more items are claimed than so few bytes can mean".to_owned()));
             }
-            let (item, used) =
-                decode_prefix_untrusted::<T>(rest).map_err(|error| undecodable(error.to_string()))?;
+            let (item, used) = decode_prefix_untrusted::<T>(rest).map_err(|error| undecodable(error.to_string()))?;
             rest = &rest[used..];
             if first + index >= next {
                 decoded.push(item);

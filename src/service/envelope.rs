@@ -201,7 +201,8 @@ impl<M: Message> CallCell<M> {
     pub(super) fn poll_verdict(&self, cx: &mut Context<'_>) -> Poll<Verdict<M::Result>> {
         let mut state = self.state.lock();
         match &mut *state {
-            CallState::Waiting { caller: Caller::Task(caller), .. } | CallState::InHand { caller: Caller::Task(caller) } => {
+            CallState::Waiting { caller: Caller::Task(caller), .. }
+            | CallState::InHand { caller: Caller::Task(caller) } => {
                 if !caller.will_wake(cx.waker()) {
                     let old = replace(caller, cx.waker().clone());
                     drop(state);

@@ -112,7 +112,9 @@ pub enum CallError {
         reason: String,
     },
     /// The message or its reply is of another type on the node. Refused.
-    #[error("message `{message}` to service `{service}` differs from the node's: {difference}; build both from the same source")]
+    #[error(
+        "message `{message}` to service `{service}` differs from the node's: {difference}; build both from the same source"
+    )]
     TypeDiffers {
         /// The service's name.
         service: String,

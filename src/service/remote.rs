@@ -104,8 +104,7 @@ impl<S: Service> RemoteEnd<S> {
             Ok(name) => name,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
-        let kind =
-            MessageKind { name, message: TypeDescription::of::<M>(), reply: TypeDescription::of::<M::Result>() };
+        let kind = MessageKind { name, message: TypeDescription::of::<M>(), reply: TypeDescription::of::<M::Result>() };
         let (opening, routes) = (self.service.route(kind), Arc::clone(&self.routes));
         Box::pin(async move {
             let route = opening.await?;
@@ -140,10 +139,12 @@ impl<S: Service> RemoteEnd<S> {
         let service = self.service.name().to_owned();
         let message = self.name_of::<M>()?.to_owned();
         // Without a verdict, the client was closed under the call.
-        let bytes = reply.unwrap_or_else(|_| {
-            Err(CallError::FateUnknown { service: service.clone(), message: message.clone() })
-        })?;
-        codec::decode_untrusted(&bytes)
-            .map_err(|error| CallError::ReplyNotCarried { service, message, why: error.to_string() })
+        let bytes = reply
+            .unwrap_or_else(|_| Err(CallError::FateUnknown { service: service.clone(), message: message.clone() }))?;
+        codec::decode_untrusted(&bytes).map_err(|error| CallError::ReplyNotCarried {
+            service,
+            message,
+            why: error.to_string(),
+        })
     }
 }

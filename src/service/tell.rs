@@ -49,8 +49,14 @@ pub struct Tell<S, M> {
 
 enum State<M> {
     Unsent(M),
-    Resolving { message: M, resolving: BoxFuture<'static, Result<(), CallError>> },
-    InLine { admission: Arc<Admission>, ticket: u64 },
+    Resolving {
+        message: M,
+        resolving: BoxFuture<'static, Result<(), CallError>>,
+    },
+    InLine {
+        admission: Arc<Admission>,
+        ticket: u64,
+    },
     /// It waits to be sent over a connection.
     Sending(BoxFuture<'static, Result<(), CallError>>),
     Ended,

@@ -6,7 +6,7 @@ use proscenium::{
 
 use crate::support::{
     Journal, JournalSink, Pen, completed, deadline, each_environment, each_environment_with, ended, job, read, refusal,
-    sorted, start,
+    registered, sorted, start,
 };
 
 job!(Expanding { pen: Pen }, |job, flow| {
@@ -156,3 +156,5 @@ fn a_source_that_splits_into_too_many_parts_is_refused() {
         assert!(refused.contains("parts where"), "{refused}");
     });
 }
+
+registered![Expanding, TakePushed, TakeOfUnion, NamedExchange, Dangling, Keyed, OverSplit];

@@ -6,7 +6,7 @@ use proscenium::{
 };
 
 use crate::support::{
-    Answer, Echo, completed, deadline, each_environment, each_environment_with, ended, idle, job, read,
+    Answer, Echo, completed, deadline, each_environment, each_environment_with, ended, idle, job, read, registered,
 };
 
 job!(Ten {}, |job, flow| {
@@ -221,3 +221,5 @@ fn everything_asked_of_a_closed_environment_fails_with_the_same_error() {
 job!(HasEcho {}, |job, flow| {
     flow.register_service("echo", || Echo);
 });
+
+registered![Ten, Waits, HasEcho];

@@ -4,7 +4,8 @@ use futures::{FutureExt, future::join_all};
 use proscenium::{Input, InputError, JobState, Limits, Outcome};
 
 use crate::support::{
-    Door, Doorway, deadline, each_environment, each_environment_with, ended, job, reached, read, sorted, start,
+    Door, Doorway, deadline, each_environment, each_environment_with, ended, job, reached, read, registered, sorted,
+    start,
 };
 
 job!(Echoing {}, |job, flow| {
@@ -216,3 +217,5 @@ fn an_input_of_another_name_or_type_is_an_error_that_says_what_there_is() {
         crate::support::cancel(&job).await.unwrap();
     });
 }
+
+registered![Echoing, Throttled];

@@ -8,7 +8,7 @@ use proscenium::{
 
 use crate::support::{
     Answer, Door, Doorway, Echo, Journal, JournalSink, Pen, completed, deadline, each_environment,
-    each_environment_with, ended, idle, job, output_of, reached, read, start, until,
+    each_environment_with, ended, idle, job, output_of, reached, read, registered, start, until,
 };
 
 job!(Nothing {}, |job, _flow| {});
@@ -355,7 +355,7 @@ fn a_status_tells_what_runs_and_when_it_began_and_ended() {
     });
 }
 
-job!(Ten { first: u64 }, |job, flow| {
+job!(TenItems { first: u64 }, |job, flow| {
     flow.from_batch(job.first..job.first + 10).collect("out");
 });
 
@@ -364,7 +364,7 @@ fn a_thousand_jobs_50_at_a_time_all_complete() {
     each_environment(async |env| {
         use futures::StreamExt;
         let jobs = futures::stream::iter(0..1000u64).map(|n| async move {
-            let out: Vec<u64> = output_of(env, Ten { first: n }).await;
+            let out: Vec<u64> = output_of(env, TenItems { first: n }).await;
             assert_eq!(out, (n..n + 10).collect::<Vec<_>>());
         });
         assert_eq!(jobs.buffer_unordered(50).count().await, 1000);
@@ -373,3 +373,5 @@ fn a_thousand_jobs_50_at_a_time_all_complete() {
         assert!(health.accepting);
     });
 }
+
+registered![Nothing, Unbounded, BlockedSink, Pausable, Writes, TenItems];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::support::{completed, each_environment, job, only, output_of, read, sorted};
+use crate::support::{completed, each_environment, job, only, output_of, read, registered, sorted};
 
 job!(ByUser { users: Vec<u32> }, |job, flow| {
     let keyed = flow.from_batch(job.users.clone()).key_by(|user| *user).parallelism(2);
@@ -182,3 +182,5 @@ fn pre_combining_stays_exact_when_keys_hardly_repeat() {
         assert_eq!(sorted(out), (0..keys).map(|key| (key, 2)).collect::<Vec<_>>());
     });
 }
+
+registered![ByUser, OddKeys, Routed, RunningTotals, KeyedAggregates, ManyKeys];

@@ -23,3 +23,22 @@ mod bounded;
 mod latency;
 mod leaks;
 mod properties;
+
+/// All job types that are run in environments of every kind.
+fn jobs() -> proscenium::JobRegistry {
+    let modules = [
+        edges::jobs(),
+        history::jobs(),
+        inputs::jobs(),
+        jobs::jobs(),
+        keys::jobs(),
+        operators::jobs(),
+        outputs::jobs(),
+        parallelism::jobs(),
+        parity::jobs(),
+        services::jobs(),
+        sources::jobs(),
+        supervision::jobs(),
+    ];
+    modules.into_iter().fold(proscenium::JobRegistry::new(), proscenium::JobRegistry::merge)
+}

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{
     Door, Doorway, Journal, JournalSink, Pen, Visitor, completed, each_environment, ended, job, output_of, read,
-    sorted, start,
+    registered, sorted, start,
 };
 
 job!(OneByOne {}, |job, flow| {
@@ -344,3 +344,16 @@ fn a_sink_whose_hook_fails_fails_the_job_whatever_the_policy() {
         }
     });
 }
+
+registered![
+    OneByOne,
+    SkipsOdd,
+    Union,
+    UnionWithItself,
+    FirstOf,
+    TakeOnOneBranch,
+    Asynchronous,
+    Aggregates,
+    WriteLines,
+    SinkHooks
+];

@@ -6,7 +6,8 @@ use futures::{FutureExt, future::join_all};
 use proscenium::{FailureCause, JobHandle, Limits, Outcome, Output, OutputError, ParallelRange, TaskError};
 
 use crate::support::{
-    Door, Doorway, completed, deadline, each_environment, each_environment_with, ended, job, read, sorted, start,
+    Door, Doorway, completed, deadline, each_environment, each_environment_with, ended, job, read, registered, sorted,
+    start,
 };
 
 job!(Gated { items: u64, door: Doorway }, |job, flow| {
@@ -229,3 +230,5 @@ fn an_unread_streamed_output_does_not_keep_a_job_from_being_cancelled() {
         assert!(matches!(error, OutputError::Incomplete { .. }), "{error:?}");
     });
 }
+
+registered![Gated, Numbers, FailsLate, TwoOutputs, Streaming];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{
     DEADLINE, Door, Doorway, Journal, JournalSink, Pen, completed, each_environment, ended, job, on_a_thread,
-    output_of, read, refusal, sorted, start,
+    output_of, read, refusal, registered, sorted, start,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,3 +279,5 @@ fn a_placement_that_fails_does_not_fail_the_job() {
         }
     });
 }
+
+registered![Deal, SquaresOfEvens, Stages, Unfit, Windows, SlowInstance, EverySink, UnequalUnion];

@@ -9,7 +9,7 @@ use proscenium::{
 
 use crate::support::{
     Answer, Counter, Crash, DEADLINE, Door, Doorway, Echo, Increment, Journal, JournalSink, Pen, block_on, deadline,
-    each_environment, ended, job, on_a_thread, reached, read, sorted,
+    each_environment, ended, job, on_a_thread, reached, read, registered, sorted,
 };
 
 job!(Squares { items: u64 }, |job, flow| {
@@ -142,11 +142,11 @@ async fn generic<E: Environment>(env: &E) -> Outcome {
     let job = env.submit(Squares { items: 1 }).autostop(true).await.unwrap();
     job.stop().await.unwrap();
     let outcome = ended(&job).await;
-    assert!(env.run(Nothing {}).await.unwrap().is_completed());
+    assert!(env.run(NothingAtAll {}).await.unwrap().is_completed());
     outcome
 }
 
-job!(Nothing {}, |job, _flow| {});
+job!(NothingAtAll {}, |job, _flow| {});
 
 #[test]
 fn generic_code_and_boxed_environments_need_no_more_than_the_trait() {
@@ -155,7 +155,7 @@ fn generic_code_and_boxed_environments_need_no_more_than_the_trait() {
         assert_eq!(generic(&env).await, Outcome::Stopped);
         let boxed: Box<dyn Environment> = Box::new(env.clone());
         assert_eq!(boxed.name(), "generic");
-        assert!(boxed.run(Nothing {}).await.unwrap().is_completed());
+        assert!(boxed.run(NothingAtAll {}).await.unwrap().is_completed());
         let info = boxed.info().await.unwrap();
         assert_eq!((info.name.as_str(), info.version.as_str()), ("generic", env!("CARGO_PKG_VERSION")));
         assert!(info.task_threads >= 1 && info.service_threads >= 1);
@@ -192,7 +192,7 @@ fn handles_are_shared_futures_are_sent_and_errors_are_errors() {
         is_sent(&(job.status(), job.wait(), job.stop(), job.watch(), job.explain(), job.output::<u64>("squares")));
         is_sent(&job.service::<Echo>("echo").call(Answer(1)));
         is_sent(&job.input::<u64>("more").send(1));
-        is_sent(&env.run(Nothing {}));
+        is_sent(&env.run(NothingAtAll {}));
     });
 }
 
@@ -288,7 +288,7 @@ fn the_last_handle_may_be_dropped_on_a_thread_of_the_environment() {
 #[test]
 fn run_submits_with_autostop_and_waits() {
     each_environment(async |env| {
-        let run = env.run(Nothing {}).name("run").parallelism(2).error_policy(ErrorPolicy::Skip);
+        let run = env.run(NothingAtAll {}).name("run").parallelism(2).error_policy(ErrorPolicy::Skip);
         assert_eq!(deadline("the run", run).await.unwrap(), Outcome::Completed);
         let jobs = env.jobs().await.unwrap();
         assert_eq!((jobs.len(), jobs[0].name.as_str(), jobs[0].autostop), (1, "run", true));
@@ -297,7 +297,7 @@ fn run_submits_with_autostop_and_waits() {
         let outcome = deadline("the run", limited).await.unwrap();
         assert!(matches!(outcome, Outcome::Cancelled { reason: CancelReason::Deadline, .. }), "{outcome:?}");
 
-        let refused = deadline("the run", env.run(Nothing {}).parallelism(0)).await.unwrap_err();
+        let refused = deadline("the run", env.run(NothingAtAll {}).parallelism(0)).await.unwrap_err();
         assert!(matches!(refused, RunError::Submit(SubmitError::Build(_))), "{refused:?}");
         assert_eq!(refused.to_string(), "the job was not accepted");
     });
@@ -355,3 +355,5 @@ fn a_panic_in_one_job_takes_nothing_else_down() {
 job!(Panicking {}, |job, flow| {
     flow.from_batch(0..10u64).rebalance(4).for_each(|n| assert!(n != 5, "five"));
 });
+
+registered![Squares, NothingAtAll, Endless, Panicking];

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{
     Answer, Counter, Door, Doorway, Echo, Increment, Journal, LateAnswer, Pen, SlowAnswer, Total, completed, deadline,
-    each_environment, each_environment_with, ended, idle, job, read, refusal, sorted, start,
+    each_environment, each_environment_with, ended, idle, job, read, refusal, registered, sorted, start,
 };
 
 job!(CountItems { items: u64, pen: Pen }, |job, flow| {
@@ -414,3 +414,5 @@ fn a_job_of_services_only_completes_at_once_with_autostop_and_idles_without() {
         assert_eq!(journal.lines().last().unwrap(), "counter stopped after 1");
     });
 }
+
+registered![CountItems, Echoes, CallsNobody, HasChoosy, ManyCalls, Asking, Twins, Answering, Idle];

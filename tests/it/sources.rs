@@ -9,7 +9,7 @@ use proscenium::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    Journal, JournalSink, Pen, completed, each_environment, ended, job, output_of, read, sorted, start,
+    Journal, JournalSink, Pen, completed, each_environment, ended, job, output_of, read, registered, sorted, start,
 };
 
 const NUMBERS: [i64; 8] = [1, -2, 3, 4, -5, 6, 0, 7];
@@ -62,7 +62,7 @@ fn flat_map_keeps_the_order_of_items_and_of_what_each_became() {
     });
 }
 
-job!(Nothing { pen: Pen }, |job, flow| {
+job!(Silent { pen: Pen }, |job, flow| {
     let pen = job.pen.clone();
     flow.from_batch(Vec::<u64>::new()).map(|n| n + 1).rebalance(2).sink(move || JournalSink::new(&pen));
 });
@@ -71,7 +71,7 @@ job!(Nothing { pen: Pen }, |job, flow| {
 fn an_empty_source_completes_and_closes_every_sink_once() {
     each_environment(async |env| {
         let journal = Journal::new();
-        let job = completed(env, Nothing { pen: journal.pen() }).await;
+        let job = completed(env, Silent { pen: journal.pen() }).await;
         let lines = ["open", "flush", "close", "drop"];
         let expected = sorted((0..2).flat_map(|instance| lines.map(|line| format!("{instance} {line}"))));
         assert_eq!(sorted(journal.lines()), expected);
@@ -439,3 +439,16 @@ fn under_the_policy_skip_the_item_becomes_a_dead_letter_and_the_others_arrive() 
         }
     });
 }
+
+registered![
+    PositiveEven,
+    AllOrNothing,
+    SplitAtCommas,
+    Silent,
+    Numbered,
+    Scripted,
+    ReadBrittle,
+    UpperCase,
+    Lines,
+    GoesWrong
+];

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{
     Answer, Counter, Crash, Door, Doorway, Echo, Increment, Journal, LateAnswer, LoseReply, Pen, SlowAnswer, Total,
-    deadline, each_environment, each_environment_with, ended, idle, job, reached, start, until,
+    deadline, each_environment, each_environment_with, ended, idle, job, reached, registered, start, until,
 };
 
 job!(Counting { pen: Pen }, |job, flow| {
@@ -40,14 +40,14 @@ fn a_service_whose_handler_panics_is_made_anew_and_only_that_caller_is_told() {
     });
 }
 
-job!(Echoes {}, |job, flow| {
+job!(EchoService {}, |job, flow| {
     flow.register_service("echo", || Echo);
 });
 
 #[test]
 fn calls_in_progress_fail_with_the_instance_and_queued_ones_go_to_the_next() {
     each_environment(async |env| {
-        let job = idle(env, Echoes {}).await;
+        let job = idle(env, EchoService {}).await;
         let echo: ServiceRef<Echo> = job.service("echo");
         let door = Door::new().await;
         let in_progress = tokio::spawn(echo.call(LateAnswer(1, door.way())));
@@ -74,7 +74,7 @@ fn calls_in_progress_fail_with_the_instance_and_queued_ones_go_to_the_next() {
 #[test]
 fn a_lost_asynchronous_reply_fails_one_call_and_not_the_service() {
     each_environment(async |env| {
-        let job = idle(env, Echoes {}).await;
+        let job = idle(env, EchoService {}).await;
         let echo: ServiceRef<Echo> = job.service("echo");
         let error = echo.call(LoseReply).await.unwrap_err();
         assert_eq!(error, CallError::ServiceFailed { service: "echo".to_owned() });
@@ -295,7 +295,7 @@ fn a_stop_hook_that_panics_is_reported_and_the_outcome_stays() {
 fn a_service_that_misses_its_stop_deadline_is_abandoned_and_the_outcome_stays() {
     let limits = Limits { service_stop_deadline: Duration::from_millis(100), ..Limits::default() };
     each_environment_with(&limits, async |env| {
-        let job = idle(env, Echoes {}).await;
+        let job = idle(env, EchoService {}).await;
         let echo: ServiceRef<Echo> = job.service("echo");
         let door = Door::new().await;
         let stuck = tokio::spawn(echo.call(LateAnswer(1, door.way())));
@@ -337,3 +337,5 @@ fn tasks_go_on_calling_a_service_that_is_restarted_under_them() {
         assert_eq!(job.status().await.unwrap().restarts, 2);
     });
 }
+
+registered![Counting, EchoService, ThreeServices, HasUnhinged, CrashesMidway];

@@ -2,6 +2,7 @@
 
 mod door;
 mod journal;
+mod node;
 mod places;
 mod services;
 
@@ -20,7 +21,8 @@ use serde::de::DeserializeOwned;
 pub use self::{
     door::{Door, Doorway, Visitor},
     journal::{Journal, JournalSink, Pen},
-    places::{each_environment, each_environment_with},
+    node::NodeProcess,
+    places::{Opened, Place, each_environment, each_environment_with},
     services::{Answer, Counter, Crash, Echo, Increment, LateAnswer, LoseReply, SlowAnswer, Total},
 };
 
@@ -53,6 +55,16 @@ macro_rules! job {
     };
 }
 pub(crate) use job;
+
+/// Makes job types known to the nodes of the tests.
+macro_rules! registered {
+    ($($job:ident),* $(,)?) => {
+        pub fn jobs() -> proscenium::JobRegistry {
+            proscenium::jobs![$($job),*]
+        }
+    };
+}
+pub(crate) use registered;
 
 /// Awaits `future`, but not for ever.
 pub async fn deadline<F: IntoFuture>(what: &str, future: F) -> F::Output {

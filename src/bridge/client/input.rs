@@ -131,9 +131,9 @@ impl RemoteInput for InputStream {
         state.batches.push_back(Batch { items, bytes: Arc::new(bytes), first: None, sent: false, done });
         self.exchange.send_on(&mut state);
         drop(state);
-        Box::pin(async move {
-            is_done.await.unwrap_or(Err(NotTaken { taken: 0, error: InputError::EnvironmentClosed }))
-        })
+        Box::pin(
+            async move { is_done.await.unwrap_or(Err(NotTaken { taken: 0, error: InputError::EnvironmentClosed })) },
+        )
     }
 
     fn finish(&self) -> BoxFuture<'static, Result<(), InputError>> {
@@ -256,7 +256,9 @@ impl InputExchange {
                 return Ok(());
             }
             Err(InputFault::TypeDiffers(there)) => InputError::wrong_type(&self.input, &there, &self.wanted),
-            Err(InputFault::Refused(InputError::NoSuchJob { id })) if state.opened_on.is_some_and(|on| Some(on) != node) => {
+            Err(InputFault::Refused(InputError::NoSuchJob { id }))
+                if state.opened_on.is_some_and(|on| Some(on) != node) =>
+            {
                 InputError::JobLost { id, reason: super::RESTARTED.to_owned() }
             }
             Err(InputFault::Refused(error)) => error,

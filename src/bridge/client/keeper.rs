@@ -64,7 +64,8 @@ impl Keeper {
                         break;
                     }
                     tracing::debug!(node = self.dial.place(), %fault, "no connection to the node");
-                    let gone = matches!(&fault, ConnectFault::Dial(error) if error.kind == DialErrorKind::NobodyListens);
+                    let gone =
+                        matches!(&fault, ConnectFault::Dial(error) if error.kind == DialErrorKind::NobodyListens);
                     let trouble = Trouble { message: format!("{}: {fault}", self.dial.place()), gone };
                     if fault.is_permanent() {
                         self.shared.give_up(&trouble);
@@ -78,7 +79,7 @@ impl Keeper {
             }
             let wait = jittered(backoff);
             backoff = (backoff * 2).min(BACKOFF_MAX);
-            let closing = std::pin::pin!(self.shared.closing.notified());
+            let closing = std::pin::pin!(self.shared.closing());
             if let Either::Right(_) = select(std::pin::pin!(sleep(wait)), closing).await {
                 break;
             }
@@ -88,7 +89,7 @@ impl Keeper {
 
     async fn attempt(&self, opened: &mut Option<oneshot::Sender<Result<(), ConnectFault>>>) -> Attempt {
         let connect = std::pin::pin!(timeout(self.connect_limit, self.connect()));
-        let closing = std::pin::pin!(self.shared.closing.notified());
+        let closing = std::pin::pin!(self.shared.closing());
         let (stream, incarnation) = match select(connect, closing).await {
             Either::Right(_) => return Attempt::Closed,
             Either::Left((Err(_), _)) => return Attempt::Failed(ConnectFault::TimedOut(self.connect_limit)),
@@ -102,7 +103,7 @@ impl Keeper {
         let limits = FrameLimits::default();
         let running = connection::run(reader, &outbound, limits, self.heartbeat, &mut handler);
         let mut running = std::pin::pin!(running);
-        let closing = std::pin::pin!(self.shared.closing.notified());
+        let closing = std::pin::pin!(self.shared.closing());
         let end = match select(running.as_mut(), closing).await {
             Either::Left((end, _)) => end,
             Either::Right(_) => {
@@ -119,10 +120,9 @@ impl Keeper {
 
     async fn connect(&self) -> Result<(Box<dyn Stream>, u128), ConnectFault> {
         let mut dialled = self.dial.dial().await.map_err(ConnectFault::Dial)?;
-        let established =
-            handshake::connect(&mut dialled.stream, &self.key, self.shared.client, &dialled.binding)
-                .await
-                .map_err(ConnectFault::Hello)?;
+        let established = handshake::connect(&mut dialled.stream, &self.key, self.shared.client, &dialled.binding)
+            .await
+            .map_err(ConnectFault::Hello)?;
         Ok((dialled.stream, established.who))
     }
 }

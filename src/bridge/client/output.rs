@@ -183,10 +183,10 @@ impl OutputExchange {
                 state.opened_on = state.opened_on.or(node);
                 Ok(())
             }
-            Err(OutputFault::TypeDiffers(there)) => {
-                Err(OutputError::wrong_type(&self.output, &self.wanted, &there))
-            }
-            Err(OutputFault::Refused(OutputError::NoSuchJob { id })) if state.opened_on.is_some_and(|on| Some(on) != node) => {
+            Err(OutputFault::TypeDiffers(there)) => Err(OutputError::wrong_type(&self.output, &self.wanted, &there)),
+            Err(OutputFault::Refused(OutputError::NoSuchJob { id }))
+                if state.opened_on.is_some_and(|on| Some(on) != node) =>
+            {
                 Err(OutputError::JobLost { id, reason: super::RESTARTED.to_owned() })
             }
             Err(OutputFault::Refused(error)) => Err(error),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     bridge::{
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     next_id: AtomicU64,
     pub requests_room: Arc<Semaphore>,
     pub calls_room: Arc<Semaphore>,
-    pub closing: Notify,
+    closing: watch::Sender<bool>,
 }
 
 struct State {
@@ -158,7 +158,7 @@ impl Shared {
             next_id: AtomicU64::new(1),
             requests_room: Arc::new(Semaphore::new(REQUESTS_MAX)),
             calls_room: Arc::new(Semaphore::new(CALLS_MAX)),
-            closing: Notify::new(),
+            closing: watch::Sender::new(false),
         })
     }
 
@@ -172,6 +172,12 @@ impl Shared {
 
     pub(super) fn call_deadline(&self) -> Duration {
         self.state.lock().call_deadline
+    }
+
+    /// Ready once the client is closed.
+    pub(super) async fn closing(&self) {
+        // An error would say that the sender is gone, which `self` holds.
+        let _ = self.closing.subscribe().wait_for(|closed| *closed).await;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -284,7 +290,7 @@ impl Shared {
             exchange.fail(&Why::Closed);
         }
         self.fail_calls(generation);
-        self.closing.notify_one();
+        self.closing.send_replace(true);
         drop(phase);
     }
 }

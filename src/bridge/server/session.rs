@@ -281,7 +281,8 @@ fn digest_of(job: &EncodedJob) -> u128 {
     digest.update(job.name.as_bytes());
     digest.update(job.version.to_le_bytes());
     digest.update(&job.parameters);
-    let (first, _) = digest.finalize().split_first_chunk::<16>().map(|(first, rest)| (*first, rest.len())).expect("it has 32 bytes");
+    let (first, _) =
+        digest.finalize().split_first_chunk::<16>().map(|(first, rest)| (*first, rest.len())).expect("it has 32 bytes");
     u128::from_le_bytes(first)
 }
 

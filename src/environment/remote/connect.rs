@@ -20,7 +20,8 @@ use super::{Core, RemoteEnvironment, Threads, link::RemoteLink};
 use crate::{
     blocking::block_on,
     bridge::{
-        Client, ClientConfig, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError, Key, KeyError, TcpDial,
+        Client, ClientConfig, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError, Key, KeyError,
+        TcpDial,
     },
     timer::Timer,
 };
@@ -48,7 +49,10 @@ pub struct Connect {
 }
 
 enum Way {
-    Address { address: String, insecure_plaintext: bool },
+    Address {
+        address: String,
+        insecure_plaintext: bool,
+    },
     /// To a node of this process.
     InProcess(Arc<dyn Dial>),
 }

@@ -32,7 +32,8 @@ impl RemoteLink {
     fn residence(client: &Client) -> Residence {
         let (client, born) = (client.clone(), client.incarnation());
         Residence::elsewhere(move || {
-            (client.incarnation() != born).then(|| "the node that ran it was restarted and knows nothing of it".to_owned())
+            (client.incarnation() != born)
+                .then(|| "the node that ran it was restarted and knows nothing of it".to_owned())
         })
     }
 }

@@ -3,24 +3,65 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
-use proscenium::{Environment, Limits, LocalEnvironment};
+use proscenium::{Environment, Limits, LocalEnvironment, Node};
 
-use super::DEADLINE;
+use super::{DEADLINE, block_on, node::NodeProcess};
 
 /// A kind of environment. Every test body runs in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub enum Place {
+    /// In this process; nothing is encoded.
     Local,
+    /// In this process, behind a connection over a pipe in memory: every message is encoded and decoded.
+    Encoded,
+    /// On a node in a process of its own, over loopback.
+    Remote,
+}
+
+/// An environment, and what has to end after it.
+pub struct Opened {
+    pub env: Box<dyn Environment>,
+    behind: Behind,
+}
+
+enum Behind {
+    Nothing,
+    Node(Node),
+    Process(NodeProcess),
+}
+
+impl Opened {
+    /// Closes the environment, and ends the node behind it.
+    pub async fn close(self) {
+        self.env.close().await;
+        match self.behind {
+            Behind::Nothing => {}
+            Behind::Node(node) => drop(node),
+            Behind::Process(process) => process.end(),
+        }
+    }
 }
 
 impl Place {
-    const ALL: [Self; 1] = [Self::Local];
+    const ALL: [Self; 3] = [Self::Local, Self::Encoded, Self::Remote];
 
-    fn open(self, limits: Limits) -> Box<dyn Environment> {
+    pub fn open(self, limits: Limits) -> Opened {
         match self {
             Self::Local => {
                 let builder = LocalEnvironment::builder("test").task_threads(2).limits(limits);
-                Box::new(builder.open().expect("an environment can be opened"))
+                let env = Box::new(builder.open().expect("an environment can be opened"));
+                Opened { env, behind: Behind::Nothing }
+            }
+            Self::Encoded => {
+                let node = Node::builder().jobs(crate::jobs()).without_listener().key(proscenium::Key::generate());
+                let node = node.name("test").task_threads(2).limits(limits).open().expect("a node can be opened");
+                let env = Box::new(node.connect("test").blocking().expect("the node is there"));
+                Opened { env, behind: Behind::Node(node) }
+            }
+            Self::Remote => {
+                let process = NodeProcess::start(&limits);
+                let env = Box::new(process.connect().blocking().expect("the node is there"));
+                Opened { env, behind: Behind::Process(process) }
             }
         }
     }
@@ -37,24 +78,23 @@ pub fn each_environment_with(limits: &Limits, body: impl AsyncFn(&dyn Environmen
     for place in Place::ALL {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
-        let env = place.open(limits.clone());
+        let opened = place.open(limits.clone());
         // Several waits fit into it, each of which has the deadline for itself.
-        let body = AssertUnwindSafe(body(&*env)).catch_unwind();
+        let body = AssertUnwindSafe(body(&*opened.env)).catch_unwind();
         let result = runtime.block_on(async { tokio::time::timeout(4 * DEADLINE, body).await });
         match result {
             Ok(Ok(())) => {
-                let closed = runtime.block_on(async { tokio::time::timeout(DEADLINE, env.close()).await });
-                assert!(closed.is_ok(), "{place:?}: the environment did not close");
+                block_on(opened.close());
                 passed += 1;
             }
             // Closing may hang for the very reason the test failed; then the failure would never be seen.
             Ok(Err(panic)) => {
-                std::mem::forget(env);
+                std::mem::forget(opened);
                 eprintln!("in {place:?}:");
                 std::panic::resume_unwind(panic);
             }
             Err(_) => {
-                std::mem::forget(env);
+                std::mem::forget(opened);
                 panic!("{place:?}: the test did not end");
             }
         }

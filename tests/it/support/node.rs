@@ -1,0 +1,113 @@
+//! A node in a process of its own: this very test binary, told to be one.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use proscenium::{Connect, Key, Limits, Node, NodeStop, RemoteEnvironment};
+
+use super::on_a_thread;
+
+/// Holds the node's limits, in the process that is to be one.
+const VARIABLE: &str = "PROSCENIUM_TEST_NODE";
+
+/// Says where the node listens.
+const GREETING: &str = "the node listens at ";
+
+/// A node that runs until it is told to end, or this process does.
+#[derive(Debug)]
+pub struct NodeProcess {
+    child: Child,
+    address: String,
+    key: Key,
+}
+
+impl NodeProcess {
+    pub fn start(limits: &Limits) -> Self {
+        Self::start_at("127.0.0.1:0", &"5a".repeat(32), limits)
+    }
+
+    /// A node at this address, with the key of these digits.
+    pub fn start_at(address: &str, key: &str, limits: &Limits) -> Self {
+        let limits = serde_json::to_string(&(address, limits)).expect("limits are plain data");
+        let test = "support::node::a_test_binary_can_be_a_node";
+        let mut child = Command::new(env::current_exe().expect("this is a program"))
+            .args([test, "--exact", "--nocapture"])
+            .env(VARIABLE, limits)
+            .env("PROSCENIUM_KEY", key)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a process can be made");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (address, rest) = on_a_thread("the start of a node", move || {
+            let mut lines = stdout.lines();
+            let address = lines.by_ref().find_map(|line| {
+                let line = line.expect("what it says is text");
+                line.split_once(GREETING).map(|(_, address)| address.to_owned())
+            });
+            (address.expect("it says where it listens"), lines)
+        });
+        // What it says later is read, so that it never waits for that.
+        thread::spawn(move || rest.for_each(drop));
+        Self { child, address, key: Key::from_hex(key).expect("it is a key") }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection to it.
+    pub fn connect(&self) -> Connect {
+        RemoteEnvironment::connect("test", &*self.address).key(self.key.clone())
+    }
+
+    /// Kills it: nothing of it is ended in an orderly way.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it was killed");
+    }
+
+    /// Has it cancel what it runs and end, which it has to do well.
+    pub fn end(mut self) {
+        drop(self.child.stdin.take());
+        let status = on_a_thread("the end of the node", move || self.child.wait());
+        let status = status.expect("it can be waited for");
+        assert!(status.success(), "the node ended with {status}");
+    }
+
+    /// Waits for an end that was asked for elsewhere.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        let stdin = self.child.stdin.take();
+        let status = on_a_thread("the end of the node", move || self.child.wait()).expect("it can be waited for");
+        drop(stdin);
+        status
+    }
+}
+
+/// Not a test, but what [`NodeProcess`] starts.
+#[test]
+fn a_test_binary_can_be_a_node() {
+    let Ok(setup) = env::var(VARIABLE) else { return };
+    let (address, limits): (String, Limits) = serde_json::from_str(&setup).expect("it was made by `start`");
+    let node = Node::builder().jobs(crate::jobs()).name("test").address(address).task_threads(2).limits(limits);
+    let node = node.open().expect("a node can be opened");
+    let address = node.address().expect("it listens");
+    writeln!(std::io::stdout(), "{GREETING}{address}").expect("the parent listens");
+    let stopper = node.connect("parent").blocking().expect("it is there");
+    thread::spawn(move || {
+        // Until the parent closes it, or is gone.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        // It may have been stopped by somebody else.
+        let _ = super::block_on(stopper.stop_node(NodeStop::Cancel));
+    });
+    node.serve().blocking();
+}
