@@ -30,7 +30,7 @@ pub use self::{
 };
 pub(crate) use self::{
     directory::{Origin, ServiceDirectory},
-    encoded::{Answer, Entrance, Receipt, Withdraw},
+    encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
     gate::AnyGate,
     instance::{ErasedService, service_recipe},
     reference::{FoundService, ServiceResolver},

@@ -1,5 +1,6 @@
 //! The client's end of the bridge: one connection to a node, made anew whenever it is lost, and what goes on over it.
 
+mod hold;
 mod input;
 mod keeper;
 mod output;
@@ -93,11 +94,6 @@ impl Client {
         self.shared.close();
     }
 
-    /// That of the node's start which was last connected to.
-    pub(crate) fn incarnation(&self) -> u128 {
-        self.shared.incarnation()
-    }
-
     /// The deadline of calls that name none, which is the node's.
     pub(crate) fn call_deadline(&self) -> Duration {
         self.shared.call_deadline()
@@ -117,7 +113,7 @@ impl Client {
         options: JobOptions,
         job: EncodedJob,
     ) -> BoxFuture<'static, Result<Reply, Refusal>> {
-        self.question(FromClient::Submit { id, options, job }, None)
+        self.question(FromClient::Submit { id, options, job }, Some(id))
     }
 
     pub(crate) fn stop_node(&self, how: NodeStop) -> BoxFuture<'static, Result<Reply, Refusal>> {

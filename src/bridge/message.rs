@@ -31,16 +31,10 @@ pub(super) enum FromClient {
     },
     /// Answered by `Reply` once the node has taken the order; it closes its connections when all jobs have ended.
     StopNode(NodeStop),
-    /// The reply to this request is not waited for any more.
+    /// The reply to this request is not waited for any more; or the handle that came of it is gone.
     Forget,
     /// Answered by `RouteOpened`. The correlation id is the route's from now on.
-    OpenRoute {
-        job: JobId,
-        service: String,
-        message: String,
-        message_type: Fingerprint,
-        reply_type: Fingerprint,
-    },
+    OpenRoute(OpenRoute),
     CloseRoute,
     /// The call's answer is not waited for any more: skip it, if it was not taken up yet.
     Withdraw,
@@ -73,6 +67,18 @@ pub(super) enum FromClient {
     FinishInput,
     /// The writer is done and will not come back.
     CloseInput,
+}
+
+/// A route for messages of one kind to one service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct OpenRoute {
+    pub job: JobId,
+    pub service: String,
+    /// The type that the client takes the service for.
+    pub actor: String,
+    pub message: String,
+    pub message_type: Fingerprint,
+    pub reply_type: Fingerprint,
 }
 
 /// What a node says.

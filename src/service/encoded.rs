@@ -4,7 +4,7 @@ use std::{
     any::type_name,
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use actix::{Handler, Message};
@@ -25,11 +25,18 @@ use crate::{
 pub(crate) trait Entrance: Send + Sync {
     fn message_type(&self) -> Arc<TypeDescription>;
     fn reply_type(&self) -> Arc<TypeDescription>;
+    /// Has `watcher` told each time the service begins to refuse messages for a further reason.
+    fn watch(&self, watcher: Weak<dyn Watcher>);
     /// Decodes a message and puts it into the queue, or into the line for room in it.
     fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>);
     /// As [`tell`](Self::tell), for a message that is to be answered. What is returned withdraws it, if it is not
     /// settled yet.
     fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>>;
+}
+
+/// Told that a service refuses messages from outside from now on.
+pub(crate) trait Watcher: Send + Sync {
+    fn refuses(&self, error: CallError);
 }
 
 /// Told exactly once what became of a told message: at once, or when there was room or never will be.
@@ -84,6 +91,10 @@ where
 
     fn reply_type(&self) -> Arc<TypeDescription> {
         TypeDescription::of::<M::Result>()
+    }
+
+    fn watch(&self, watcher: Weak<dyn Watcher>) {
+        self.gate.watch(watcher);
     }
 
     fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>) {

@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
@@ -19,7 +19,7 @@ use crate::{
     service::{
         CallError, MessageTable, Service,
         directory::Origin,
-        encoded::Entrance,
+        encoded::{Entrance, Watcher},
         envelope::{Admission, Queued},
         queue::{Inner, Left, Live, Phase, Waiting},
     },
@@ -65,6 +65,8 @@ pub(crate) struct Gate<S> {
     home: OnceLock<Home>,
     inner: Line<Mutex<Inner<S>>>,
     counts: Line<Counts>,
+    /// Those on the other side of connections, who cannot look for themselves.
+    watchers: Mutex<Vec<Weak<dyn Watcher>>>,
 }
 
 /// A cache line of its own: the service counts each message, and senders must not feel it.
@@ -109,6 +111,7 @@ impl<S: Service> Gate<S> {
             home: OnceLock::new(),
             inner: Line(Mutex::new(Inner::new())),
             counts: Line(counts),
+            watchers: Mutex::default(),
         }
     }
 }
@@ -132,6 +135,27 @@ impl<S> Gate<S> {
             service: self.name.to_string(),
             message: message.to_owned(),
             accepted: self.table.names().into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Has `watcher` told when the service refuses messages; at once, if it does already.
+    pub(super) fn watch(&self, watcher: Weak<dyn Watcher>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Weak::clone(&watcher));
+        drop(watchers);
+        let phase = self.inner.0.lock().phase;
+        if !phase.answers(Origin::Outside)
+            && let Some(watcher) = watcher.upgrade()
+        {
+            watcher.refuses(self.refusal(phase));
+        }
+    }
+
+    fn tell_watchers(&self, phase: Phase) {
+        let watchers: Vec<_> = self.watchers.lock().iter().filter_map(Weak::upgrade).collect();
+        for watcher in watchers {
+            watcher.refuses(self.refusal(phase));
         }
     }
 
@@ -309,6 +333,7 @@ impl<S> Gate<S> {
     fn end(&self, phase: Phase) {
         let mut inner = self.inner.0.lock();
         inner.phase = inner.phase.max(phase);
+        let phase = inner.phase;
         // Set under the lock, so that an instance which is dismissed by `take` sees it set.
         self.counts.0.abandoned.store(true, Ordering::Relaxed);
         let left = inner.give_up();
@@ -316,6 +341,7 @@ impl<S> Gate<S> {
         drop(inner);
         left.tell();
         wakers.into_iter().flatten().for_each(Waker::wake);
+        self.tell_watchers(phase);
     }
 }
 
@@ -359,6 +385,7 @@ impl<S: Service> AnyGate for Gate<S> {
             inner.refuse_waiting(|origin| origin != Origin::Service)
         };
         left.tell();
+        self.tell_watchers(Phase::ServicesOnly);
     }
 
     fn release(&self) {

@@ -15,6 +15,8 @@ use crate::{
 /// A message as both ends have to know it.
 #[derive(Debug, Clone)]
 pub(crate) struct MessageKind {
+    /// The service's type.
+    pub actor: &'static str,
     pub name: &'static str,
     pub message: Arc<TypeDescription>,
     pub reply: Arc<TypeDescription>,
@@ -104,7 +106,12 @@ impl<S: Service> RemoteEnd<S> {
             Ok(name) => name,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
-        let kind = MessageKind { name, message: TypeDescription::of::<M>(), reply: TypeDescription::of::<M::Result>() };
+        let kind = MessageKind {
+            actor: type_name::<S>(),
+            name,
+            message: TypeDescription::of::<M>(),
+            reply: TypeDescription::of::<M::Result>(),
+        };
         let (opening, routes) = (self.service.route(kind), Arc::clone(&self.routes));
         Box::pin(async move {
             let route = opening.await?;

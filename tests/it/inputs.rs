@@ -1,7 +1,10 @@
 //! Inputs that are pushed into from outside.
 
-use futures::{FutureExt, future::join_all};
-use proscenium::{Input, InputError, JobState, Limits, Outcome};
+use futures::{
+    FutureExt,
+    future::{join, join_all},
+};
+use proscenium::{Input, InputError, JobHandle, JobState, Limits, Outcome, SendError};
 
 use crate::support::{
     Door, Doorway, deadline, each_environment, each_environment_with, ended, job, reached, read, registered, sorted,
@@ -110,6 +113,26 @@ job!(Throttled { door: Doorway }, |job, flow| {
     numbers.collect("out");
 });
 
+type Sending<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), SendError<u64>>> + 'a>>;
+
+/// Sends 1, 2, .. until a send has to wait for room: how many did not, and the one that does.
+async fn fill<'a>(job: &JobHandle, numbers: &'a Input<u64>) -> (usize, Sending<'a>) {
+    let mut sent = 0;
+    'next: loop {
+        let mut sending: Sending<'a> = Box::pin(numbers.send(sent as u64 + 1));
+        // What has room is taken before so many questions are answered that were asked later.
+        for _ in 0..20 {
+            if let Some(taken) = sending.as_mut().now_or_never() {
+                taken.unwrap();
+                sent += 1;
+                continue 'next;
+            }
+            job.status().await.unwrap();
+        }
+        return (sent, sending);
+    }
+}
+
 #[test]
 fn senders_wait_while_the_input_is_full_and_lose_nothing() {
     let limits = Limits { port_items: 4, batch_items: 2, ..Limits::default() };
@@ -119,13 +142,15 @@ fn senders_wait_while_the_input_is_full_and_lose_nothing() {
         let numbers: Input<u64> = job.input("numbers");
         numbers.send(0).await.unwrap();
         let visitor = door.arrival().await;
-        let sent = (1..100).take_while(|n| numbers.send(*n).now_or_never().is_some_and(|sent| sent.is_ok())).count();
+        let (sent, next) = fill(&job, &numbers).await;
         assert!((1..20).contains(&sent), "{sent} items were accepted where 4 have room");
-        let rest: Vec<u64> = (sent as u64 + 1..100).collect();
+        let rest: Vec<u64> = (sent as u64 + 2..100).collect();
         let mut waiting = Box::pin(numbers.send_all(rest));
         assert!(waiting.as_mut().now_or_never().is_none());
         visitor.admit();
-        deadline("the rest being sent", waiting).await.unwrap();
+        let (next, rest) = deadline("the rest being sent", join(next, waiting)).await;
+        next.unwrap();
+        rest.unwrap();
         numbers.finish().await.unwrap();
         assert_eq!(ended(&job).await, Outcome::Completed);
         assert_eq!(read::<u64>(&job, "out").await, (0..100).collect::<Vec<_>>());
@@ -141,23 +166,18 @@ fn stop_processes_what_was_accepted_and_refuses_the_rest() {
         let numbers: Input<u64> = job.input("numbers");
         numbers.send(0).await.unwrap();
         let visitor = door.arrival().await;
-        let sent = (1..100).take_while(|n| numbers.send(*n).now_or_never().is_some_and(|sent| sent.is_ok())).count();
-        let waiting = tokio::spawn({
-            let numbers = numbers.clone();
-            async move { numbers.send(1000).await }
-        });
+        let (sent, next) = fill(&job, &numbers).await;
         job.stop().await.unwrap();
         visitor.admit();
         assert_eq!(ended(&job).await, Outcome::Stopped);
-        let waited = deadline("the sender being told", waiting).await.unwrap();
         let closed = InputError::Closed { input: "numbers".to_owned() };
+        let mut expected: Vec<u64> = (0..=sent as u64).collect();
+        match deadline("the sender being told", next).await {
+            Ok(()) => expected.push(sent as u64 + 1),
+            Err(error) => assert_eq!((error.error(), error.clone().into_item()), (&closed, sent as u64 + 1)),
+        }
         let refused = numbers.send(2000).await.unwrap_err();
         assert_eq!((refused.error(), numbers.finish().await.unwrap_err()), (&closed, closed.clone()));
-        let mut expected: Vec<u64> = (0..=sent as u64).collect();
-        match waited {
-            Ok(()) => expected.push(1000),
-            Err(error) => assert_eq!((error.error(), error.clone().into_item()), (&closed, 1000)),
-        }
         assert_eq!(sorted(read::<u64>(&job, "out").await), expected, "what was accepted arrives, and nothing else");
     });
 }

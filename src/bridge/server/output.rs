@@ -33,8 +33,9 @@ struct State {
     /// Bytes that may be sent; below zero if a chunk was larger than what was left.
     credit: i128,
     consumed: u64,
-    rest_bytes: u64,
     closed: bool,
+    /// Once the output was found. Dropped when the client closes it, and not later: another reader may come at once.
+    reader: Option<OutputReader>,
     waker: Option<Waker>,
 }
 
@@ -47,7 +48,7 @@ enum Step {
 
 impl OutputPump {
     pub(super) fn new(id: u64, from: u64, bytes: u64) -> Rc<Self> {
-        let state = State { credit: bytes.into(), consumed: from, rest_bytes: 0, closed: false, waker: None };
+        let state = State { credit: bytes.into(), consumed: from, closed: false, reader: None, waker: None };
         Rc::new(Self { id, from, state: RefCell::new(state) })
     }
 
@@ -59,10 +60,14 @@ impl OutputPump {
     }
 
     pub(super) fn close(&self, consumed: u64, rest_bytes: u64) {
+        let mut reader = None;
         self.change(|state| {
-            state.consumed = state.consumed.max(consumed);
-            (state.rest_bytes, state.closed) = (rest_bytes, true);
+            state.closed = true;
+            reader = state.reader.take();
         });
+        if let Some(mut reader) = reader {
+            reader.consumed_within(consumed, rest_bytes);
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -92,14 +97,16 @@ impl OutputPump {
             }
             store.reader_from(self.from).map_err(OutputFault::Refused)
         });
-        let mut reader = match reader {
-            Ok(reader) => reader,
+        match reader {
+            // Closed while it was looked for.
+            Ok(_) if self.state.borrow().closed => return,
+            Ok(reader) => self.state.borrow_mut().reader = Some(reader),
             Err(fault) => return say(&outbound, self.id, &FromNode::OutputOpened(Err(fault))),
-        };
+        }
         say(&outbound, self.id, &FromNode::OutputOpened(Ok(())));
         let mut ended = false;
         loop {
-            match poll_fn(|cx| self.poll_step(cx, &mut reader, ended)).await {
+            match poll_fn(|cx| self.poll_step(cx, ended)).await {
                 Step::Send(Chunk { first, items, bytes }) => {
                     let Some(room) = outbound.data_room().await else { return };
                     let head = Some(head_of(first, items));
@@ -115,21 +122,19 @@ impl OutputPump {
         }
     }
 
-    fn poll_step(&self, cx: &mut Context<'_>, reader: &mut OutputReader, ended: bool) -> Poll<Step> {
+    fn poll_step(&self, cx: &mut Context<'_>, ended: bool) -> Poll<Step> {
         let mut state = self.state.borrow_mut();
-        if state.closed {
-            reader.consumed_within(state.consumed, state.rest_bytes);
-            return Poll::Ready(Step::Closed);
-        }
-        reader.consumed(state.consumed);
-        state.waker = Some(cx.waker().clone());
-        if ended || state.credit <= 0 {
+        let State { credit, consumed, reader, waker, .. } = &mut *state;
+        let Some(reader) = reader else { return Poll::Ready(Step::Closed) };
+        reader.consumed(*consumed);
+        *waker = Some(cx.waker().clone());
+        if ended || *credit <= 0 {
             return Poll::Pending;
         }
         match reader.poll_chunk(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(chunk))) => {
-                state.credit -= chunk.bytes.len() as i128;
+                *credit -= chunk.bytes.len() as i128;
                 Poll::Ready(Step::Send(chunk))
             }
             Poll::Ready(Ok(None)) => Poll::Ready(Step::End(Ok(()))),

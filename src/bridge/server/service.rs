@@ -19,7 +19,7 @@ use crate::{
         outbound::Outbound,
     },
     codec,
-    service::{Answer, CallError, Receipt, Withdraw},
+    service::{Answer, CallError, Receipt, Watcher, Withdraw},
 };
 
 /// The calls of one connection that are not answered yet.
@@ -174,6 +174,12 @@ impl RouteCredit {
             self.spent.fetch_sub(cost, Ordering::SeqCst);
             say(&self.outbound, self.id, &FromNode::RouteCredit { cost: cost as u64 });
         }
+    }
+}
+
+impl Watcher for RouteCredit {
+    fn refuses(&self, error: CallError) {
+        say(&self.outbound, self.id, &FromNode::RouteRefused(error));
     }
 }
 

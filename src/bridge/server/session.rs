@@ -27,14 +27,14 @@ use crate::{
     bridge::{
         connection::{self, Handler, Violation},
         frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message},
-        message::{FromClient, FromNode, Goodbye, REQUESTS_MAX, RouteFault, STREAMS_MAX, cost_of, run_head},
+        message::{FromClient, FromNode, Goodbye, OpenRoute, REQUESTS_MAX, RouteFault, STREAMS_MAX, cost_of, run_head},
         outbound::{DataMessage, Outbound},
     },
     codec,
     job::{EncodedJob, JobId, JobOptions},
-    link::{Opened, Refusal, Reply, Request, SubmitJob},
-    schema::{Fingerprint, TypeDescription},
-    service::Entrance,
+    link::{Keep, Refusal, Reply, SubmitJob},
+    schema::TypeDescription,
+    service::{CallError, Entrance},
 };
 
 /// While more than this is queued for a client, nothing more is read from it: one that asks and does not read the
@@ -56,6 +56,8 @@ pub(super) struct Session {
 #[derive(Default)]
 pub(super) struct Streams {
     requests: HashMap<u64, AbortHandle>,
+    /// What keeps a job readable for a handle of the client, by the question that the handle came from.
+    holds: HashMap<u64, Keep>,
     routes: HashMap<u64, Route>,
     outputs: HashMap<u64, Rc<OutputPump>>,
     inputs: HashMap<u64, Rc<InputPump>>,
@@ -98,8 +100,8 @@ impl Session {
         let id = message.id;
         match codec::decode::<FromClient>(message.payload).map_err(Violation::new)? {
             FromClient::Ask(request) => {
-                let answer = self.server.host.ask(request.clone());
-                self.answer(id, async move { reply_to(&request, answer.await) })
+                let answer = self.server.host.ask(request);
+                self.answer(id, answer)
             }
             FromClient::Submit { id: job, options, job: encoded } => self.submit(id, job, options, encoded),
             FromClient::StopNode(how) => {
@@ -108,14 +110,14 @@ impl Session {
                 self.answer(id, async { Ok(Reply::Done(())) })
             }
             FromClient::Forget => {
-                if let Some(request) = self.streams.borrow_mut().requests.remove(&id) {
+                let mut streams = self.streams.borrow_mut();
+                streams.holds.remove(&id);
+                if let Some(request) = streams.requests.remove(&id) {
                     request.abort();
                 }
                 Ok(())
             }
-            FromClient::OpenRoute { job, service, message, message_type, reply_type } => {
-                self.open_route(id, job, service, message, message_type, reply_type)
-            }
+            FromClient::OpenRoute(open) => self.open_route(id, open),
             FromClient::CloseRoute => {
                 self.streams.borrow_mut().routes.remove(&id);
                 Ok(())
@@ -189,7 +191,14 @@ impl Session {
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let task = self.tasks.spawn_local(async move {
             let reply = answer.await;
-            streams.borrow_mut().requests.remove(&id);
+            let mut streams = streams.borrow_mut();
+            streams.requests.remove(&id);
+            if let Ok(Reply::Opened(opened)) = &reply
+                && streams.holds.len() < STREAMS_MAX
+            {
+                streams.holds.insert(id, opened.keep.clone());
+            }
+            drop(streams);
             say(&outbound, id, &FromNode::Reply(reply));
         });
         self.streams.borrow_mut().requests.insert(id, task);
@@ -206,26 +215,25 @@ impl Session {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
             }
             let payload = server.config.registry.open(encoded).map_err(Refusal::Job)?;
-            let opened = server.host.submit(SubmitJob { id: job, options, payload }).await?;
-            Ok(Reply::Opened(Opened::new(opened.name, Default::default())))
+            server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened)
         })
     }
 
-    fn open_route(
-        &mut self,
-        id: u64,
-        job: JobId,
-        service: String,
-        message: String,
-        message_type: Fingerprint,
-        reply_type: Fingerprint,
-    ) -> Result<(), Violation> {
+    fn open_route(&mut self, id: u64, open: OpenRoute) -> Result<(), Violation> {
+        let OpenRoute { job, service, actor, message, message_type, reply_type } = open;
         self.bounded(|streams| streams.routes.len())?;
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let gate = self.server.host.gate(job, &service);
         self.tasks.spawn_local(async move {
+            let mut watch = None;
             let opened = async {
-                let entrance = gate.await.and_then(|gate| gate.entrance(&message)).map_err(RouteFault::Refused)?;
+                let gate = gate.await.map_err(RouteFault::Refused)?;
+                if simple_name(gate.actor()) != simple_name(&actor) {
+                    let registered = gate.actor().to_owned();
+                    let error = CallError::WrongService { service: gate.name().to_owned(), asked: actor, registered };
+                    return Err(RouteFault::Refused(error));
+                }
+                let entrance = gate.entrance(&message).map_err(RouteFault::Refused)?;
                 let described = |there: Arc<TypeDescription>| Box::new((*there).clone());
                 if entrance.message_type().fingerprint() != message_type {
                     return Err(RouteFault::MessageDiffers(described(entrance.message_type())));
@@ -234,11 +242,16 @@ impl Session {
                     return Err(RouteFault::ReplyDiffers(described(entrance.reply_type())));
                 }
                 let credit = RouteCredit::new(id, &outbound);
+                let watcher = Arc::downgrade(&credit);
+                watch = Some((Arc::clone(&entrance), watcher));
                 streams.borrow_mut().routes.insert(id, Route { entrance, credit });
                 Ok(())
             };
             let opened = opened.await;
             say(&outbound, id, &FromNode::RouteOpened(opened));
+            if let Some((entrance, watcher)) = watch {
+                entrance.watch(watcher);
+            }
         });
         Ok(())
     }
@@ -274,6 +287,12 @@ impl Session {
     }
 }
 
+/// The name of a type without its module and its parameters: two programs may have it in different places.
+fn simple_name(type_name: &str) -> &str {
+    let plain = type_name.split('<').next().unwrap_or(type_name);
+    plain.rsplit("::").next().unwrap_or(plain)
+}
+
 /// Tells two jobs apart that were submitted under one id.
 fn digest_of(job: &EncodedJob) -> u128 {
     let mut digest = Sha256::new();
@@ -284,14 +303,6 @@ fn digest_of(job: &EncodedJob) -> u128 {
     let (first, _) =
         digest.finalize().split_first_chunk::<16>().map(|(first, rest)| (*first, rest.len())).expect("it has 32 bytes");
     u128::from_le_bytes(first)
-}
-
-/// What goes back to the client: what is moved within this process stays here.
-fn reply_to(_: &Request, reply: Result<Reply, Refusal>) -> Result<Reply, Refusal> {
-    match reply {
-        Ok(Reply::Opened(opened)) => Ok(Reply::Opened(Opened::new(opened.name, Default::default()))),
-        other => other,
-    }
 }
 
 impl Handler for Session {

@@ -9,7 +9,7 @@ use crate::{
     bridge::{Client, PARAMETERS_BYTES_MAX},
     environment::interrupts,
     job::{JobId, JobRefusal, NotSendable},
-    link::{Link, Opened, Refusal, Reply, Request, Residence, SubmitJob},
+    link::{Link, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver},
     schema::TypeDescription,
     service::{CallError, FoundService, ServiceResolver},
@@ -26,15 +26,6 @@ pub(super) struct RemoteLink {
 impl RemoteLink {
     pub(super) fn new(environment: String, client: Client, timer: Timer) -> Self {
         Self { environment, client, timer }
-    }
-
-    /// A job lives and dies with the start of the node that it was opened on.
-    fn residence(client: &Client) -> Residence {
-        let (client, born) = (client.clone(), client.incarnation());
-        Residence::elsewhere(move || {
-            (client.incarnation() != born)
-                .then(|| "the node that ran it was restarted and knows nothing of it".to_owned())
-        })
     }
 }
 
@@ -57,7 +48,7 @@ impl Link for RemoteLink {
         Box::pin(async move {
             let job = encoded.map_err(Refusal::NotSendable)?;
             match client.submit(id, options, job).await {
-                Ok(Reply::Opened(opened)) => Ok(Opened { residence: Self::residence(&client), ..opened }),
+                Ok(Reply::Opened(opened)) => Ok(opened),
                 Ok(other) => Err(Refusal::Internal(format!("{other:?} does not answer what was asked"))),
                 Err(Refusal::Job(JobRefusal::TypeDiffers { name, there })) => {
                     let difference = description.map_or_else(|| there.text(), |here| here.difference(&there));
@@ -69,13 +60,7 @@ impl Link for RemoteLink {
     }
 
     fn ask(&self, request: Request) -> BoxFuture<'static, Result<Reply, Refusal>> {
-        let (client, answer) = (self.client.clone(), self.client.ask(request));
-        Box::pin(async move {
-            match answer.await? {
-                Reply::Opened(opened) => Ok(Reply::Opened(Opened { residence: Self::residence(&client), ..opened })),
-                other => Ok(other),
-            }
-        })
+        self.client.ask(request)
     }
 
     fn interrupts(&self) -> BoxFuture<'static, mpsc::Receiver<()>> {

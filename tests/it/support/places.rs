@@ -74,13 +74,18 @@ pub fn each_environment(body: impl AsyncFn(&dyn Environment)) {
 
 /// As [`each_environment`], with limits other than the defaults.
 pub fn each_environment_with(limits: &Limits, body: impl AsyncFn(&dyn Environment)) {
+    each_place_with(limits, async |_, env| body(env).await);
+}
+
+/// As [`each_environment_with`], for what is documented to differ from one kind of environment to another.
+pub fn each_place_with(limits: &Limits, body: impl AsyncFn(Place, &dyn Environment)) {
     let mut passed = 0;
     for place in Place::ALL {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
         let opened = place.open(limits.clone());
         // Several waits fit into it, each of which has the deadline for itself.
-        let body = AssertUnwindSafe(body(&*opened.env)).catch_unwind();
+        let body = AssertUnwindSafe(body(place, &*opened.env)).catch_unwind();
         let result = runtime.block_on(async { tokio::time::timeout(4 * DEADLINE, body).await });
         match result {
             Ok(Ok(())) => {
