@@ -1,5 +1,6 @@
 //! Services: named, long-lived actors of a job, and the references by which they are called.
 
+mod binding;
 mod call;
 mod directory;
 mod encoded;
@@ -20,6 +21,15 @@ use std::sync::Arc;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub(crate) use self::{
+    binding::bound_to,
+    directory::{Origin, ServiceDirectory},
+    encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
+    gate::AnyGate,
+    instance::{ErasedService, service_recipe},
+    reference::{FoundService, ServiceResolver},
+    remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
+};
 pub use self::{
     call::Call,
     directory::ServiceContext,
@@ -27,14 +37,6 @@ pub use self::{
     reference::ServiceRef,
     table::MessageTable,
     tell::Tell,
-};
-pub(crate) use self::{
-    directory::{Origin, ServiceDirectory},
-    encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
-    gate::AnyGate,
-    instance::{ErasedService, service_recipe},
-    reference::{FoundService, ServiceResolver},
-    remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
 };
 use crate::{job::Incarnation, protocol::ServiceEvent};
 

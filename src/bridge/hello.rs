@@ -193,8 +193,8 @@ mod tests {
             let proof = Transcript { client: &client, node: &node, binding }.prove(&key(), role);
             proof.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         };
-        assert_eq!(proof(Role::Client, b""), "CLIENT");
-        assert_eq!(proof(Role::Node, b""), "NODE");
+        assert_eq!(proof(Role::Client, b""), "7dc21a92400ee20699bf57edd55b95b9d3941ff3aeec1aa1188c024b7f277f67");
+        assert_eq!(proof(Role::Node, b""), "ed2cd522d2ca7e84c8e01e8200f3ab4bb54d37c03daa9275775379dd371ac64a");
         assert_ne!(proof(Role::Client, b""), proof(Role::Client, b"binding"));
     }
 

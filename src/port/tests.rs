@@ -18,8 +18,8 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use super::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore};
-use crate::{blocking::block_on, job::JobId};
+use super::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore};
+use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
 
 /// Counts its wake-ups.
 #[derive(Default)]
@@ -79,14 +79,20 @@ impl<R> Running<R> {
 struct Fixed<P>(P);
 
 impl OutputResolver for Fixed<Arc<OutputStore>> {
-    fn output(&self, _: JobId, _: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>> {
-        Box::pin(std::future::ready(Ok(Arc::clone(&self.0))))
+    fn output(
+        &self,
+        _: JobId,
+        _: &str,
+        wanted: Arc<TypeDescription>,
+    ) -> BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>> {
+        let reader = self.0.reader(&wanted).map(|reader| Box::new(reader) as Box<dyn ChunkSource>);
+        Box::pin(std::future::ready(reader))
     }
 }
 
 impl InputResolver for Fixed<Arc<dyn AnyInput>> {
-    fn input(&self, _: JobId, _: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {
-        Box::pin(std::future::ready(Ok(Arc::clone(&self.0))))
+    fn input(&self, _: JobId, _: &str, _: Arc<TypeDescription>) -> BoxFuture<'static, Result<FoundInput, InputError>> {
+        Box::pin(std::future::ready(Ok(FoundInput::Port(Arc::clone(&self.0)))))
     }
 }
 

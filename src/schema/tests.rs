@@ -183,7 +183,7 @@ fn aliases_and_skipped_parts_are_no_parts() {
     let schema = Schema::of::<Aliased>().expect("the type can be traced");
     let Form::Struct(Body::Fields(fields)) = &schema.definitions[0].form else { panic!("{schema} is no struct") };
     let nodes: Vec<_> = fields.iter().map(|(_, node)| &schema.nodes[*node]).collect();
-    assert_eq!(nodes, [&Node::Plain("u8"), &Node::Defined(1), &Node::Plain("bool")]);
+    assert_eq!(nodes, [&Node::Plain("u8".into()), &Node::Defined(1), &Node::Plain("bool".into())]);
     let Form::Enum(variants) = &schema.definitions[1].form else { panic!("{schema} has no enum") };
     assert_eq!(variants.len(), 2);
 }

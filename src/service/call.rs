@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     blocking::block_on,
     service::{
-        CallError, RemoteCall, Service, ServiceMessage, ServiceRef,
+        CallError, RemoteCall, Service, ServiceMessage, ServiceRef, bound_to,
         envelope::{CallCell, Queued, Verdict, Withdrawn},
         gate::Place,
     },
@@ -121,7 +121,11 @@ where
         &self,
         reply: Result<Result<Vec<u8>, CallError>, oneshot::error::RecvError>,
     ) -> Result<M::Result, CallError> {
-        self.service.remote().expect("a reply came from there").conclude::<M>(reply)
+        let end = self.service.remote().expect("a reply came from there");
+        match self.service.resolver() {
+            Some(resolver) => bound_to(resolver, || end.conclude::<M>(reply)),
+            None => end.conclude::<M>(reply),
+        }
     }
 
     fn conclude(&self, verdict: Verdict<M::Result>) -> Result<M::Result, CallError> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     job::JobId,
     service::{
-        Call, CallError, Service, ServiceMessage, Tell,
+        Call, CallError, Service, ServiceMessage, Tell, binding,
         directory::{Origin, typed},
         gate::{AnyGate, Gate},
         remote::{RemoteEnd, RemoteService},
@@ -39,8 +39,9 @@ pub(crate) trait ServiceResolver: Send + Sync {
 /// A reference to a named service of a job.
 ///
 /// It is cheap to clone, can be sent to any thread, and can travel inside messages: serialized, it is the job's id and
-/// the service's name. Decoded, it is not bound to an environment and every use fails with [`CallError::Unbound`] until
-/// it is bound to one.
+/// the service's name. One that comes in a message or a reply, over the connection of a remote environment, is bound to
+/// where it came from. Decoded elsewhere, it is not bound to an environment, and every use fails with
+/// [`CallError::Unbound`] until it is bound to one.
 ///
 /// A reference keeps nothing alive: not the service, not its job, not the environment. It outlives restarts of the
 /// service. One from a job's handle is resolved at its first use, so making it never fails.
@@ -123,6 +124,14 @@ impl<S> ServiceRef<S> {
                 Some(Found::Remote(_)) | None => None,
             },
             Target::Unbound { .. } => None,
+        }
+    }
+
+    /// What looks services up where this one is; for a reference that is not of this process only.
+    pub(super) fn resolver(&self) -> Option<Arc<dyn ServiceResolver>> {
+        match &self.target {
+            Target::Lazy(lazy) => Some(Arc::clone(&lazy.resolver)),
+            Target::Local { .. } | Target::Unbound { .. } => None,
         }
     }
 
@@ -263,6 +272,9 @@ impl<S> Serialize for ServiceRef<S> {
 impl<'de, S> Deserialize<'de> for ServiceRef<S> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (job, name) = <(JobId, String)>::deserialize(deserializer)?;
+        if let Some(resolver) = binding::resolver() {
+            return Ok(Self::lazy(resolver, job, name));
+        }
         Ok(Self { target: Target::Unbound { job, name: name.into() } })
     }
 }

@@ -1,1 +1,181 @@
+use proptest::prelude::*;
 
+use super::*;
+
+/// Feeds the bytes in pieces of these lengths, over and over, and gives back what came out.
+fn decoded(bytes: &[u8], pieces: &[usize], limits: FrameLimits) -> Result<Vec<(Kind, Lane, u64, Vec<u8>)>, FrameError> {
+    let mut decoder = Decoder::new(limits);
+    let mut messages = Vec::new();
+    let mut rest = bytes;
+    for length in pieces.iter().cycle() {
+        while let Some(Message { kind, lane, id, payload }) = decoder.next()? {
+            messages.push((kind, lane, id, payload.to_vec()));
+        }
+        if rest.is_empty() {
+            return Ok(messages);
+        }
+        let room = decoder.room();
+        let (now, later) = rest.split_at((*length).min(room.len()).min(rest.len()));
+        room[..now.len()].copy_from_slice(now);
+        decoder.filled(now.len());
+        rest = later;
+    }
+    Ok(messages)
+}
+
+fn whole(bytes: &[u8]) -> Result<Vec<(Kind, Lane, u64, Vec<u8>)>, FrameError> {
+    decoded(bytes, &[usize::MAX], FrameLimits::default())
+}
+
+fn lane_of(kind: Kind) -> Lane {
+    [Lane::Control, Lane::Calls, Lane::Data].into_iter().find(|lane| kind.is_in(*lane)).expect("each kind has a lane")
+}
+
+#[test]
+fn the_bytes_of_every_kind_do_not_change() {
+    let golden: [(Kind, [u8; 2]); 10] = [
+        (Kind::Ping, [1, 0b000]),
+        (Kind::Pong, [2, 0b000]),
+        (Kind::Goodbye, [3, 0b000]),
+        (Kind::Message, [4, 0b000]),
+        (Kind::Call, [5, 0b010]),
+        (Kind::Tell, [6, 0b010]),
+        (Kind::Answer, [7, 0b010]),
+        (Kind::Failure, [8, 0b010]),
+        (Kind::Chunk, [9, 0b100]),
+        (Kind::Items, [10, 0b100]),
+    ];
+    assert_eq!(golden.map(|(kind, _)| kind), Kind::ALL);
+    for (kind, [number, flags]) in golden {
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, kind, lane_of(kind), 0x0102_0304_0506_0708, &[b"a", b"", b"bc"]);
+        let expected = [3, 0, 0, 0, number, flags, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, b'a', b'b', b'c'];
+        assert_eq!(bytes, expected, "{kind:?}");
+        assert_eq!(frame_bytes(&bytes), bytes.len());
+        let message = (kind, lane_of(kind), 0x0102_0304_0506_0708, b"abc".to_vec());
+        assert_eq!(whole(&bytes), Ok(vec![message]));
+    }
+}
+
+#[test]
+fn a_long_message_takes_several_frames() {
+    let payload: Vec<u8> = (0..PAYLOAD_MAX * 2 + 5).map(|n| n as u8).collect();
+    let mut bytes = Vec::new();
+    write_message(&mut bytes, Kind::Chunk, Lane::Data, 7, &[&payload[..10], &payload[10..]]);
+    assert_eq!(bytes.len(), payload.len() + 3 * HEADER_BYTES);
+    assert_eq!(bytes[5], 0b101, "more follows");
+    assert_eq!(bytes[2 * (HEADER_BYTES + PAYLOAD_MAX) + 5], 0b100, "nothing follows");
+    assert_eq!(whole(&bytes), Ok(vec![(Kind::Chunk, Lane::Data, 7, payload)]));
+    let mut exact = Vec::new();
+    write_message(&mut exact, Kind::Chunk, Lane::Data, 7, &[&vec![1; PAYLOAD_MAX]]);
+    assert_eq!(exact.len(), HEADER_BYTES + PAYLOAD_MAX);
+}
+
+#[test]
+fn frames_of_other_lanes_may_come_between() {
+    let payload = vec![3; PAYLOAD_MAX + 1];
+    let mut long = Vec::new();
+    write_message(&mut long, Kind::Chunk, Lane::Data, 7, &[&payload]);
+    let first = frame_bytes(&long);
+    let mut bytes = long[..first].to_vec();
+    write_message(&mut bytes, Kind::Ping, Lane::Control, 1, &[]);
+    write_message(&mut bytes, Kind::Call, Lane::Calls, 2, &[b"12345678"]);
+    bytes.extend_from_slice(&long[first..]);
+    let kinds: Vec<Kind> = whole(&bytes).unwrap().into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds, [Kind::Ping, Kind::Call, Kind::Chunk]);
+}
+
+#[test]
+fn every_rule_has_its_error() {
+    let frame = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, Kind::Chunk, Lane::Data, 7, &[b"abc"]);
+        change(&mut bytes);
+        whole(&bytes).unwrap_err()
+    };
+    assert_eq!(frame(&|bytes| bytes[4] = 0), FrameError::UnknownKind(0));
+    assert_eq!(frame(&|bytes| bytes[4] = 11), FrameError::UnknownKind(11));
+    assert_eq!(frame(&|bytes| bytes[5] = 0b1100), FrameError::UnknownFlags(0b1100));
+    assert_eq!(frame(&|bytes| bytes[5] = 0b0110), FrameError::UnknownFlags(0b0110));
+    assert_eq!(frame(&|bytes| bytes[7] = 1), FrameError::ReservedBytes);
+    assert_eq!(frame(&|bytes| bytes[2] = 2), FrameError::FrameTooLong { length: 0x2_0003 });
+    let wrong = FrameError::WrongLane { kind: Kind::Chunk, lane: Lane::Control };
+    assert_eq!(frame(&|bytes| bytes[5] = 0), wrong);
+    let empty = |bytes: &mut Vec<u8>| {
+        bytes.clear();
+        write_message(bytes, Kind::Chunk, Lane::Data, 7, &[]);
+        bytes[5] |= MORE;
+    };
+    assert_eq!(frame(&empty), FrameError::EmptyPart);
+    let interleaved = |bytes: &mut Vec<u8>| {
+        bytes[5] |= MORE;
+        write_message(bytes, Kind::Chunk, Lane::Data, 8, &[b"abc"]);
+    };
+    assert_eq!(frame(&interleaved), FrameError::Interleaved { kind: Kind::Chunk });
+}
+
+#[test]
+fn a_message_is_refused_when_it_outgrows_its_lane_and_not_by_what_it_claims() {
+    let limits = FrameLimits { control_bytes_max: 10, call_bytes_max: 20, data_bytes_max: PAYLOAD_MAX + 10 };
+    for (kind, limit) in [(Kind::Message, 10), (Kind::Tell, 20), (Kind::Chunk, PAYLOAD_MAX + 10)] {
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, kind, lane_of(kind), 7, &[&vec![0; limit]]);
+        assert_eq!(decoded(&bytes, &[1000], limits).map(|messages| messages.len()), Ok(1));
+        bytes.clear();
+        write_message(&mut bytes, kind, lane_of(kind), 7, &[&vec![0; limit + 1]]);
+        assert_eq!(decoded(&bytes, &[1000], limits), Err(FrameError::MessageTooLong { limit }));
+    }
+}
+
+fn messages() -> impl Strategy<Value = Vec<(Kind, u64, Vec<u8>)>> {
+    let payload = prop_oneof![
+        8 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => (0..3 * PAYLOAD_MAX).prop_map(|length| vec![7; length]),
+    ];
+    prop::collection::vec((prop::sample::select(Kind::ALL.to_vec()), any::<u64>(), payload), 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_chunking_yields_the_same_messages(
+        messages in messages(),
+        pieces in prop::collection::vec(prop_oneof![1..20usize, 1..200_000usize], 1..6),
+    ) {
+        let mut bytes = Vec::new();
+        for (kind, id, payload) in &messages {
+            write_message(&mut bytes, *kind, lane_of(*kind), *id, &[payload]);
+        }
+        let expected: Vec<_> =
+            messages.into_iter().map(|(kind, id, payload)| (kind, lane_of(kind), id, payload)).collect();
+        prop_assert!(decoded(&bytes, &pieces, FrameLimits::default()) == Ok(expected));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic_and_are_never_held_beyond_the_limits(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..600),
+        kinds in prop::collection::vec((1..=10u8, 0..6u8, 0..40u8), 0..12),
+    ) {
+        // Headers that are nearly right, or nothing but noise would be looked at.
+        let mut at = 0;
+        for (kind, flags, length) in kinds {
+            if let Some(header) = bytes.get_mut(at..at + HEADER_BYTES) {
+                header[..8].copy_from_slice(&[length, 0, 0, 0, kind, flags, 0, 0]);
+            }
+            at += HEADER_BYTES + usize::from(length);
+        }
+        let limits = FrameLimits { control_bytes_max: 64, call_bytes_max: 64, data_bytes_max: 64 };
+        let mut decoder = Decoder::new(limits);
+        for byte in bytes {
+            while let Ok(Some(_)) = decoder.next() {}
+            prop_assert!(decoder.partial.iter().all(|partial| partial.payload.capacity() <= 128));
+            prop_assert!(decoder.buffer.capacity() <= READ_BYTES);
+            if decoder.next().is_err() {
+                break;
+            }
+            decoder.room()[0] = byte;
+            decoder.filled(1);
+        }
+    }
+}

@@ -34,7 +34,7 @@ use crate::{
     job::{EncodedJob, JobId, JobOptions},
     link::{Keep, Refusal, Reply, SubmitJob},
     schema::TypeDescription,
-    service::{CallError, Entrance},
+    service::{CallError, Entrance, bound_to},
 };
 
 /// While more than this is queued for a client, nothing more is read from it: one that asks and does not read the
@@ -214,7 +214,8 @@ impl Session {
             if !server.remembers(job, digest_of(&encoded)) {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
             }
-            let payload = server.config.registry.open(encoded).map_err(Refusal::Job)?;
+            let host = Arc::clone(&server.host);
+            let payload = bound_to(host, || server.config.registry.open(encoded)).map_err(Refusal::Job)?;
             server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened)
         })
     }
@@ -263,7 +264,8 @@ impl Session {
         let route = self.route(u64::from_le_bytes(*route))?;
         self.calls.begin(message.id)?;
         let answer = SessionAnswer::new(message.id, &self.outbound, &self.calls);
-        if let Some(withdraw) = route.entrance.call(bytes, Box::new(answer)) {
+        let host = Arc::clone(&self.server.host);
+        if let Some(withdraw) = bound_to(host, || route.entrance.call(bytes, Box::new(answer))) {
             self.calls.is_underway(message.id, withdraw);
         }
         Ok(())
@@ -277,7 +279,8 @@ impl Session {
             credit.reading(true);
             self.touched.push(Arc::clone(&credit));
         }
-        entrance.tell(message.payload, Box::new(TellReceipt { credit, cost }));
+        let host = Arc::clone(&self.server.host);
+        bound_to(host, || entrance.tell(message.payload, Box::new(TellReceipt { credit, cost })));
         Ok(())
     }
 

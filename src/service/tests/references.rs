@@ -17,8 +17,8 @@ use crate::{
     codec,
     job::JobId,
     service::{
-        AnyGate, Call, CallError, Fate, MessageTable, Origin, Service, ServiceDirectory, ServiceRef, ServiceResolver,
-        Tell,
+        Call, CallError, Fate, FoundService, MessageTable, Origin, Service, ServiceDirectory, ServiceRef,
+        ServiceResolver, Tell,
     },
     timer::Timer,
 };
@@ -84,9 +84,9 @@ struct Resolver {
 }
 
 impl ServiceResolver for Resolver {
-    fn service(&self, _: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
+    fn service(&self, _: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let found = self.directory.clone().and_then(|directory| directory.gate(name));
+        let found = self.directory.clone().and_then(|directory| directory.gate(name)).map(FoundService::Gate);
         Box::pin(async move {
             // Pending once, as an answer from elsewhere is.
             actix_rt::task::yield_now().await;
@@ -135,7 +135,7 @@ fn a_lookup_that_fails_or_hangs_ends_the_call() {
 
     struct Hanging(Timer);
     impl ServiceResolver for Hanging {
-        fn service(&self, _: JobId, _: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
+        fn service(&self, _: JobId, _: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
             Box::pin(std::future::pending())
         }
         fn timer(&self) -> Timer {

@@ -1,0 +1,28 @@
+//! To what a reference is bound that is decoded.
+
+use std::{cell::RefCell, sync::Arc};
+
+use super::ServiceResolver;
+
+thread_local! {
+    /// That of the connection whose bytes are being decoded on this thread, if any are.
+    static RESOLVER: RefCell<Option<Arc<dyn ServiceResolver>>> = const { RefCell::new(None) };
+}
+
+/// Runs `decode`; references that it decodes are bound to `resolver`.
+pub(crate) fn bound_to<R>(resolver: Arc<dyn ServiceResolver>, decode: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Arc<dyn ServiceResolver>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let mine = RESOLVER.replace(self.0.take());
+            drop(mine);
+        }
+    }
+    let _restore = Restore(RESOLVER.replace(Some(resolver)));
+    decode()
+}
+
+/// That of the innermost [`bound_to`] on this thread.
+pub(super) fn resolver() -> Option<Arc<dyn ServiceResolver>> {
+    RESOLVER.with_borrow(Clone::clone)
+}
