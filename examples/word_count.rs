@@ -1,8 +1,15 @@
-//! Counts the words of a text file, in parallel, in this process.
+//! Counts the words of a text file, in parallel, in this process or on a node.
 //!
 //! ```text
 //! cargo run --release --example word_count -- [FILE] [--top N] [--threads N]
+//!
+//! cargo run --release --example word_count -- --serve 127.0.0.1:19001            a node for it, until Ctrl+C
+//! cargo run --release --example word_count -- [FILE] --remote 127.0.0.1:19001    the same, counted by that node
+//! cargo run --release --example word_count -- --remote 127.0.0.1:19001 --attach job-..    waits for a job of before
 //! ```
+//!
+//! The node reads FILE, so it is a path on the node's machine. A client that goes away changes nothing about its job: the
+//! job's id, which is printed on standard error, is what it takes to come back to it.
 //!
 //! Words are runs of alphanumeric characters, in lower case. Prints `count word`, the most frequent first, words of
 //! equal count in alphabetical order. Without FILE it reads the text in `examples/data/`, which begins:
@@ -26,7 +33,10 @@ use std::{
 
 use clap::Parser;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use proscenium::{BuildError, Flow, Job, JobHandle, LocalEnvironment, Outcome, QueryError, TextFile};
+use proscenium::{
+    BuildError, Environment, Flow, Job, JobHandle, JobId, LocalEnvironment, Node, Outcome, QueryError,
+    RemoteEnvironment, TextFile, jobs,
+};
 use serde::{Deserialize, Serialize};
 
 /// Counts the words of a text file.
@@ -38,9 +48,18 @@ struct Args {
     /// How many words to print.
     #[arg(long, default_value_t = 20)]
     top: usize,
-    /// Threads to count with. Default: one for each core.
+    /// Threads to count with, here or, with --serve, for clients. Default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
+    /// Be a node at this address, which counts for clients.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "remote")]
+    serve: Option<String>,
+    /// Have it counted by the node at this address.
+    #[arg(long, value_name = "HOST:PORT")]
+    remote: Option<String>,
+    /// Wait for this job, which was submitted to the node before.
+    #[arg(long, value_name = "JOB", requires = "remote")]
+    attach: Option<JobId>,
 }
 
 /// What travels to where the job runs: its parameters. The flow is laid out there.
@@ -82,13 +101,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let mut env = LocalEnvironment::builder("word-count");
-    if let Some(threads) = args.threads {
-        env = env.task_threads(threads);
+fn serve(address: String, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
+    let mut node = Node::builder().jobs(jobs![WordCount]).address(address);
+    if let Some(threads) = threads {
+        node = node.task_threads(threads);
     }
-    let env = env.open()?;
-    let job = env.submit(WordCount { file: args.file }).autostop(true).blocking()?;
+    let node = node.open()?;
+    if let Some(address) = node.address() {
+        eprintln!("serving at {address}; Ctrl+C stops");
+    }
+    node.serve().blocking();
+    Ok(())
+}
+
+/// Only this line differs from one environment to the other.
+fn open(args: &Args) -> Result<Box<dyn Environment>, Box<dyn Error>> {
+    Ok(match (&args.remote, args.threads) {
+        (Some(address), _) => Box::new(RemoteEnvironment::connect("word-count", address).blocking()?),
+        (None, Some(threads)) => Box::new(LocalEnvironment::builder("word-count").task_threads(threads).open()?),
+        (None, None) => Box::new(LocalEnvironment::new("word-count")),
+    })
+}
+
+fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    if let Some(address) = args.serve {
+        return serve(address, args.threads);
+    }
+    let env = open(&args)?;
+    let job = match args.attach {
+        Some(id) => env.blocking().job(id)?,
+        None => env.submit(WordCount { file: std::path::absolute(args.file)? }).autostop(true).blocking()?,
+    };
+    if args.remote.is_some() {
+        eprintln!("{}", job.id());
+    }
     let outcome = if io::stderr().is_terminal() { wait_with_progress(&job)? } else { job.blocking().wait()? };
     if !outcome.is_completed() {
         return Err(outcome.to_string().into());

@@ -1,7 +1,8 @@
-//! Six workloads, to be measured beside other engines.
+//! Workloads to be measured beside other engines: in this process, and against a node in another one.
 //!
 //! ```text
-//! cargo run --release --example workloads -- WORKLOAD [SIZE|FILE] [--threads N]
+//! cargo run --release --example workloads -- WORKLOAD [SIZE|FILE] [--threads N] [--remote HOST:PORT]
+//! cargo run --release --example workloads -- --serve 127.0.0.1:19001      the node for it, until Ctrl+C
 //! ```
 //!
 //! | workload | what is done | prints |
@@ -12,6 +13,13 @@
 //! | `tell [N]` | N (3,000,000) messages to a service, a call after every 1,024 | rate, median latency of a message |
 //! | `ask [N]` | N (200,000) calls of a service, one at a time, from a thread outside | rate, median latency of a call |
 //! | `job [N]` | N (10,000) jobs of 10 items, from submit to completed, one at a time | rate, median latency of a job |
+//! | `remote-ask [N]` | as `ask`, over the network | rate, median latency of a call |
+//! | `remote-ask-64 [N]` | N (500,000) calls, 64 in flight | rate, median latency of a call |
+//! | `remote-tell [N]` | as `tell`, over the network, with messages of 64 bytes | rate, median latency of a message |
+//! | `remote-output [N]` | N (5,000,000) random `u64` in an output, which is read 10 times | bytes/s, at 8 bytes an item |
+//! | `remote-job [N]` | as `job`, over the network | rate, median latency of a job |
+//!
+//! The remote ones need `--remote`, and the others can be sent to a node by it as well.
 //!
 //! Seconds are from before the environment is opened until the result is there. The median latency of a message is that
 //! of a round of 1,024 messages and their call, divided by 1,024.
@@ -24,7 +32,11 @@ use std::{
 
 use actix::{Actor, Context, Handler, Message};
 use clap::Parser;
-use proscenium::{BuildError, Flow, Job, LocalEnvironment, MessageTable, ParallelRange, Service, ServiceRef, TextFile};
+use futures::{StreamExt, TryStreamExt, stream};
+use proscenium::{
+    BuildError, Environment, Flow, Job, LocalEnvironment, MessageTable, Node, ParallelRange, RemoteEnvironment,
+    Service, ServiceMessage, ServiceRef, TextFile, jobs,
+};
 use serde::{Deserialize, Serialize};
 
 // That of the programs this is compared with.
@@ -36,13 +48,21 @@ const ROUND: u64 = 1024;
 /// Runs one workload and prints how long it took.
 #[derive(Parser)]
 struct Args {
-    /// `mapfold`, `shuffle`, `wordcount`, `tell`, `ask` or `job`.
-    workload: String,
+    /// One of `mapfold`, `shuffle`, `wordcount`, `tell`, `ask`, `job`, `remote-ask`, `remote-ask-64`, `remote-tell`,
+    /// `remote-output`, `remote-job`.
+    #[arg(required_unless_present = "serve")]
+    workload: Option<String>,
     /// How many items, messages, calls or jobs; for `wordcount` the file.
     size: Option<String>,
     /// Threads that run tasks. Default: one for each core.
     #[arg(long)]
     threads: Option<usize>,
+    /// Be a node at this address.
+    #[arg(long, value_name = "HOST:PORT")]
+    serve: Option<String>,
+    /// Run it on the node at this address.
+    #[arg(long, value_name = "HOST:PORT")]
+    remote: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,8 +143,35 @@ impl Job for TenItems {
     }
 }
 
+/// Numbers that look random (xorshift64*, by Vigna), into an output.
+#[derive(Serialize, Deserialize)]
+struct RandomNumbers {
+    items: u64,
+}
+
+impl Job for RandomNumbers {
+    const NAME: &'static str = "random-numbers";
+
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+        let random = |x: u64| {
+            let mut x = x.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            x ^= x >> 12;
+            x ^= x << 25;
+            x ^= x >> 27;
+            x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        };
+        flow.from_batch(0..self.items).map(random).collect("numbers");
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 struct Counter(u64);
+
+/// A number, and what makes 64 bytes of it.
+#[derive(Serialize, Deserialize, Message)]
+#[rtype(result = "()")]
+struct AddPadded(u8, [u64; 7]);
 
 #[derive(Serialize, Deserialize, Message)]
 #[rtype(result = "()")]
@@ -140,7 +187,7 @@ impl Actor for Counter {
 
 impl Service for Counter {
     fn messages(table: &mut MessageTable<Self>) {
-        table.accept::<Add>("add").accept::<Sum>("sum");
+        table.accept::<Add>("add").accept::<AddPadded>("add-padded").accept::<Sum>("sum");
     }
 }
 
@@ -149,6 +196,14 @@ impl Handler<Add> for Counter {
 
     fn handle(&mut self, Add(n): Add, _: &mut Context<Self>) {
         self.0 += n;
+    }
+}
+
+impl Handler<AddPadded> for Counter {
+    type Result = ();
+
+    fn handle(&mut self, AddPadded(n, _): AddPadded, _: &mut Context<Self>) {
+        self.0 += u64::from(n);
     }
 }
 
@@ -174,7 +229,15 @@ impl Job for Counting {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Args { workload, size, threads } = Args::parse();
+    let Args { workload, size, threads, serve, remote } = Args::parse();
+    if let Some(address) = serve {
+        return be_node(address, threads);
+    }
+    let workload = workload.ok_or("which workload?")?;
+    if workload.starts_with("remote-") && remote.is_none() {
+        return Err(format!("`{workload}` needs `--remote HOST:PORT`, where `--serve HOST:PORT` runs").into());
+    }
+    let place = Place { threads, remote };
     let number = |default: Option<u64>| -> Result<u64, Box<dyn Error>> {
         match (&size, default) {
             (Some(size), _) => Ok(size.replace('_', "").parse().map_err(|error| format!("size `{size}`: {error}"))?),
@@ -183,30 +246,59 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     match workload.as_str() {
-        "mapfold" => checksum_of(MapFold { items: number(None)? }, threads),
-        "shuffle" => checksum_of(Shuffle { items: number(None)? }, threads),
+        "mapfold" => checksum_of(MapFold { items: number(None)? }, &place),
+        "shuffle" => checksum_of(Shuffle { items: number(None)? }, &place),
         "wordcount" => {
             let file = size.as_deref().map(Path::new).ok_or("`wordcount` needs a file")?;
-            checksum_of(WordCount { file: file.to_owned() }, threads)
+            checksum_of(WordCount { file: std::path::absolute(file)? }, &place)
         }
-        "tell" => with_counter(threads, |counter| tell(&counter, number(Some(3_000_000))?)),
-        "ask" => with_counter(threads, |counter| ask(&counter, number(Some(200_000))?)),
-        "job" => jobs(number(Some(10_000))?, threads),
+        "tell" => with_counter(&place, |counter| tell("tell", &counter, number(Some(3_000_000))?, || Add(1))),
+        "ask" | "remote-ask" => with_counter(&place, |counter| ask(&workload, &counter, number(Some(200_000))?)),
+        "remote-ask-64" => with_counter(&place, |counter| ask_64(&counter, number(Some(500_000))?)),
+        "remote-tell" => with_counter(&place, |counter| {
+            // Numbers that are encoded in full: a tag and eight bytes each.
+            tell("remote-tell", &counter, number(Some(3_000_000))?, || AddPadded(1, [u64::MAX; 7]))
+        }),
+        "remote-output" => output(number(Some(5_000_000))?, &place),
+        "job" | "remote-job" => run_jobs(&workload, number(Some(10_000))?, &place),
         other => Err(format!("no workload is named `{other}`").into()),
     }
 }
 
-fn open(threads: Option<usize>) -> Result<LocalEnvironment, Box<dyn Error>> {
-    let env = LocalEnvironment::builder("workloads");
-    Ok(match threads {
-        Some(threads) => env.task_threads(threads).open()?,
-        None => env.open()?,
-    })
+/// Where workloads run.
+struct Place {
+    threads: Option<usize>,
+    remote: Option<String>,
 }
 
-fn checksum_of(job: impl Job, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
+impl Place {
+    fn open(&self) -> Result<Box<dyn Environment>, Box<dyn Error>> {
+        let local = LocalEnvironment::builder("workloads");
+        Ok(match (&self.remote, self.threads) {
+            (Some(address), _) => Box::new(RemoteEnvironment::connect("workloads", address).blocking()?),
+            (None, Some(threads)) => Box::new(local.task_threads(threads).open()?),
+            (None, None) => Box::new(local.open()?),
+        })
+    }
+}
+
+fn be_node(address: String, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
+    let known = jobs![MapFold, Shuffle, WordCount, TenItems, RandomNumbers, Counting];
+    let mut node = Node::builder().jobs(known).address(address);
+    if let Some(threads) = threads {
+        node = node.task_threads(threads);
+    }
+    let node = node.open()?;
+    if let Some(address) = node.address() {
+        eprintln!("serving at {address}; Ctrl+C stops");
+    }
+    node.serve().blocking();
+    Ok(())
+}
+
+fn checksum_of(job: impl Job, place: &Place) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
-    let env = open(threads)?;
+    let env = place.open()?;
     let job = env.submit(job).autostop(true).blocking()?;
     let outcome = job.blocking().wait()?;
     if !outcome.is_completed() {
@@ -218,10 +310,10 @@ fn checksum_of(job: impl Job, threads: Option<usize>) -> Result<(), Box<dyn Erro
 }
 
 fn with_counter(
-    threads: Option<usize>,
+    place: &Place,
     body: impl FnOnce(ServiceRef<Counter>) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let env = open(threads)?;
+    let env = place.open()?;
     let job = env.submit(Counting).blocking()?;
     body(job.service("counter"))?;
     job.blocking().stop()?;
@@ -229,7 +321,16 @@ fn with_counter(
     Ok(())
 }
 
-fn tell(counter: &ServiceRef<Counter>, messages: u64) -> Result<(), Box<dyn Error>> {
+fn tell<M>(
+    what: &str,
+    counter: &ServiceRef<Counter>,
+    messages: u64,
+    message: impl Fn() -> M,
+) -> Result<(), Box<dyn Error>>
+where
+    Counter: Handler<M> + Handler<Sum>,
+    M: ServiceMessage,
+{
     let mut rounds = Vec::new();
     let start = Instant::now();
     let mut sent = 0;
@@ -238,17 +339,17 @@ fn tell(counter: &ServiceRef<Counter>, messages: u64) -> Result<(), Box<dyn Erro
         let until = messages.min(sent + ROUND);
         let count = until - sent;
         while sent < until {
-            counter.tell(Add(1)).blocking()?;
+            counter.tell(message()).blocking()?;
             sent += 1;
         }
         assert_eq!(counter.call(Sum).blocking()?, sent);
         rounds.push(round.elapsed() / u32::try_from(count)?);
     }
-    report("tell", messages, start.elapsed(), rounds);
+    report(what, messages, start.elapsed(), rounds);
     Ok(())
 }
 
-fn ask(counter: &ServiceRef<Counter>, calls: u64) -> Result<(), Box<dyn Error>> {
+fn ask(what: &str, counter: &ServiceRef<Counter>, calls: u64) -> Result<(), Box<dyn Error>> {
     let mut latencies = Vec::new();
     let start = Instant::now();
     for _ in 0..calls {
@@ -256,12 +357,40 @@ fn ask(counter: &ServiceRef<Counter>, calls: u64) -> Result<(), Box<dyn Error>> 
         counter.call(Sum).blocking()?;
         latencies.push(call.elapsed());
     }
-    report("ask", calls, start.elapsed(), latencies);
+    report(what, calls, start.elapsed(), latencies);
     Ok(())
 }
 
-fn jobs(jobs: u64, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
-    let env = open(threads)?;
+fn ask_64(counter: &ServiceRef<Counter>, calls: u64) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(async {
+        let start = Instant::now();
+        let calling = stream::iter(0..calls).map(async |_| {
+            let call = Instant::now();
+            counter.call(Sum).await.map(|_| call.elapsed())
+        });
+        let latencies = calling.buffer_unordered(64).try_collect().await?;
+        report("remote-ask-64", calls, start.elapsed(), latencies);
+        Ok(())
+    })
+}
+
+fn output(items: u64, place: &Place) -> Result<(), Box<dyn Error>> {
+    const READINGS: u32 = 10;
+    let env = place.open()?;
+    let job = env.submit(RandomNumbers { items }).autostop(true).blocking()?;
+    assert!(job.blocking().wait()?.is_completed());
+    let start = Instant::now();
+    for _ in 0..READINGS {
+        assert_eq!(job.output::<u64>("numbers").blocking()?.len() as u64, items);
+    }
+    let bytes = items as f64 * 8.0 * f64::from(READINGS);
+    println!("remote-output {:.0} MB/s", bytes / start.elapsed().as_secs_f64() / 1e6);
+    Ok(())
+}
+
+fn run_jobs(what: &str, jobs: u64, place: &Place) -> Result<(), Box<dyn Error>> {
+    let env = place.open()?;
     let mut latencies = Vec::new();
     let start = Instant::now();
     for _ in 0..jobs {
@@ -270,7 +399,7 @@ fn jobs(jobs: u64, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
         assert!(job.blocking().wait()?.is_completed());
         latencies.push(one.elapsed());
     }
-    report("job", jobs, start.elapsed(), latencies);
+    report(what, jobs, start.elapsed(), latencies);
     Ok(())
 }
 

@@ -129,6 +129,8 @@ pub(crate) struct EndedJob {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) graph: Graph,
     pub(crate) outputs: Vec<(String, Arc<OutputStore>)>,
+    /// The inputs that were finished, rather than closed by the job's end.
+    pub(crate) inputs_finished: Vec<String>,
 }
 
 impl EndedJob {

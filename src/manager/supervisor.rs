@@ -216,11 +216,13 @@ impl JobSupervisor {
     }
 
     fn ended_job(&self, progress: &Progress) -> EndedJob {
+        let finished = self.ports.inputs.iter().filter(|(_, input)| input.is_finished());
         EndedJob {
             status: self.record.status(&self.completion, progress),
             dead_letters: self.record.dead.letters(),
             graph: self.record.graph.clone(),
             outputs: self.ports.outputs.clone(),
+            inputs_finished: finished.map(|(name, _)| name.clone()).collect(),
         }
     }
 

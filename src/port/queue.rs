@@ -31,6 +31,8 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     fn description(&self) -> &Arc<TypeDescription>;
     /// Handles outside that have sent or finished here and are alive.
     fn senders(&self) -> u32;
+    /// `finish` was called.
+    fn is_finished(&self) -> bool;
     /// See [`InputPort::close`].
     fn close(&self) -> u64;
     /// A sender of this number on the other side of a connection; one that was known before goes on where it was.
@@ -333,6 +335,10 @@ impl<T: DeserializeOwned + Send + 'static> AnyInput for InputPort<T> {
 
     fn senders(&self) -> u32 {
         self.state.lock().senders
+    }
+
+    fn is_finished(&self) -> bool {
+        Self::is_finished(self)
     }
 
     fn close(&self) -> u64 {

@@ -13,6 +13,7 @@ mod operators;
 mod outputs;
 mod parallelism;
 mod parity;
+mod remote;
 mod services;
 mod sources;
 mod supervision;
@@ -36,6 +37,7 @@ fn jobs() -> proscenium::JobRegistry {
         outputs::jobs(),
         parallelism::jobs(),
         parity::jobs(),
+        remote::jobs(),
         services::jobs(),
         sources::jobs(),
         supervision::jobs(),

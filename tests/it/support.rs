@@ -4,6 +4,7 @@ mod door;
 mod journal;
 mod node;
 mod places;
+mod proxy;
 mod services;
 
 use std::{
@@ -22,7 +23,8 @@ pub use self::{
     door::{Door, Doorway, Visitor},
     journal::{Journal, JournalSink, Pen},
     node::NodeProcess,
-    places::{Opened, Place, each_environment, each_environment_with, each_place_with},
+    places::{Place, each_environment, each_environment_with, each_place_with},
+    proxy::{Cut, Proxy},
     services::{Answer, Counter, Crash, Echo, Increment, LateAnswer, LoseReply, SlowAnswer, Total},
 };
 
@@ -37,7 +39,7 @@ macro_rules! job {
     ) => {
         $(#[$attribute])*
         #[derive(serde::Serialize, serde::Deserialize)]
-        struct $job {
+        pub(crate) struct $job {
             $($field: $type),*
         }
 

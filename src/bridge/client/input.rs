@@ -264,7 +264,19 @@ impl InputExchange {
             Err(InputFault::Refused(error)) => error,
         };
         state.closed = Some(error.clone());
+        if matches!(error, InputError::Finished { .. }) {
+            // By this sender too, if it has asked for it.
+            let finishing = std::mem::take(&mut state.finishing);
+            finishing.into_iter().for_each(|finished| drop(finished.send(Ok(()))));
+        }
+        // What was sent and not confirmed on a lost connection may have been taken before the input was closed.
+        let doubtful = InputError::Unreachable { input: self.input.clone(), message: error.to_string() };
+        let (sent, unsent) = std::mem::take(&mut state.batches).into_iter().partition(|batch| batch.first.is_some());
+        state.batches = unsent;
         self.give_up(state, 0, &error);
+        for batch in <VecDeque<Batch>>::into_iter(sent) {
+            let _ = batch.done.send(Err(NotTaken { taken: 0, error: doubtful.clone() }));
+        }
         Ok(())
     }
 

@@ -106,7 +106,9 @@ impl Exchange for Question {
 
     fn fail(&self, why: &Why) {
         let sent = self.state.lock().sent_to.is_some();
-        self.answer(Err(why.refusal(self.job, sent)));
+        // A job that was being submitted is not known to have been.
+        let job = self.job.filter(|_| !matches!(self.what, FromClient::Submit { .. }));
+        self.answer(Err(why.refusal(job, sent)));
     }
 
     fn hear(&self, message: FromNode) -> Result<Heard, Violation> {

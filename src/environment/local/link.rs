@@ -181,6 +181,9 @@ impl Host for LocalLink {
                         existing: inputs.iter().map(|(name, _)| name.clone()).collect(),
                     })
                 }
+                Ok(Ports::Ended(ended)) if ended.inputs_finished.contains(&input) => {
+                    Err(InputError::Finished { input })
+                }
                 Ok(Ports::Ended(ended)) if ended.graph.inputs.contains(&input) => Err(InputError::Closed { input }),
                 Ok(Ports::Ended(ended)) => Err(InputError::NoSuchInput { input, existing: ended.graph.inputs.clone() }),
                 Err(Refusal::NoSuchJob { id }) => Err(InputError::NoSuchJob { id }),
