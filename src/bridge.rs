@@ -15,8 +15,14 @@ mod outbound;
 mod server;
 mod stream;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use self::key::{Key, KeyError};
+#[cfg(feature = "tls")]
+pub(crate) use self::tls::TlsDial;
+#[cfg(feature = "tls")]
+pub use self::tls::{TlsError, TlsIdentity, TlsTrust};
 pub(crate) use self::{
     client::{Client, ClientConfig, ConnectFault},
     connection::Heartbeat,

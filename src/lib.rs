@@ -20,6 +20,8 @@ mod timer;
 mod worker;
 
 pub use bridge::{Key, KeyError};
+#[cfg(feature = "tls")]
+pub use bridge::{TlsError, TlsIdentity, TlsTrust};
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder,
     OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,

@@ -190,9 +190,12 @@ impl ConnectFault {
     /// Whether another attempt is bound to fail in the same way.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
-            Self::Dial(error) => {
-                matches!(error.kind, DialErrorKind::Address | DialErrorKind::Untrusted | DialErrorKind::Exposed)
-            }
+            Self::Dial(error) => match error.kind {
+                DialErrorKind::Address | DialErrorKind::Exposed => true,
+                #[cfg(feature = "tls")]
+                DialErrorKind::Untrusted => true,
+                DialErrorKind::NobodyListens | DialErrorKind::Other => false,
+            },
             Self::Hello(error) => error.is_permanent(),
             Self::TimedOut(_) | Self::NotWelcomed(_) => false,
         }

@@ -154,6 +154,12 @@ pub(crate) enum HelloError {
     Reflected,
 }
 
+impl From<std::io::Error> for HelloError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
 impl HelloError {
     /// Whether another attempt is bound to fail in the same way.
     pub(super) fn is_permanent(&self) -> bool {

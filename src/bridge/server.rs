@@ -11,6 +11,7 @@ mod session;
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
+    io,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -26,10 +27,11 @@ use self::session::Session;
 use super::{
     connection::{Heartbeat, say_goodbye},
     handshake,
+    hello::HelloError,
     key::Key,
     message::Goodbye,
     outbound::Outbound,
-    stream::Stream,
+    stream::{Dialled, Stream},
 };
 use crate::{
     job::{JobId, JobRegistry},
@@ -94,8 +96,8 @@ impl Server {
         Rc::new(Self { config, host, stops, state: RefCell::default() })
     }
 
-    /// Takes up a stream, on which the peer has proven nothing yet.
-    pub(crate) fn welcome(self: &Rc<Self>, stream: Box<dyn Stream>, binding: Vec<u8>) {
+    /// Takes up a stream, once it has arrived; the peer has proven nothing yet.
+    pub(crate) fn welcome(self: &Rc<Self>, arrival: impl Future<Output = io::Result<Dialled>> + 'static) {
         let mut state = self.state.borrow_mut();
         if state.closed {
             return;
@@ -108,19 +110,28 @@ impl Server {
         let number = state.strangers_ever;
         state.strangers_ever += 1;
         let server = Rc::clone(self);
-        let task = spawn_local(async move { server.meet(number, stream, &binding).await });
+        let task = spawn_local(async move { server.meet(number, arrival).await });
         state.strangers.push_back((number, task.abort_handle()));
     }
 
-    async fn meet(self: Rc<Self>, number: u64, mut stream: Box<dyn Stream>, binding: &[u8]) {
-        let hello = handshake::accept(&mut stream, &self.config.key, self.config.incarnation, binding);
+    async fn meet(self: Rc<Self>, number: u64, arrival: impl Future<Output = io::Result<Dialled>>) {
+        let hello = async {
+            let Dialled { mut stream, binding } = arrival.await.map_err(|error| (HelloError::from(error), None))?;
+            match handshake::accept(&mut stream, &self.config.key, self.config.incarnation, &binding).await {
+                Ok(peer) => Ok((peer, stream)),
+                Err(error) => Err((error, Some(stream))),
+            }
+        };
         let met = timeout(self.config.hello_limit, hello).await;
         self.state.borrow_mut().strangers.retain(|(other, _)| *other != number);
-        let peer = match met {
-            Ok(Ok(peer)) => peer,
-            Ok(Err(error)) => {
+        let (peer, stream) = match met {
+            Ok(Ok(met)) => met,
+            Ok(Err((error, stream))) => {
                 tracing::info!(%error, "a peer was refused");
-                return drain(stream).await;
+                if let Some(stream) = stream {
+                    drain(stream).await;
+                }
+                return;
             }
             Err(_) => return tracing::info!("a peer took too long to prove itself"),
         };

@@ -51,6 +51,7 @@ pub(crate) enum DialErrorKind {
     /// The address means nothing.
     Address,
     /// The peer is not who it should be.
+    #[cfg(feature = "tls")]
     Untrusted,
     /// Others could read along.
     Exposed,

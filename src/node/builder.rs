@@ -18,8 +18,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Node,
-    serving::{self, Setup},
+    serving::{self, Encryption, Setup},
 };
+#[cfg(feature = "tls")]
+use crate::bridge::TlsIdentity;
 use crate::{
     bridge::{Heartbeat, Key, KeyError, ServerConfig},
     environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
@@ -43,6 +45,7 @@ pub struct NodeBuilder {
     hello_limit: Duration,
     connections_max: usize,
     insecure_plaintext: bool,
+    encryption: Encryption,
 }
 
 enum WhichKey {
@@ -64,6 +67,7 @@ impl NodeBuilder {
             hello_limit: Duration::from_secs(5),
             connections_max: 4096,
             insecure_plaintext: false,
+            encryption: Encryption::default(),
         }
     }
 
@@ -153,6 +157,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Encrypts connections, and proves to clients by this certificate who they are connected to. With the feature `tls`.
+    /// Default: no encryption, and then none but this machine is listened for.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, identity: TlsIdentity) -> Self {
+        self.encryption.identity = Some(identity);
+        self
+    }
+
     /// Opens the node, which then serves.
     ///
     /// # Errors
@@ -189,7 +201,8 @@ impl NodeBuilder {
             environment,
             server,
             address: self.address,
-            beyond_loopback: self.insecure_plaintext,
+            beyond_loopback: self.insecure_plaintext || self.encryption.is_there(),
+            encryption: self.encryption,
             orders,
             stops: commands.clone(),
         };

@@ -1,17 +1,19 @@
 //! The thread of a node: accepts connections until it is told to stop, and then ends what there is.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::mpsc::SyncSender, time::Duration};
+use std::{future::ready, io, net::SocketAddr, rc::Rc, sync::mpsc::SyncSender, time::Duration};
 
 use futures::future::{BoxFuture, Either, join_all, select};
 use tokio::{
     io::DuplexStream,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime::Builder,
     sync::{mpsc, watch},
     task::{AbortHandle, LocalSet, spawn_local},
 };
 
 use super::NodeError;
+#[cfg(feature = "tls")]
+use crate::bridge::TlsIdentity;
 use crate::{
     bridge::{Dial, DialError, DialErrorKind, Dialled, Server, ServerConfig, is_loopback, listen, resolve},
     environment::{Environment, LocalEnvironment},
@@ -37,6 +39,7 @@ pub(super) struct Setup {
     pub environment: LocalEnvironment,
     pub server: ServerConfig,
     pub address: Option<String>,
+    pub encryption: Encryption,
     /// Whether others than this machine may be listened for.
     pub beyond_loopback: bool,
     pub orders: mpsc::UnboundedReceiver<Command>,
@@ -53,7 +56,7 @@ impl Dial for InProcessDial {
     fn dial(&self) -> BoxFuture<'static, Result<Dialled, DialError>> {
         let (here, there) = tokio::io::duplex(PIPE_BYTES);
         let welcomed = self.commands.send(Command::Welcome(there));
-        Box::pin(std::future::ready(match welcomed {
+        Box::pin(ready(match welcomed {
             Ok(()) => Ok(Dialled { stream: Box::new(here), binding: Vec::new() }),
             Err(_) => {
                 let message = "the node has ended".to_owned();
@@ -84,7 +87,7 @@ pub(super) fn run(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, N
 }
 
 async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>) {
-    let Setup { environment, server, address, beyond_loopback, mut orders, stops } = setup;
+    let Setup { environment, server, address, encryption, beyond_loopback, mut orders, stops } = setup;
     let listener = match open_listener(address, beyond_loopback).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -96,7 +99,8 @@ async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, Node
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (client_stops, mut asked) = mpsc::unbounded_channel();
     let server = Server::new(server, environment.host(), client_stops);
-    let accepting = listener.map(|listener| spawn_local(accept(Rc::clone(&server), listener)).abort_handle());
+    let accepting =
+        listener.map(|listener| spawn_local(accept(Rc::clone(&server), listener, encryption)).abort_handle());
     let forwarded = stops.clone();
     spawn_local(async move {
         while let Some(how) = asked.recv().await {
@@ -127,13 +131,44 @@ async fn open_listener(address: Option<String>, beyond_loopback: bool) -> Result
     listen(&addresses).await.map(Some).map_err(failed)
 }
 
-async fn accept(server: Rc<Server>, listener: TcpListener) {
+/// How connections from other processes are encrypted.
+#[derive(Clone, Default)]
+pub(super) struct Encryption {
+    #[cfg(feature = "tls")]
+    pub identity: Option<TlsIdentity>,
+}
+
+impl Encryption {
+    #[cfg(feature = "tls")]
+    pub(super) fn is_there(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn is_there(&self) -> bool {
+        false
+    }
+
+    fn arrival(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Dialled>> {
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.identity {
+            return identity.accept(stream);
+        }
+        Box::pin(ready(Ok(Dialled { stream: Box::new(stream), binding: Vec::new() })))
+    }
+}
+
+fn in_process(stream: DuplexStream) -> impl Future<Output = io::Result<Dialled>> {
+    ready(Ok(Dialled { stream: Box::new(stream), binding: Vec::new() }))
+}
+
+async fn accept(server: Rc<Server>, listener: TcpListener, encryption: Encryption) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Frames are gathered before they are written; to wait for more would only delay them.
                 if stream.set_nodelay(true).is_ok() {
-                    server.welcome(Box::new(stream), Vec::new());
+                    server.welcome(encryption.arrival(stream));
                 }
             }
             Err(error) => {
@@ -154,7 +189,7 @@ async fn until_stopped(
         match orders.recv().await {
             Some(Command::Stop(how)) => return how,
             Some(Command::ListenForSignals) => listen_for_signals(stops.clone()),
-            Some(Command::Welcome(stream)) => server.welcome(Box::new(stream), Vec::new()),
+            Some(Command::Welcome(stream)) => server.welcome(in_process(stream)),
             // The node itself holds a sender, so this does not happen.
             None => return NodeStop::Cancel,
         }

@@ -4,6 +4,8 @@ mod cuts;
 mod lost;
 mod nodes;
 mod refusals;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::net::SocketAddr;
 

@@ -17,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Core, RemoteEnvironment, Threads, link::RemoteLink};
+#[cfg(feature = "tls")]
+use crate::bridge::{TlsDial, TlsTrust};
 use crate::{
     blocking::block_on,
     bridge::{
@@ -52,6 +54,8 @@ enum Way {
     Address {
         address: String,
         insecure_plaintext: bool,
+        #[cfg(feature = "tls")]
+        tls: Option<TlsTrust>,
     },
     /// To a node of this process.
     InProcess(Arc<dyn Dial>),
@@ -72,7 +76,12 @@ impl Connect {
     pub(super) fn new(name: String, address: String) -> Self {
         Self {
             name,
-            way: Way::Address { address, insecure_plaintext: false },
+            way: Way::Address {
+                address,
+                insecure_plaintext: false,
+                #[cfg(feature = "tls")]
+                tls: None,
+            },
             key: WhichKey::Find,
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
             connect_limit: Duration::from_secs(10),
@@ -121,6 +130,16 @@ impl Connect {
         self
     }
 
+    /// Encrypts the connection, with a node that has a certificate which `trust` accepts. With the feature `tls`.
+    /// Default: no encryption, and then none but a node on this machine is connected to.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, trust: TlsTrust) -> Self {
+        if let Way::Address { tls, .. } = &mut self.way {
+            *tls = Some(trust);
+        }
+        self
+    }
+
     /// Connects, and blocks the calling thread meanwhile.
     ///
     /// # Errors
@@ -138,7 +157,9 @@ impl Connect {
         };
         let dial: Arc<dyn Dial> = match self.way {
             Way::InProcess(dial) => dial,
-            Way::Address { address, insecure_plaintext } => {
+            #[cfg(feature = "tls")]
+            Way::Address { address, tls: Some(trust), .. } => Arc::new(TlsDial { address, trust }),
+            Way::Address { address, insecure_plaintext, .. } => {
                 Arc::new(TcpDial { address, beyond_loopback: insecure_plaintext })
             }
         };
@@ -236,6 +257,7 @@ impl ConnectError {
             ConnectFault::Dial(DialError { message, kind }) => match kind {
                 DialErrorKind::Address => Self::Address { message },
                 DialErrorKind::Exposed => Self::Exposed { message },
+                #[cfg(feature = "tls")]
                 DialErrorKind::Untrusted => Self::Refused { address, message },
                 DialErrorKind::NobodyListens | DialErrorKind::Other => Self::Unreachable { address, message },
             },

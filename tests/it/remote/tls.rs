@@ -1,0 +1,87 @@
+//! Connections that are encrypted.
+
+use proscenium::{ConnectError, Environment, Key, Node, Outcome, RemoteEnvironment, TlsError, TlsIdentity, TlsTrust};
+
+use super::Everything;
+use crate::support::{Answer, Echo, Journal, block_on, deadline, ended};
+
+struct Certificate {
+    certificate: String,
+    key: String,
+}
+
+impl Certificate {
+    fn of(host: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    fn identity(&self) -> TlsIdentity {
+        TlsIdentity::from_pem(self.certificate.as_bytes(), self.key.as_bytes()).unwrap()
+    }
+
+    fn pinned(&self) -> TlsTrust {
+        TlsTrust::pinned(self.certificate.as_bytes()).unwrap()
+    }
+}
+
+fn node(certificate: &Certificate, key: &Key) -> (Node, u16) {
+    let node = Node::builder().jobs(crate::jobs()).address("0.0.0.0:0").key(key.clone()).task_threads(2);
+    let node = node.tls(certificate.identity()).open().unwrap();
+    let port = node.address().unwrap().port();
+    (node, port)
+}
+
+#[test]
+fn a_pinned_certificate_is_trusted_whatever_its_name_and_no_other_is() {
+    let (certificate, key) = (Certificate::of("somewhere.example"), Key::generate());
+    let (node, port) = node(&certificate, &key);
+    block_on(async {
+        let connect = || RemoteEnvironment::connect("test", format!("127.0.0.1:{port}")).key(key.clone());
+        let env = connect().tls(certificate.pinned()).await.unwrap();
+        let journal = Journal::new();
+        let job = env.submit(Everything { pen: journal.pen() }).autostop(true).await.unwrap();
+        assert_eq!(job.service::<Echo>("echo").call(Answer(3)).await.unwrap(), 3);
+        let numbers = job.input::<u64>("numbers");
+        numbers.send_all(0..1000).await.unwrap();
+        numbers.finish().await.unwrap();
+        assert_eq!(deadline("the output", job.output::<u64>("live")).await.unwrap().len(), 1000);
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        env.close().await;
+
+        let other = Certificate::of("somewhere.example");
+        let error = deadline("the refusal", connect().tls(other.pinned())).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
+        let wrong_key = connect().key(Key::generate()).tls(certificate.pinned());
+        let error = deadline("the refusal", wrong_key).await.unwrap_err();
+        assert!(matches!(&error, ConnectError::Refused { message, .. } if message.contains("key")), "{error:?}");
+        let error = deadline("the refusal", connect()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. } | ConnectError::Unreachable { .. }), "{error:?}");
+    });
+    drop(node);
+}
+
+#[test]
+fn an_authority_vouches_for_a_host_by_its_name() {
+    let (certificate, key) = (Certificate::of("localhost"), Key::generate());
+    let (node, port) = node(&certificate, &key);
+    block_on(async {
+        let trust = || TlsTrust::authorities(certificate.certificate.as_bytes()).unwrap();
+        let connect = |host: &str| RemoteEnvironment::connect("test", format!("{host}:{port}")).key(key.clone());
+        let env = deadline("connecting", connect("localhost").tls(trust())).await.unwrap();
+        assert!(env.health().await.unwrap().accepting);
+        env.close().await;
+        let error = deadline("the refusal", connect("127.0.0.1").tls(trust())).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
+    });
+    drop(node);
+}
+
+#[test]
+fn what_is_no_certificate_is_refused() {
+    assert!(matches!(TlsTrust::pinned(b"nothing"), Err(TlsError::Pem { .. })));
+    assert!(matches!(TlsIdentity::from_pem_files("/nowhere", "/nowhere"), Err(TlsError::Unreadable { .. })));
+    let (one, other) = (Certificate::of("a.example"), Certificate::of("a.example"));
+    let mixed = TlsIdentity::from_pem(one.certificate.as_bytes(), other.key.as_bytes());
+    assert!(matches!(mixed, Err(TlsError::Unusable { .. })), "{mixed:?}");
+}
