@@ -6,7 +6,10 @@
 
 mod guard;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, DeserializeSeed},
+};
 
 pub(crate) use self::guard::{decode_prefix_untrusted, decode_untrusted};
 
@@ -83,6 +86,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError
 /// `()`. So a run of values cannot be told from its bytes alone; their number must travel beside them.
 pub(crate) fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     bincode::serde::decode_from_slice(bytes, CONFIG).map_err(decode_error)
+}
+
+/// As [`decode_prefix`], by a seed, which sees the deserializer.
+fn decode_by<'de, S: DeserializeSeed<'de>>(seed: S, bytes: &'de [u8]) -> Result<(S::Value, usize), DecodeError> {
+    bincode::serde::seed_decode_from_slice(seed, bytes, CONFIG).map_err(decode_error)
 }
 
 /// The end of a vector, which takes bytes up to a limit: a value that is too large is found while it is written, not

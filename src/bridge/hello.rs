@@ -22,7 +22,7 @@ use super::key::Key;
 /// The version of everything that is said over a bridge. Raised by every change to it.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
 
-/// bincode 2 in its standard configuration.
+/// The encoding of `crate::codec`.
 const CODEC: u16 = 1;
 
 pub(super) const MAGIC: [u8; 8] = *b"PROSCNM\n";

@@ -14,7 +14,7 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{CONFIG, DecodeError, decode_error, decode_prefix};
+use super::{DecodeError, decode_by, decode_prefix};
 use crate::schema::TypeDescription;
 
 /// How deep a value of a recursive type may be nested.
@@ -53,10 +53,7 @@ fn decode_guarded<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Decod
         fault: Cell::new(None),
     };
     let seed = Guarded { inner: std::marker::PhantomData::<T>, guard: &guard };
-    bincode::serde::seed_decode_from_slice(seed, bytes, CONFIG).map_err(|error| match guard.fault.take() {
-        Some(fault) => fault,
-        None => decode_error(error),
-    })
+    decode_by(seed, bytes).map_err(|error| guard.fault.take().unwrap_or(error))
 }
 
 struct Guard {

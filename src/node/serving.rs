@@ -173,7 +173,8 @@ async fn accept(server: Rc<Server>, listener: TcpListener, encryption: Encryptio
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_RETRY).await;
+                // Nothing tells when there is a descriptor again.
+                let _ = tokio::time::timeout(ACCEPT_RETRY, std::future::pending::<()>()).await;
             }
         }
     }

@@ -66,8 +66,10 @@ pub(super) struct RemoteEnd<S> {
     service: Arc<dyn RemoteService>,
     table: MessageTable<S>,
     /// Those that were opened, by the type of the message. Few, so they are searched one by one.
-    routes: Arc<RwLock<Vec<(TypeId, Arc<dyn RemoteRoute>)>>>,
+    routes: Arc<RwLock<Routes>>,
 }
+
+type Routes = Vec<(TypeId, Arc<dyn RemoteRoute>)>;
 
 impl<S: Service> RemoteEnd<S> {
     pub(super) fn new(service: Arc<dyn RemoteService>) -> Self {

@@ -5,7 +5,7 @@ use std::{cell::Cell, sync::Arc, time::Duration};
 use futures::future::{Either, select};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -79,8 +79,8 @@ impl Keeper {
             }
             let wait = jittered(backoff);
             backoff = (backoff * 2).min(BACKOFF_MAX);
-            let closing = std::pin::pin!(self.shared.closing());
-            if let Either::Right(_) = select(std::pin::pin!(sleep(wait)), closing).await {
+            // Ready in time only if the client is closed meanwhile.
+            if timeout(wait, self.shared.closing()).await.is_ok() {
                 break;
             }
         }

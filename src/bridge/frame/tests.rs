@@ -2,8 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+type Decoded = Result<Vec<(Kind, Lane, u64, Vec<u8>)>, FrameError>;
+
 /// Feeds the bytes in pieces of these lengths, over and over, and gives back what came out.
-fn decoded(bytes: &[u8], pieces: &[usize], limits: FrameLimits) -> Result<Vec<(Kind, Lane, u64, Vec<u8>)>, FrameError> {
+fn decoded(bytes: &[u8], pieces: &[usize], limits: FrameLimits) -> Decoded {
     let mut decoder = Decoder::new(limits);
     let mut messages = Vec::new();
     let mut rest = bytes;
@@ -23,7 +25,7 @@ fn decoded(bytes: &[u8], pieces: &[usize], limits: FrameLimits) -> Result<Vec<(K
     Ok(messages)
 }
 
-fn whole(bytes: &[u8]) -> Result<Vec<(Kind, Lane, u64, Vec<u8>)>, FrameError> {
+fn whole(bytes: &[u8]) -> Decoded {
     decoded(bytes, &[usize::MAX], FrameLimits::default())
 }
 

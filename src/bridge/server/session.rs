@@ -32,7 +32,7 @@ use crate::{
     },
     codec,
     job::{EncodedJob, JobId, JobOptions},
-    link::{Keep, Refusal, Reply, SubmitJob},
+    link::{Host, Keep, Refusal, Reply, SubmitJob},
     schema::TypeDescription,
     service::{CallError, Entrance, bound_to},
 };
@@ -61,6 +61,16 @@ pub(super) struct Streams {
     routes: HashMap<u64, Route>,
     outputs: HashMap<u64, Rc<OutputPump>>,
     inputs: HashMap<u64, Rc<InputPump>>,
+}
+
+impl Streams {
+    /// The question is not waited for, or the handle that came of it is gone.
+    fn forget(&mut self, id: u64) {
+        self.holds.remove(&id);
+        if let Some(request) = self.requests.remove(&id) {
+            request.abort();
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -110,11 +120,7 @@ impl Session {
                 self.answer(id, async { Ok(Reply::Done(())) })
             }
             FromClient::Forget => {
-                let mut streams = self.streams.borrow_mut();
-                streams.holds.remove(&id);
-                if let Some(request) = streams.requests.remove(&id) {
-                    request.abort();
-                }
+                self.streams.borrow_mut().forget(id);
                 Ok(())
             }
             FromClient::OpenRoute(open) => self.open_route(id, open),
@@ -127,11 +133,11 @@ impl Session {
                 Ok(())
             }
             FromClient::OpenOutput { job, output, item_type, from, bytes } => {
-                let pump = OutputPump::new(id, from, bytes);
                 self.bounded(|streams| streams.outputs.len())?;
+                let pump = OutputPump::new(id, from, bytes);
                 self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
-                let (host, outbound) = (Arc::clone(&self.server.host), Arc::clone(&self.outbound));
-                self.tasks.spawn_local(async move { pump.run(host, outbound, job, output, item_type).await });
+                let (host, outbound) = self.ends();
+                self.tasks.spawn_local(pump.run(host, outbound, job, output, item_type));
                 Ok(())
             }
             FromClient::OutputCredit { consumed, bytes } => {
@@ -147,14 +153,13 @@ impl Session {
                 Ok(())
             }
             FromClient::OpenInput { job, input, item_type, writer } => {
-                let pump = InputPump::new(id, writer);
                 self.bounded(|streams| streams.inputs.len())?;
-                let before = self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump));
-                if let Some(before) = before {
+                let pump = InputPump::new(id, writer);
+                if let Some(before) = self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump)) {
                     before.close(false);
                 }
-                let (host, outbound) = (Arc::clone(&self.server.host), Arc::clone(&self.outbound));
-                self.tasks.spawn_local(async move { pump.run(host, outbound, job, input, item_type).await });
+                let (host, outbound) = self.ends();
+                self.tasks.spawn_local(pump.run(host, outbound, job, input, item_type));
                 Ok(())
             }
             FromClient::FinishInput => {
@@ -170,6 +175,11 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Between which a stream of items runs.
+    fn ends(&self) -> (Arc<dyn Host>, Arc<Outbound>) {
+        (Arc::clone(&self.server.host), Arc::clone(&self.outbound))
     }
 
     fn bounded(&self, count: impl FnOnce(&Streams) -> usize) -> Result<(), Violation> {
