@@ -16,3 +16,7 @@ pub fn text(error: &dyn Error) -> String {
     }
     text
 }
+
+pub fn jobs() -> proscenium::JobRegistry {
+    flows::jobs().merge(handles::jobs()).merge(ports::jobs())
+}

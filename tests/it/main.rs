@@ -37,6 +37,8 @@ fn jobs() -> proscenium::JobRegistry {
         outputs::jobs(),
         parallelism::jobs(),
         parity::jobs(),
+        bad_input::jobs(),
+        properties::jobs(),
         remote::jobs(),
         services::jobs(),
         sources::jobs(),

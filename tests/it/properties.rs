@@ -56,6 +56,10 @@ fn holds_for(seeds: &'static str, cases: impl Strategy<Value = Case>) {
     }
 }
 
+pub fn jobs() -> proscenium::JobRegistry {
+    proscenium::jobs![shape::RandomJob]
+}
+
 #[test]
 fn a_random_graph_left_alone_completes_with_exactly_its_results_or_fails_truthfully() {
     holds_for("tests/regressions/undisturbed.txt", strategy::undisturbed());

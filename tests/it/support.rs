@@ -23,7 +23,7 @@ pub use self::{
     door::{Door, Doorway, Visitor},
     journal::{Journal, JournalSink, Pen},
     node::NodeProcess,
-    places::{Place, each_environment, each_environment_with, each_place_with},
+    places::{Opened, Place, each_environment, each_environment_with, each_place_with},
     proxy::{Cut, Proxy},
     services::{Answer, Counter, Crash, Echo, Increment, LateAnswer, LoseReply, SlowAnswer, Total},
 };

@@ -9,9 +9,9 @@ use proscenium::{
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use crate::support::{Counter, Journal, Pen, deadline, each_environment, ended, job, refusal, start};
+use crate::support::{Counter, Journal, Pen, deadline, each_environment, ended, job, refusal, registered, start};
 
-job!(Lines { path: PathBuf }, |this, flow| {
+job!(LinesOf { path: PathBuf }, |this, flow| {
     flow.from_batch(TextFile::lines(&this.path)).collect("out");
 });
 
@@ -225,7 +225,7 @@ fn a_stream_that_nothing_consumes_refuses_the_flow_and_is_named() {
 #[test]
 fn a_job_of_parallelism_zero_or_far_too_many_is_refused_at_submit() {
     each_environment(async |env| {
-        let job = || Lines { path: PathBuf::from("/dev/null") };
+        let job = || LinesOf { path: PathBuf::from("/dev/null") };
         let error = deadline("submit", env.submit(job()).parallelism(usize::MAX)).await.unwrap_err();
         let expected = BuildRefusal::TooParallel { operator: owned("submit"), asked: usize::MAX, limit: 1024 };
         assert_eq!(error, SubmitError::Build(expected));
@@ -252,7 +252,7 @@ fn a_missing_file_refuses_the_flow_and_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("missing.txt");
     each_environment(async |env| {
-        let refused = refusal(env, Lines { path: path.clone() }).await;
+        let refused = refusal(env, LinesOf { path: path.clone() }).await;
         let message = format!("cannot read `{}`: No such file or directory (os error 2)", path.display());
         assert_eq!(refused, BuildRefusal::Source { source_name: owned("from_batch"), message: message.clone() });
         assert_eq!(refused.to_string(), format!("source `from_batch`: {message}"));
@@ -263,7 +263,7 @@ fn a_missing_file_refuses_the_flow_and_is_named() {
 fn a_directory_in_place_of_a_file_refuses_the_flow_and_is_named() {
     let directory = tempfile::tempdir().unwrap();
     each_environment(async |env| {
-        let refused = refusal(env, Lines { path: directory.path().to_owned() }).await;
+        let refused = refusal(env, LinesOf { path: directory.path().to_owned() }).await;
         let message = format!("`{}` is not a regular file", directory.path().display());
         assert_eq!(refused, BuildRefusal::Source { source_name: owned("from_batch"), message });
     });
@@ -275,7 +275,7 @@ fn invalid_utf8_fails_the_job_and_its_offset_is_named() {
     file.write_all(b"good line\nanother\nbad \xff line\nlast\n").unwrap();
     each_environment(async |env| {
         for parallelism in [1, 3] {
-            let job = Lines { path: file.path().to_owned() };
+            let job = LinesOf { path: file.path().to_owned() };
             let job = deadline("submit", env.submit(job).parallelism(parallelism).autostop(true)).await.unwrap();
             let outcome = ended(&job).await;
             let Some(FailureCause::Operator { operator, message, .. }) = outcome.failure() else { panic!("{outcome}") };
@@ -287,10 +287,6 @@ fn invalid_utf8_fails_the_job_and_its_offset_is_named() {
 
 #[test]
 fn a_file_that_vanishes_between_build_and_read_fails_the_job_and_is_named() {
-    job!(Vanishing { path: PathBuf }, |this, flow| {
-        flow.from_batch(TextFile::lines(&this.path)).collect("out");
-        std::fs::remove_file(&this.path)?;
-    });
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("vanishing.txt");
     each_environment(async |env| {
@@ -303,26 +299,6 @@ fn a_file_that_vanishes_between_build_and_read_fails_the_job_and_is_named() {
 
 #[test]
 fn a_service_that_accepts_a_message_twice_refuses_the_flow() {
-    use crate::support::Total;
-    use actix::{Actor, Context, Handler};
-    struct Doubtful;
-    impl Actor for Doubtful {
-        type Context = Context<Self>;
-    }
-    impl Handler<Total> for Doubtful {
-        type Result = u64;
-        fn handle(&mut self, _: Total, _: &mut Self::Context) -> u64 {
-            0
-        }
-    }
-    impl proscenium::Service for Doubtful {
-        fn messages(table: &mut proscenium::MessageTable<Self>) {
-            table.accept::<Total>("total").accept::<Total>("sum");
-        }
-    }
-    job!(Doubting {}, |this, flow| {
-        flow.register_service("doubtful", || Doubtful);
-    });
     each_environment(async |env| {
         let BuildRefusal::Panicked(message) = refusal(env, Doubting {}).await else { panic!("another refusal") };
         assert!(message.contains("twice, as `total` and as `sum`"), "{message}");
@@ -337,7 +313,7 @@ fn many_flows_with_mistakes_leave_an_environment_that_works() {
             refusal(env, Mistaken(Mistake::TeeBranch)).await;
             refusal(env, Mistaken(Mistake::Panic)).await;
         }
-        crate::support::completed(env, Lines { path: good.path().to_owned() }).await;
+        crate::support::completed(env, LinesOf { path: good.path().to_owned() }).await;
     });
 }
 
@@ -353,21 +329,53 @@ fn an_environment_without_threads_is_refused() {
 #[test]
 fn a_run_limit_too_long_for_the_clock_is_no_limit() {
     each_environment(async |env| {
-        job!(Few {}, |this, flow| {
-            flow.from_batch(0..10u64).collect("out");
-        });
-        let job = deadline("submit", env.submit(Few {}).autostop(true).run_limit(Duration::MAX)).await.unwrap();
+        let job = deadline("submit", env.submit(FewItems {}).autostop(true).run_limit(Duration::MAX)).await.unwrap();
         assert!(ended(&job).await.is_completed());
     });
 }
 
 #[test]
 fn a_splittable_source_of_nothing_is_no_mistake() {
-    job!(Nothing {}, |this, flow| {
-        #[expect(clippy::reversed_empty_ranges, reason = "that is the bad input")]
-        flow.from_batch(ParallelRange::new(10..5)).collect("out");
-    });
     each_environment(async |env| {
-        assert!(crate::support::output_of::<u64>(env, Nothing {}).await.is_empty());
+        assert!(crate::support::output_of::<u64>(env, EmptyRange {}).await.is_empty());
     });
 }
+
+job!(Vanishing { path: PathBuf }, |this, flow| {
+    flow.from_batch(TextFile::lines(&this.path)).collect("out");
+    std::fs::remove_file(&this.path)?;
+});
+
+struct Doubtful;
+
+impl actix::Actor for Doubtful {
+    type Context = actix::Context<Self>;
+}
+
+impl actix::Handler<crate::support::Total> for Doubtful {
+    type Result = u64;
+    fn handle(&mut self, _: crate::support::Total, _: &mut Self::Context) -> u64 {
+        0
+    }
+}
+
+impl proscenium::Service for Doubtful {
+    fn messages(table: &mut proscenium::MessageTable<Self>) {
+        table.accept::<crate::support::Total>("total").accept::<crate::support::Total>("sum");
+    }
+}
+
+job!(Doubting {}, |this, flow| {
+    flow.register_service("doubtful", || Doubtful);
+});
+
+job!(FewItems {}, |this, flow| {
+    flow.from_batch(0..10u64).collect("out");
+});
+
+job!(EmptyRange {}, |this, flow| {
+    #[expect(clippy::reversed_empty_ranges, reason = "that is the bad input")]
+    flow.from_batch(ParallelRange::new(10..5)).collect("out");
+});
+
+registered![LinesOf, Vanishing, Doubting, FewItems, EmptyRange, Mistaken];

@@ -8,10 +8,10 @@ use proscenium::{
 use super::text;
 use crate::support::{
     Answer, Counter, Crash, Echo, Journal, Pen, cancel, completed, deadline, each_environment, each_environment_with,
-    ended, idle, job, start,
+    ended, idle, job, registered, start,
 };
 
-job!(Few {}, |this, flow| {
+job!(FewNumbers {}, |this, flow| {
     flow.from_batch(0..10u64).collect("out");
 });
 
@@ -53,7 +53,7 @@ async fn refusals(job: &JobHandle) -> Vec<(&'static str, String)> {
 #[test]
 fn whatever_is_asked_of_a_deleted_job_says_that_there_is_none() {
     each_environment(async |env| {
-        let job = completed(env, Few {}).await;
+        let job = completed(env, FewNumbers {}).await;
         job.delete().await.unwrap();
         for (what, words) in refusals(&job).await {
             assert_eq!(words, format!("no such job: {}", job.id()), "{what}");
@@ -76,9 +76,9 @@ fn a_job_that_never_was_is_no_such_job() {
 #[test]
 fn a_job_that_has_expired_is_told_apart_from_one_that_never_was() {
     each_environment_with(&Limits { ended_jobs_max: 2, ..Limits::default() }, async |env| {
-        let expired = completed(env, Few {}).await.id();
+        let expired = completed(env, FewNumbers {}).await.id();
         for _ in 0..3 {
-            completed(env, Few {}).await;
+            completed(env, FewNumbers {}).await;
         }
         let error = deadline("job", env.job(expired)).await.unwrap_err();
         assert_eq!(error, QueryError::Expired { id: expired });
@@ -110,13 +110,13 @@ fn a_live_job_is_not_deleted_and_an_ended_one_not_paused() {
 fn whatever_is_asked_of_a_closed_environment_says_that_it_is_closed() {
     each_environment(async |env| {
         let journal = Journal::new();
-        let job = idle(env, Few {}).await;
+        let job = idle(env, FewNumbers {}).await;
         let running = start(env, Full { pen: journal.pen() }).await;
         let id = job.id();
         deadline("close", env.close()).await;
-        assert_eq!(deadline("submit", env.submit(Few {})).await.unwrap_err(), SubmitError::EnvironmentClosed);
+        assert_eq!(deadline("submit", env.submit(FewNumbers {})).await.unwrap_err(), SubmitError::EnvironmentClosed);
         let errors = [
-            text(&deadline("submit", env.submit(Few {})).await.unwrap_err()),
+            text(&deadline("submit", env.submit(FewNumbers {})).await.unwrap_err()),
             text(&deadline("jobs", env.jobs()).await.unwrap_err()),
             text(&deadline("job", env.job(id)).await.unwrap_err()),
             text(&deadline("health", env.health()).await.unwrap_err()),
@@ -128,7 +128,7 @@ fn whatever_is_asked_of_a_closed_environment_says_that_it_is_closed() {
             assert_eq!(words, "the environment is closed", "{what}");
         }
         let words = "the job was not accepted: the environment is closed";
-        assert_eq!(text(&deadline("run", env.run(Few {})).await.unwrap_err()), words);
+        assert_eq!(text(&deadline("run", env.run(FewNumbers {})).await.unwrap_err()), words);
         // To close it again is no mistake.
         deadline("close", env.close()).await;
     });
@@ -171,7 +171,7 @@ fn a_service_that_is_not_there_is_named_with_those_that_are() {
         assert_eq!(error.fate(), Fate::Refused);
         let told = deadline("tell", job.service::<Echo>("ecco").tell(Answer(1))).await.unwrap_err();
         assert_eq!(told, error);
-        let few = start(env, Few {}).await;
+        let few = start(env, FewNumbers {}).await;
         let error = deadline("call", few.service::<Echo>("echo").call(Answer(1))).await.unwrap_err();
         let none = "no service `echo` in this job, which has none";
         // Or it has ended by now, and says that.
@@ -182,13 +182,6 @@ fn a_service_that_is_not_there_is_named_with_those_that_are() {
 
 #[test]
 fn a_task_that_asks_for_a_service_that_is_not_there_fails_its_job_with_those_words() {
-    job!(Asks { pen: Pen }, |this, flow| {
-        let pen = this.pen.clone();
-        flow.register_service("counter", move || Counter::new("counter", &pen));
-        flow.from_batch(0..10u64)
-            .map_async(2, async |ctx: &TaskContext, item| Ok(ctx.service::<Echo>("echo")?.call(Answer(item)).await?))
-            .collect("out");
-    });
     each_environment(async |env| {
         let journal = Journal::new();
         let outcome = ended(&start(env, Asks { pen: journal.pen() }).await).await;
@@ -241,3 +234,13 @@ fn a_text_that_is_no_job_id_is_refused_and_shown() {
     let error = "job-12".parse::<JobId>().unwrap_err();
     assert_eq!(error.to_string(), "`job-12` is not a job id; one reads `job-` and 32 hexadecimal digits");
 }
+
+job!(Asks { pen: Pen }, |this, flow| {
+    let pen = this.pen.clone();
+    flow.register_service("counter", move || Counter::new("counter", &pen));
+    flow.from_batch(0..10u64)
+        .map_async(2, async |ctx: &TaskContext, item| Ok(ctx.service::<Echo>("echo")?.call(Answer(item)).await?))
+        .collect("out");
+});
+
+registered![FewNumbers, Full, Asks];

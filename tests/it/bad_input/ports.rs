@@ -3,10 +3,10 @@
 use proscenium::{CancelReason, InputError, Outcome, OutputError};
 
 use super::text;
-use crate::support::{cancel, completed, deadline, each_environment, ended, job, start};
+use crate::support::{cancel, completed, deadline, each_environment, ended, job, registered, start};
 
 // Two outputs.
-job!(Two {}, |this, flow| {
+job!(TwoKinds {}, |this, flow| {
     let (words, lengths) = flow.from_batch(["a", "bb", "ccc"].map(String::from)).tee();
     words.collect("words");
     lengths.map(|word| (word.len() as u64, word)).collect("lengths");
@@ -23,7 +23,7 @@ job!(Letters {}, |this, flow| {
 #[test]
 fn an_output_read_as_another_type_is_an_error_that_names_both() {
     each_environment(async |env| {
-        let job = completed(env, Two {}).await;
+        let job = completed(env, TwoKinds {}).await;
         let error = deadline("output", job.output::<u64>("words")).await.unwrap_err();
         let OutputError::WrongType { output, expected, found, difference } = &error else { panic!("{error:?}") };
         assert_eq!((output.as_str(), expected.as_str(), found.as_str()), ("words", "u64", "string"));
@@ -42,7 +42,7 @@ fn an_output_read_as_another_type_is_an_error_that_names_both() {
 #[test]
 fn an_output_that_is_not_there_is_named_with_those_that_are() {
     each_environment(async |env| {
-        let job = completed(env, Two {}).await;
+        let job = completed(env, TwoKinds {}).await;
         let error = deadline("output", job.output::<u64>("length")).await.unwrap_err();
         let existing = vec!["words".to_owned(), "lengths".to_owned()];
         assert_eq!(error, OutputError::NoSuchOutput { output: "length".to_owned(), existing });
@@ -151,3 +151,5 @@ fn a_second_reader_of_a_streamed_output_is_refused_until_the_first_has_gone() {
         cancel(&job).await.unwrap();
     });
 }
+
+registered![TwoKinds, Pushed, Letters];

@@ -7,6 +7,7 @@ use super::{
     eval::{evaluate, items_of, origins},
     shape::{Fault, Keyed, Node, Order, Origin, OriginKind, Policy, RandomJob, Record, Step, Whole},
 };
+use crate::support::Place;
 
 /// Graphs with more items in one stream than this are not run.
 const PEAK_MAX: usize = 20_000;
@@ -109,8 +110,15 @@ pub fn interrupted() -> impl Strategy<Value = Case> {
     ])
 }
 
+/// Mostly where it is quickest; a node in another process is started for each case that has one.
+fn place() -> impl Strategy<Value = Place> {
+    prop_oneof![8 => Just(Place::Local), 3 => Just(Place::Encoded), 1 => Just(Place::Remote)]
+}
+
 fn case(plan: impl Strategy<Value = Plan>) -> impl Strategy<Value = Case> {
-    (node(), 0..=4usize, plan, room()).prop_filter_map("too many items", |(root, services, plan, room)| {
+    // Drawn last, so that seeds of before mean what they meant.
+    let drawn = (node(), 0..=4usize, plan, room(), place());
+    drawn.prop_filter_map("too many items", |(root, services, plan, room, place)| {
         let emitted = origins(&root).into_iter().map(items_of).collect();
         (evaluate(&root, emitted).peak <= PEAK_MAX).then(|| {
             let record = match plan {
@@ -118,7 +126,7 @@ fn case(plan: impl Strategy<Value = Plan>) -> impl Strategy<Value = Case> {
                 Plan::Cancel { .. } | Plan::Pause { .. } => Record::Ticks,
                 Plan::Stop { .. } => Record::Everything,
             };
-            Case { job: RandomJob { root, services, record }, plan, room }
+            Case { job: RandomJob { root, services, record }, plan, room, place }
         })
     })
 }

@@ -27,12 +27,21 @@ pub struct NodeProcess {
 
 impl NodeProcess {
     pub fn start(limits: &Limits) -> Self {
-        Self::start_at("127.0.0.1:0", &"5a".repeat(32), limits)
+        Self::start_with(limits, 2)
+    }
+
+    /// A node with so many threads for tasks.
+    pub fn start_with(limits: &Limits, threads: usize) -> Self {
+        Self::start_as("127.0.0.1:0", &"5a".repeat(32), limits, threads)
     }
 
     /// A node at this address, with the key of these digits.
     pub fn start_at(address: &str, key: &str, limits: &Limits) -> Self {
-        let limits = serde_json::to_string(&(address, limits)).expect("limits are plain data");
+        Self::start_as(address, key, limits, 2)
+    }
+
+    fn start_as(address: &str, key: &str, limits: &Limits, threads: usize) -> Self {
+        let limits = serde_json::to_string(&(address, limits, threads)).expect("limits are plain data");
         let test = "support::node::a_test_binary_can_be_a_node";
         let mut child = Command::new(env::current_exe().expect("this is a program"))
             .args([test, "--exact", "--nocapture"])
@@ -97,8 +106,9 @@ impl NodeProcess {
 #[test]
 fn a_test_binary_can_be_a_node() {
     let Ok(setup) = env::var(VARIABLE) else { return };
-    let (address, limits): (String, Limits) = serde_json::from_str(&setup).expect("it was made by `start`");
-    let node = Node::builder().jobs(crate::jobs()).name("test").address(address).task_threads(2).limits(limits);
+    let (address, limits, threads): (String, Limits, usize) =
+        serde_json::from_str(&setup).expect("it was made by `start`");
+    let node = Node::builder().jobs(crate::jobs()).name("test").address(address).task_threads(threads).limits(limits);
     let node = node.open().expect("a node can be opened");
     let address = node.address().expect("it listens");
     writeln!(std::io::stdout(), "{GREETING}{address}").expect("the parent listens");

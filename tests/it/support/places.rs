@@ -46,20 +46,25 @@ impl Place {
     const ALL: [Self; 3] = [Self::Local, Self::Encoded, Self::Remote];
 
     pub fn open(self, limits: Limits) -> Opened {
+        self.open_with(limits, 2)
+    }
+
+    /// As [`open`](Self::open), with so many threads for tasks.
+    pub fn open_with(self, limits: Limits, threads: usize) -> Opened {
         match self {
             Self::Local => {
-                let builder = LocalEnvironment::builder("test").task_threads(2).limits(limits);
+                let builder = LocalEnvironment::builder("test").task_threads(threads).limits(limits);
                 let env = Box::new(builder.open().expect("an environment can be opened"));
                 Opened { env, behind: Behind::Nothing }
             }
             Self::Encoded => {
                 let node = Node::builder().jobs(crate::jobs()).without_listener().key(proscenium::Key::generate());
-                let node = node.name("test").task_threads(2).limits(limits).open().expect("a node can be opened");
+                let node = node.name("test").task_threads(threads).limits(limits).open().expect("a node can be opened");
                 let env = Box::new(node.connect("test").blocking().expect("the node is there"));
                 Opened { env, behind: Behind::Node(node) }
             }
             Self::Remote => {
-                let process = NodeProcess::start(&limits);
+                let process = NodeProcess::start_with(&limits, threads);
                 let env = Box::new(process.connect().blocking().expect("the node is there"));
                 Opened { env, behind: Behind::Process(process) }
             }
