@@ -192,7 +192,9 @@ impl OutputExchange {
             Err(OutputFault::Refused(error)) => Err(error),
         };
         let opening = state.opening.take();
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && state.ended.is_none()
+        {
             state.ended = Some(Err(error.clone()));
         }
         let reader = if result.is_err() { state.reader.take() } else { None };
@@ -211,7 +213,9 @@ impl Exchange for OutputExchange {
     fn attach(&self, id: u64, attachment: &Arc<Attachment>) {
         let mut state = self.state.lock();
         let is_newer = state.attachment.as_ref().is_none_or(|known| known.generation < attachment.generation);
-        if !is_newer || state.ended.is_some() {
+        // One that was read to its end is opened again too, for the node to hear what was consumed: it took back what
+        // it did not know to be.
+        if !is_newer || matches!(state.ended, Some(Err(_))) {
             return;
         }
         state.attachment = Some(Arc::clone(attachment));
@@ -230,8 +234,11 @@ impl Exchange for OutputExchange {
         }
         state.attachment = None;
         // The node has taken back what was not consumed, and another reader may get it. All but the chunk in the
-        // reader's hands is asked for again.
-        state.chunks.clear();
+        // reader's hands is asked for again, and with it the end that came behind.
+        if !state.chunks.is_empty() {
+            state.chunks.clear();
+            state.ended = None;
+        }
         state.owed.clear();
         (state.owed_bytes, state.credit) = (0, 0);
     }
