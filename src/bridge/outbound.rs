@@ -246,14 +246,14 @@ impl Outbound {
             return self.task.0.wake();
         };
         let mut cx = Context::from_waker(&self.waker);
+        // One round, so that the caller is not kept busy with what others queue meanwhile; and what the stream has
+        // gathered by itself. If the stream is not ready, it wakes the task.
         let over = match self.poll_round(&mut writer, &mut cx) {
-            Poll::Ready(Ok(wrote)) => !wrote,
-            // The stream wakes the task.
-            Poll::Pending => true,
-            Poll::Ready(Err(_)) => false,
+            Poll::Ready(Ok(true)) => Pin::new(&mut writer.half).poll_flush(&mut cx).map_ok(|()| true),
+            other => other,
         };
         drop(writer);
-        if !over || self.has_more() {
+        if matches!(over, Poll::Ready(Err(_))) || self.has_more() {
             self.task.0.wake();
         }
     }
@@ -296,6 +296,8 @@ impl Outbound {
             self.take_round(&mut writer.buffer);
         }
         if writer.buffer.is_empty() {
+            // Only a stream that gathers by itself, such as TLS, has anything to flush.
+            ready!(Pin::new(&mut writer.half).poll_flush(cx))?;
             return Poll::Ready(Ok(false));
         }
         while writer.written < writer.buffer.len() {
@@ -309,8 +311,6 @@ impl Outbound {
                 }
             }
         }
-        // Only a stream that gathers by itself, such as TLS, has anything to flush; then it has room for it.
-        ready!(Pin::new(&mut writer.half).poll_flush(cx))?;
         Poll::Ready(Ok(true))
     }
 

@@ -7,10 +7,13 @@ pub mod child;
 use std::{sync::mpsc, time::Duration};
 
 use futures::{StreamExt, stream};
-use proscenium::{JobHandle, JobState, LocalEnvironment, Next, Outcome, Source, TaskContext, TaskError};
+use proscenium::{
+    JobHandle, JobState, Key, LocalEnvironment, Next, Node, Outcome, RemoteEnvironment, Source, TaskContext, TaskError,
+    jobs,
+};
 
 use self::child::{holdings, in_child, is_long, mebibytes, processor_ticks, resident, settled};
-use crate::support::{Counter, Journal, Pen, job};
+use crate::support::{Counter, Increment, Journal, Pen, job};
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -53,6 +56,47 @@ fn a_thousand_environments_leave_no_thread_no_descriptor_and_no_memory() {
         println!("1,000 environments: {before:?} -> {after:?}, resident memory grew by {:.2} MiB", mebibytes(grown));
         assert_eq!(after, before);
         assert!(grown < 6 << 20, "{grown} bytes in 1,000 environments");
+    });
+}
+
+#[test]
+fn nodes_and_their_clients_leave_no_thread_no_descriptor_and_no_memory() {
+    in_child("leaks::nodes_and_their_clients_leave_no_thread_no_descriptor_and_no_memory", LIMIT, || {
+        let journal = Journal::new();
+        let key = Key::generate();
+        let open_and_close = |number: u32| {
+            let node = Node::builder().jobs(jobs![Small, Parked]).address("127.0.0.1:0").key(key.clone());
+            let node = node.task_threads(2).open().expect("a node");
+            let address = node.address().expect("it listens").to_string();
+            let env = RemoteEnvironment::connect("leaks", address).key(key.clone()).blocking().expect("it is there");
+            // Some ran a job, some were never used, some have one running when they are dropped, some lose their node.
+            match number % 4 {
+                0 => {
+                    let job = env.submit(Small { pen: journal.pen() }).autostop(true).blocking().expect("submitted");
+                    assert_eq!(job.blocking().wait(), Ok(Outcome::Completed));
+                    assert_eq!(job.output::<u64>("out").blocking().expect("it is whole").len(), 10);
+                }
+                1 => env.blocking().close(),
+                2 => {
+                    let job = env.submit(Small { pen: journal.pen() }).blocking().expect("submitted");
+                    assert_eq!(job.service::<Counter>("counter").call(Increment).blocking(), Ok(1));
+                    drop(env);
+                    drop(node);
+                }
+                _ => {
+                    let _running = env.submit(Parked { kind: number / 4 % 4 }).blocking().expect("submitted");
+                    drop(node);
+                    drop(env);
+                }
+            }
+        };
+        (0..40).for_each(open_and_close);
+        let (before, memory) = (holdings(), resident());
+        (0..200).for_each(open_and_close);
+        let (after, grown) = (settled(before), resident().saturating_sub(memory));
+        println!("200 nodes: {before:?} -> {after:?}, resident memory grew by {:.2} MiB", mebibytes(grown));
+        assert_eq!(after, before);
+        assert!(grown < 6 << 20, "{grown} bytes in 200 nodes and clients");
     });
 }
 

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Everything, Held, connect, node};
 use crate::support::{
-    Answer, Door, Echo, Journal, NodeProcess, block_on, deadline, each_environment, ended, idle, job, on_a_thread,
-    reached,
+    Answer, Door, Echo, Journal, NodeProcess, block_on, deadline, each_environment, ended, idle, job, reached,
 };
 
 job!(
@@ -202,28 +201,20 @@ fn the_first_signal_drains_a_node_and_the_second_cancels() {
 }
 
 #[test]
-fn a_node_that_is_dropped_leaves_no_thread() {
-    on_a_thread("the node", || {
-        let threads = || {
-            let names = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-            let names = names.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-            names.filter(|name| name.starts_with("proscenium-n77")).count()
-        };
+fn a_node_that_is_dropped_cancels_its_jobs_and_tells_who_waits() {
+    block_on(async {
         let (node, address, key) = node(Limits::default());
-        let env = connect(address, &key);
-        let journal = Journal::new();
-        let job = env.submit(Everything { pen: journal.pen() }).blocking().unwrap();
-        let wait = std::thread::spawn({
-            let job = job.blocking();
-            move || job.wait()
-        });
-        assert_eq!(job.service::<Echo>("echo").call(Answer(1)).blocking().unwrap(), 1);
-        drop(node);
-        let outcome = wait.join().unwrap().unwrap();
+        let (env, journal) = (connect(address, &key), Journal::new());
+        let job = env.submit(Everything { pen: journal.pen() }).await.unwrap();
+        let waiting = tokio::spawn(job.wait());
+        tokio::task::yield_now().await;
+        // Answered after the other question has been asked.
+        assert!(job.status().await.unwrap().is_running());
+        tokio::task::spawn_blocking(move || drop(node)).await.unwrap();
+        let outcome = deadline("the end being told", waiting).await.unwrap().unwrap();
         assert!(matches!(outcome, Outcome::Cancelled { .. }), "{outcome}");
-        assert_eq!(threads(), 0);
         assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens there any more");
-        env.blocking().close();
+        deadline("closing", env.close()).await;
     });
 }
 
