@@ -48,35 +48,41 @@ pub trait Environment: sealed::Linked + Send + Sync {
     ///
     /// # Errors
     ///
-    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
+    /// [`QueryError::Unreachable`] if its node cannot be reached.
     fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>>;
 
     /// A handle to the job of this id. That it exists is checked.
     ///
     /// # Errors
     ///
-    /// The future fails with [`QueryError`] if the job is not known, not known any more, or the environment is closed.
+    /// The future fails with [`QueryError`] if the job is not known, not known any more, the environment is closed, or its
+    /// node cannot be reached.
     fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>>;
 
     /// Whether the environment accepts jobs, and how many it has.
     ///
     /// # Errors
     ///
-    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
+    /// [`QueryError::Unreachable`] if its node cannot be reached.
     fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>>;
 
     /// What the environment is made of.
     ///
     /// # Errors
     ///
-    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
+    /// [`QueryError::Unreachable`] if its node cannot be reached.
     fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>>;
 
-    /// Deletes all jobs that have ended, also those that handles refer to, and says how many.
+    /// Deletes all jobs that have ended, also those that handles refer to, and says how many. If that had to be asked
+    /// again over a new connection, it says how many were left then.
     ///
     /// # Errors
     ///
-    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed.
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
+    /// [`QueryError::Unreachable`] if its node cannot be reached.
     fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>>;
 
     /// Closes the environment. A remote one only disconnects. A local one cancels its jobs, and is closed once all of them have ended and its threads

@@ -193,3 +193,77 @@ pub(super) fn run_head(payload: &[u8]) -> Result<(u64, u64, &[u8]), Violation> {
     let Some((items, bytes)) = rest.split_first_chunk::<8>() else { return Err(Violation::new("a run without head")) };
     Ok((u64::from_le_bytes(*first), u64::from_le_bytes(*items), bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    fn bytes(message: &impl Serialize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        codec::encode_into(message, &mut bytes).expect("it can be encoded");
+        bytes
+    }
+
+    #[test]
+    fn the_bytes_of_messages_do_not_change() {
+        let job: JobId = "job-00000000000000000000000000000007".parse().expect("it is one");
+        let text = |text: &str| [&[u8::try_from(text.len()).expect("it is short")], text.as_bytes()].concat();
+        let asks = [
+            (FromClient::Ask(Request::Health), vec![0, 2]),
+            (FromClient::StopNode(NodeStop::Cancel), vec![2, 1]),
+            (FromClient::Forget, vec![3]),
+            (FromClient::CloseRoute, vec![5]),
+            (FromClient::Withdraw, vec![6]),
+            (FromClient::OutputCredit { consumed: 5, bytes: 300 }, vec![8, 5, 251, 44, 1]),
+            (FromClient::CloseOutput { consumed: 5, rest_bytes: 1 }, vec![9, 5, 1]),
+            (FromClient::FinishInput, vec![11]),
+            (FromClient::CloseInput, vec![12]),
+        ];
+        for (message, expected) in asks {
+            assert_eq!(bytes(&message), expected, "{message:?}");
+        }
+        let item_type = crate::schema::TypeDescription::of::<u64>().fingerprint();
+        let open = FromClient::OpenInput { job, input: "in".to_owned(), item_type, writer: 9 };
+        let expected = [&[10, 7], &text("in")[..], &bytes(&item_type), &[9]].concat();
+        assert_eq!(bytes(&open), expected);
+        let says = [
+            (
+                FromNode::Welcome { environment: "n".to_owned(), call_deadline: Duration::from_secs(10) },
+                vec![0, 1, b'n', 10, 0],
+            ),
+            (FromNode::Reply(Ok(Reply::Done(()))), vec![1, 0, 0]),
+            (FromNode::Reply(Err(Refusal::NoSuchJob { id: job })), vec![1, 1, 0, 7]),
+            (FromNode::RouteOpened(Ok(())), vec![2, 0]),
+            (FromNode::RouteCredit { cost: 64 }, vec![3, 64]),
+            (FromNode::RouteRefused(CallError::JobEnded { job }), vec![4, 8, 7]),
+            (FromNode::OutputOpened(Ok(())), vec![5, 0]),
+            (FromNode::OutputEnded(Ok(())), vec![6, 0]),
+            (FromNode::InputOpened(Ok(3)), vec![7, 0, 3]),
+            (FromNode::InputTaken { next: 3 }, vec![8, 3]),
+            (FromNode::InputRefused { next: 3, error: InputError::EnvironmentClosed }, vec![9, 3, 10]),
+            (FromNode::InputFinished(Ok(())), vec![10, 0]),
+        ];
+        for (message, expected) in says {
+            assert_eq!(bytes(&message), expected, "{message:?}");
+        }
+        assert_eq!(bytes(&Goodbye::Violation("no".to_owned())), [3, 2, b'n', b'o']);
+    }
+
+    #[test]
+    fn the_head_of_a_run_is_read_as_it_was_written() {
+        let payload = [&head_of(3, 4)[..], b"items"].concat();
+        assert_eq!(payload[..16], [3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(run_head(&payload), Ok((3, 4, &b"items"[..])));
+        assert!(run_head(&payload[..15]).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_are_refused_or_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = codec::decode::<FromClient>(&bytes);
+            let _ = codec::decode::<FromNode>(&bytes);
+            let _ = codec::decode::<Goodbye>(&bytes);
+        }
+    }
+}

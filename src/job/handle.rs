@@ -28,7 +28,7 @@ use crate::{
 /// A handle is `Clone`, `Send` and `Sync`, works from any async runtime, and has a blocking twin
 /// ([`blocking`](Self::blocking)). It can be made again from a [`JobId`] by [`Environment::job`]. Dropping handles
 /// changes nothing about the job, and a handle does not keep its environment open: once that is closed, every method
-/// fails with an error that says so. While a handle of a local environment lives, its job does not expire.
+/// fails with an error that says so. While a handle lives, its job does not expire (that of a remote environment, while it is connected).
 ///
 /// The futures of all methods are `'static` and lazy: nothing is asked before they are polled.
 ///
@@ -86,7 +86,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`QueryError`] if the job is not known any more, or its environment is closed.
+    /// [`QueryError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -105,12 +105,15 @@ impl JobHandle {
 
     /// Waits until the job has ended, without a deadline, and says how.
     ///
+    /// It survives the loss of the connection to a node. If the node is gone, the outcome is [`Outcome::Lost`]; while it
+    /// cannot be reached and may be there, that is an error.
+    ///
     /// A job without autostop whose tasks have finished waits for `stop` ([`JobState::Idle`]), and so does this.
     /// The outcome can be waited for any number of times, also after the end.
     ///
     /// # Errors
     ///
-    /// [`QueryError`] if the job is not known any more, or its environment is closed.
+    /// [`QueryError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -131,7 +134,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`QueryError`] if the job is not known any more, or its environment is closed.
+    /// [`QueryError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -158,7 +161,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`ControlError`] if the job is not known any more, or its environment is closed.
+    /// [`ControlError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -174,7 +177,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`ControlError`] if the job is not known any more, or its environment is closed.
+    /// [`ControlError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -229,7 +232,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`ControlError`] if the job is not known any more, or its environment is closed.
+    /// [`ControlError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -242,7 +245,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`QueryError`] if the job is not known any more, or its environment is closed.
+    /// [`QueryError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -256,7 +259,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`QueryError`] if the job is not known any more, or its environment is closed.
+    /// [`QueryError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///
@@ -270,7 +273,7 @@ impl JobHandle {
     ///
     /// # Errors
     ///
-    /// [`QueryError`] if the job is not known any more, or its environment is closed.
+    /// [`QueryError`] if the job is not known any more, its environment is closed, or its node cannot be reached.
     ///
     /// # Cancel safety
     ///

@@ -3,8 +3,8 @@
 use std::{future::Future, sync::mpsc, time::Duration};
 
 use proscenium::{
-    CancelReason, Environment, EnvironmentExt, ErrorPolicy, JobState, LocalEnvironment, OpenError, Outcome, RunError,
-    ServiceRef, SubmitError, job_fn,
+    CallError, CancelReason, ControlError, Environment, EnvironmentExt, ErrorPolicy, JobState, LocalEnvironment,
+    OpenError, Outcome, QueryError, RunError, ServiceRef, SubmitError, job_fn,
 };
 
 use crate::support::{
@@ -231,6 +231,70 @@ job!(Endless { door: Doorway, pen: Pen }, |job, flow| {
     });
     numbers.rebalance(2).sink(move || JournalSink::new(&sink));
 });
+
+#[test]
+fn every_method_means_the_same_in_every_environment() {
+    each_environment(async |env| {
+        assert_eq!(env.name(), "test");
+        let info = env.info().await.unwrap();
+        assert_eq!((info.name.as_str(), info.task_threads), ("test", 2));
+        let submit = env.submit(Squares { items: 7 }).name("walk").parallelism(2).error_policy(ErrorPolicy::Skip);
+        let job = deadline("submit", submit.autostop(false).run_limit(10 * DEADLINE)).await.unwrap();
+        assert_eq!((job.name(), job.status().await.unwrap().autostop), ("walk", false));
+        let again = env.job(job.id()).await.unwrap();
+        assert_eq!((again.id(), again.name()), (job.id(), "walk"));
+
+        let echo: ServiceRef<Echo> = job.service("echo");
+        assert_eq!((echo.name(), echo.job()), ("echo", job.id()));
+        assert_eq!(echo.call(Answer(5)).deadline(DEADLINE).await.unwrap(), 5);
+        echo.tell(Answer(6)).await.unwrap();
+        let decoded: ServiceRef<Echo> = serde_json::from_str(&serde_json::to_string(&echo).unwrap()).unwrap();
+        assert!(matches!(decoded.call(Answer(7)).await, Err(CallError::Unbound { .. })));
+        assert_eq!(decoded.bind(env).call(Answer(7)).await.unwrap(), 7);
+        assert_eq!(again.service::<Echo>("echo").call(Answer(8)).await.unwrap(), 8);
+
+        let more = job.input::<u64>("more");
+        assert_eq!(more.name(), "more");
+        more.send(1).await.unwrap();
+        more.send_all([2, 3]).await.unwrap();
+        let graph = job.graph().await.unwrap();
+        assert_eq!(graph.services().collect::<Vec<_>>(), ["echo"]);
+        assert_eq!(job.dead_letters().await.unwrap().total, 0);
+        assert!(!job.explain().await.unwrap().waits.is_empty());
+        assert_eq!(job.wait_timeout(Duration::from_millis(1)).await.unwrap(), None);
+        job.pause().await.unwrap();
+        reached(&job, JobState::Paused).await;
+        job.resume().await.unwrap();
+        assert!(matches!(job.delete().await, Err(ControlError::Conflict { .. })));
+        more.clone().finish().await.unwrap();
+        reached(&job, JobState::Idle).await;
+        let mut squares = job.output::<u64>("squares");
+        assert_eq!(squares.name(), "squares");
+        assert_eq!(deadline("the first", squares.next()).await.unwrap(), Some(1));
+        assert_eq!(deadline("the rest", squares).await.unwrap(), [4, 9]);
+        assert_eq!(read::<u64>(&again, "count").await, [7]);
+        job.stop().await.unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        let last = job.watch().next().await.unwrap().unwrap();
+        assert_eq!((last.state, last.services[0].handled), (JobState::Ended, 7));
+        assert!(matches!(job.resume().await, Err(ControlError::Conflict { .. })));
+        job.cancel().await.unwrap();
+
+        let other = env.submit(Squares { items: 1 }).await.unwrap();
+        assert_eq!(env.jobs().await.unwrap().len(), 2);
+        let health = env.health().await.unwrap();
+        assert_eq!((health.accepting, health.jobs_live, health.jobs_ended), (true, 1, 1));
+        other.delete_forced().await.unwrap();
+        assert!(matches!(env.job(other.id()).await, Err(QueryError::NoSuchJob { .. })));
+        assert_eq!(env.cleanup().await.unwrap(), 1);
+        assert!(matches!(job.status().await, Err(QueryError::NoSuchJob { .. })));
+        let cancelled = env.submit(Squares { items: 1 }).await.unwrap();
+        cancelled.cancel().await.unwrap();
+        assert!(matches!(ended(&cancelled).await, Outcome::Cancelled { reason: CancelReason::Requested, .. }));
+        cancelled.delete().await.unwrap();
+        assert!(env.run(NothingAtAll {}).await.unwrap().is_completed());
+    });
+}
 
 #[test]
 fn a_local_environment_that_is_dropped_cancels_its_jobs_and_runs_their_hooks() {
