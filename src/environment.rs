@@ -21,7 +21,7 @@ pub use self::{
 };
 use crate::{
     job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
-    link::{Link, Refusal, Reply, Request, ask},
+    link::{JobRequest, Link, Opened, Refusal, Reply, Request, ask},
     service::{Service, ServiceRef},
 };
 
@@ -50,7 +50,9 @@ pub trait Environment: sealed::Linked + Send + Sync {
     ///
     /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
     /// [`QueryError::Unreachable`] if its node cannot be reached.
-    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>>;
+    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>> {
+        query(self.link(), Request::ListJobs)
+    }
 
     /// A handle to the job of this id. That it exists is checked.
     ///
@@ -58,7 +60,14 @@ pub trait Environment: sealed::Linked + Send + Sync {
     ///
     /// The future fails with [`QueryError`] if the job is not known, not known any more, the environment is closed, or its
     /// node cannot be reached.
-    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>>;
+    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
+        let link = self.link();
+        Box::pin(async move {
+            let request = Request::Job { job: id, request: JobRequest::Open };
+            let opened = ask::<Opened>(Arc::clone(&link), request).await?;
+            Ok(JobHandle::new(link, id, opened))
+        })
+    }
 
     /// Whether the environment accepts jobs, and how many it has.
     ///
@@ -66,7 +75,9 @@ pub trait Environment: sealed::Linked + Send + Sync {
     ///
     /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
     /// [`QueryError::Unreachable`] if its node cannot be reached.
-    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>>;
+    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>> {
+        query(self.link(), Request::Health)
+    }
 
     /// What the environment is made of.
     ///
@@ -74,7 +85,9 @@ pub trait Environment: sealed::Linked + Send + Sync {
     ///
     /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
     /// [`QueryError::Unreachable`] if its node cannot be reached.
-    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>>;
+    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
+        query(self.link(), Request::Info)
+    }
 
     /// Deletes all jobs that have ended, also those that handles refer to, and says how many. If that had to be asked
     /// again over a new connection, it says how many were left then.
@@ -83,7 +96,9 @@ pub trait Environment: sealed::Linked + Send + Sync {
     ///
     /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
     /// [`QueryError::Unreachable`] if its node cannot be reached.
-    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>>;
+    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>> {
+        query(self.link(), Request::Cleanup)
+    }
 
     /// Closes the environment. A remote one only disconnects. A local one cancels its jobs, and is closed once all of them have ended and its threads
     /// are gone; from the first poll on it accepts no job. Closing again only waits for that.

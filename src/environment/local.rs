@@ -23,9 +23,9 @@ use self::{
     link::LocalLink,
 };
 use crate::{
-    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, query, sealed::Linked},
-    job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, Limits, QueryError},
-    link::{Host, JobRequest, Link, Opened, Request, ask},
+    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
+    job::{IntoJob, Limits},
+    link::{Host, Link},
     manager::{Placement, RoundRobin},
     worker::task_threads_default,
 };
@@ -265,31 +265,6 @@ fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
 impl Environment for LocalEnvironment {
     fn name(&self) -> &str {
         self.core.link.environment()
-    }
-
-    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>> {
-        query(self.link(), Request::ListJobs)
-    }
-
-    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
-        let link = self.link();
-        Box::pin(async move {
-            let request = Request::Job { job: id, request: JobRequest::Open };
-            let opened = ask::<Opened>(Arc::clone(&link), request).await?;
-            Ok(JobHandle::new(link, id, opened))
-        })
-    }
-
-    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>> {
-        query(self.link(), Request::Health)
-    }
-
-    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
-        query(self.link(), Request::Info)
-    }
-
-    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>> {
-        query(self.link(), Request::Cleanup)
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

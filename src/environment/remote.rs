@@ -18,9 +18,9 @@ pub use self::connect::{Connect, ConnectError};
 use self::link::RemoteLink;
 use crate::{
     bridge::Client,
-    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, query, sealed::Linked},
-    job::{ControlError, EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
-    link::{JobRequest, Link, NodeStop, Opened, Reply, Request, ask},
+    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
+    job::{ControlError, IntoJob},
+    link::{Link, NodeStop, Reply},
     timer::TimerThread,
 };
 
@@ -38,7 +38,7 @@ use crate::{
 /// | what | happens |
 /// |---|---|
 /// | a question, `wait`, `watch`, `stop` and the like | is asked again over the new connection |
-/// | `submit` | is repeated with the same [`JobId`], so there is one job at most |
+/// | `submit` | is repeated with the same [`JobId`](crate::JobId), so there is one job at most |
 /// | a call that was sent | fails with [`FateUnknown`](crate::CallError::FateUnknown), and is not repeated |
 /// | a call or a told message that was not sent | waits for the connection, a call until its deadline |
 /// | a told message on its way | is lost |
@@ -47,7 +47,7 @@ use crate::{
 ///
 /// While there has been no connection for longer than [`Connect::reconnect_limit`], all of this fails at once, with an
 /// error that says what was seen of the node; if the node's host says that nobody listens there, the jobs count as lost
-/// with it. A node that was started anew knows nothing of the jobs of its predecessor: a [`wait`](JobHandle::wait) for
+/// with it. A node that was started anew knows nothing of the jobs of its predecessor: a [`wait`](crate::JobHandle::wait) for
 /// one ends with [`Outcome::Lost`](crate::Outcome::Lost).
 ///
 /// ```no_run
@@ -176,31 +176,6 @@ fn join(threads: &Mutex<Option<Threads>>) {
 impl Environment for RemoteEnvironment {
     fn name(&self) -> &str {
         self.core.link.environment()
-    }
-
-    fn jobs(&self) -> BoxFuture<'static, Result<Vec<JobStatus>, QueryError>> {
-        query(self.link(), Request::ListJobs)
-    }
-
-    fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
-        let link = self.link();
-        Box::pin(async move {
-            let request = Request::Job { job: id, request: JobRequest::Open };
-            let opened = ask::<Opened>(Arc::clone(&link), request).await?;
-            Ok(JobHandle::new(link, id, opened))
-        })
-    }
-
-    fn health(&self) -> BoxFuture<'static, Result<Health, QueryError>> {
-        query(self.link(), Request::Health)
-    }
-
-    fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
-        query(self.link(), Request::Info)
-    }
-
-    fn cleanup(&self) -> BoxFuture<'static, Result<usize, QueryError>> {
-        query(self.link(), Request::Cleanup)
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
