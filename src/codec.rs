@@ -11,7 +11,7 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed},
 };
 
-pub(crate) use self::guard::{decode_prefix_untrusted, decode_untrusted};
+pub(crate) use self::guard::{DecodePrefix, catching, decode_untrusted, decode_whole, untrusted};
 
 /// Encoded bytes of one value at most.
 pub(crate) const VALUE_BYTES_MAX: usize = 128 << 20;

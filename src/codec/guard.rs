@@ -23,21 +23,33 @@ const DEPTH_MAX: usize = 128;
 /// Elements of lists and maps that a value may have beyond one for each of its bytes.
 const WEIGHTLESS_MAX: usize = 65_536;
 
+/// Decodes the value at the beginning of bytes of which nothing is known, and says how many it took. Of the two ways to do
+/// that, it is the one that the type needs.
+pub(crate) type DecodePrefix<T> = fn(&[u8]) -> Result<(T, usize), DecodeError>;
+
+/// How values of `T` are decoded from bytes of which nothing is known; to be looked up once for many. A panic of the
+/// type's `Deserialize` is not caught; see [`catching`].
+pub(crate) fn untrusted<T: DeserializeOwned + 'static>() -> DecodePrefix<T> {
+    let hazards = TypeDescription::of::<T>().hazards();
+    if hazards.recursive || hazards.weightless { decode_guarded::<T> } else { decode_prefix::<T> }
+}
+
 /// As [`decode`](super::decode), for bytes of which nothing is known.
 pub(crate) fn decode_untrusted<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, used) = decode_prefix_untrusted(bytes)?;
+    decode_whole(untrusted::<T>(), bytes)
+}
+
+/// Decodes one value that takes up all of `bytes`; a panic of its `Deserialize` is an error.
+pub(crate) fn decode_whole<T>(decode: DecodePrefix<T>, bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = catching(|| decode(bytes))?;
     match bytes.len() - used {
         0 => Ok(value),
         count => Err(DecodeError::TrailingBytes { count }),
     }
 }
 
-/// As [`decode_prefix`], for bytes of which nothing is known.
-pub(crate) fn decode_prefix_untrusted<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
-    let hazards = TypeDescription::of::<T>().hazards();
-    let decode = || {
-        if hazards.recursive || hazards.weightless { decode_guarded(bytes) } else { decode_prefix(bytes) }
-    };
+/// Runs `decode`; a panic is an error.
+pub(crate) fn catching<R>(decode: impl FnOnce() -> Result<R, DecodeError>) -> Result<R, DecodeError> {
     // `Deserialize` is user code; what it leaves behind when it panics is dropped with the value.
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

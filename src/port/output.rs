@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::poll_fn,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -13,7 +12,10 @@ use futures::{Stream, future::BoxFuture};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::{ChunkSource, OutputError, OutputResolver, source::Items};
+use super::{
+    ChunkSource, OutputError, OutputResolver,
+    source::{Decode, Items},
+};
 use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
 
 /// A named output of a job, to be read as items of type `T`.
@@ -40,22 +42,21 @@ pub struct Output<T> {
     name: String,
     resolver: Arc<dyn OutputResolver>,
     /// In a mutex only so that `Output` is `Sync`; it is never locked.
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// As a stream: the end or an error was handed out.
     ended: bool,
-    items: PhantomData<fn() -> T>,
 }
 
-enum State {
+enum State<T> {
     Unresolved,
     Resolving(BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>>),
-    Reading(Items),
+    Reading(Items, Decode<T>),
 }
 
 impl<T> Output<T> {
     pub(crate) fn new(resolver: Arc<dyn OutputResolver>, job: JobId, name: &str) -> Self {
         let state = Mutex::new(State::Unresolved);
-        Self { job, name: name.to_owned(), resolver, state, ended: false, items: PhantomData }
+        Self { job, name: name.to_owned(), resolver, state, ended: false }
     }
 
     /// The output's name.
@@ -100,17 +101,22 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
 
     async fn read_whole(mut self) -> Result<Vec<T>, OutputError> {
         let mut items = Vec::new();
-        while poll_fn(|cx| ready!(self.poll_reader(cx))?.poll_items(cx, &mut items)).await? {
+        let mut poll_some = |cx: &mut Context<'_>, items: &mut Vec<T>| {
+            let (reader, decode) = ready!(self.poll_reader(cx))?;
+            reader.poll_items(cx, decode, items)
+        };
+        while poll_fn(|cx| poll_some(cx, &mut items)).await? {
             yield_now().await;
         }
         Ok(items)
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, OutputError>> {
-        ready!(self.poll_reader(cx))?.poll_item(cx)
+        let (reader, decode) = ready!(self.poll_reader(cx))?;
+        reader.poll_item(cx, decode)
     }
 
-    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Items, OutputError>> {
+    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<(&mut Items, Decode<T>), OutputError>> {
         let state = self.state.get_mut();
         if let State::Unresolved = state {
             *state = State::Resolving(self.resolver.output(self.job, &self.name, TypeDescription::of::<T>()));
@@ -119,10 +125,12 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
             let resolved = ready!(resolving.as_mut().poll(cx));
             // Whatever went wrong, the next read looks again.
             *state = State::Unresolved;
-            *state = State::Reading(Items::new(&self.name, resolved?));
+            let items = Items::new(&self.name, resolved?);
+            let decode = items.decoder::<T>();
+            *state = State::Reading(items, decode);
         }
         match state {
-            State::Reading(reader) => Poll::Ready(Ok(reader)),
+            State::Reading(items, decode) => Poll::Ready(Ok((items, *decode))),
             State::Unresolved | State::Resolving(_) => Poll::Pending,
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{OutputError, store::Chunk};
-use crate::codec::{DecodeError, decode_prefix, decode_prefix_untrusted};
+use crate::codec::{DecodeError, DecodePrefix, decode_prefix, untrusted};
 
 /// Items for which room is made at once: their number comes from outside this type, and `()` takes no bytes.
 const RESERVE_MAX: usize = 1 << 16;
@@ -39,6 +39,20 @@ pub(super) struct Items {
     position: u64,
 }
 
+/// How items are decoded.
+pub(super) type Decode<T> = DecodePrefix<T>;
+
+impl Items {
+    /// The way to decode items of `T` from this source, to be looked up once.
+    pub(super) fn decoder<T: DeserializeOwned + 'static>(&self) -> Decode<T> {
+        if self.source.as_ref().is_some_and(|source| source.is_trusted()) {
+            decode_prefix::<T>
+        } else {
+            untrusted::<T>()
+        }
+    }
+}
+
 struct Current {
     chunk: Chunk,
     /// Of the chunk's items and bytes, handed out.
@@ -53,9 +67,8 @@ impl Current {
         (self.items < items).then(|| Chunk { first: first + self.items, items: items - self.items, bytes: rest })
     }
 
-    fn next<T: DeserializeOwned + 'static>(&mut self, trusted: bool) -> Result<T, DecodeError> {
-        let rest = &self.chunk.bytes[self.bytes..];
-        let (item, used) = if trusted { decode_prefix(rest)? } else { decode_prefix_untrusted(rest)? };
+    fn next<T>(&mut self, decode: Decode<T>) -> Result<T, DecodeError> {
+        let (item, used) = decode(&self.chunk.bytes[self.bytes..])?;
         let (items, bytes) = (self.items + 1, self.bytes + used);
         if items == self.chunk.items && bytes < self.chunk.bytes.len() {
             return Err(DecodeError::TrailingBytes { count: self.chunk.bytes.len() - bytes });
@@ -71,36 +84,38 @@ impl Items {
     }
 
     /// The next item, `None` at the end. After an error, the same item is tried again.
-    pub(super) fn poll_item<T: DeserializeOwned + 'static>(
+    pub(super) fn poll_item<T>(
         &mut self,
         cx: &mut Context<'_>,
+        decode: Decode<T>,
     ) -> Poll<Result<Option<T>, OutputError>> {
-        match ready!(self.poll_current::<T>(cx))? {
-            true => Poll::Ready(self.take_item().map(Some)),
+        match ready!(self.poll_current(cx, decode))? {
+            true => Poll::Ready(self.take_item(decode).map(Some)),
             false => Poll::Ready(Ok(None)),
         }
     }
 
     /// The items of the next chunk, or of what is left of the present one; `false` at the end.
-    pub(super) fn poll_items<T: DeserializeOwned + 'static>(
+    pub(super) fn poll_items<T>(
         &mut self,
         cx: &mut Context<'_>,
+        decode: Decode<T>,
         into: &mut Vec<T>,
     ) -> Poll<Result<bool, OutputError>> {
-        if !ready!(self.poll_current::<T>(cx))? {
+        if !ready!(self.poll_current(cx, decode))? {
             return Poll::Ready(Ok(false));
         }
         if let Some(current) = &self.current {
             into.reserve(usize::try_from(current.chunk.items - current.items).unwrap_or(usize::MAX).min(RESERVE_MAX));
         }
         while self.current.is_some() {
-            into.push(self.take_item()?);
+            into.push(self.take_item(decode)?);
         }
         Poll::Ready(Ok(true))
     }
 
     /// Whether there is a chunk with items left.
-    fn poll_current<T: DeserializeOwned + 'static>(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, OutputError>> {
+    fn poll_current<T>(&mut self, cx: &mut Context<'_>, decode: Decode<T>) -> Poll<Result<bool, OutputError>> {
         loop {
             match &self.current {
                 None => {
@@ -112,7 +127,7 @@ impl Items {
                 }
                 // It was handed out before: the source repeats itself after a lost connection.
                 Some(current) if current.chunk.first + current.items < self.position => {
-                    self.take_item::<T>()?;
+                    self.take_item(decode)?;
                 }
                 Some(_) => return Poll::Ready(Ok(true)),
             }
@@ -120,10 +135,10 @@ impl Items {
     }
 
     /// Takes one item of the present chunk, and the chunk away with its last one.
-    fn take_item<T: DeserializeOwned + 'static>(&mut self) -> Result<T, OutputError> {
+    fn take_item<T>(&mut self, decode: Decode<T>) -> Result<T, OutputError> {
         let current = self.current.as_mut().expect("only called when a chunk with items is present");
         let source = self.source.as_mut().expect("the source is there until the reader goes");
-        let item = current.next(source.is_trusted()).map_err(|error| OutputError::Decode {
+        let item = current.next(decode).map_err(|error| OutputError::Decode {
             output: self.output.clone(),
             position: current.chunk.first + current.items + 1,
             message: error.to_string(),

@@ -2,6 +2,7 @@
 
 mod inputs;
 mod outputs;
+mod writers;
 
 use std::{
     future::{Future, poll_fn},

@@ -13,7 +13,7 @@ use super::{
     InputError,
     queue::{AnyInput, InputPort},
 };
-use crate::codec::decode_prefix_untrusted;
+use crate::codec::{DecodePrefix, catching, untrusted};
 
 /// An input that was looked up.
 pub(crate) enum FoundInput {
@@ -70,13 +70,14 @@ pub(super) struct PortWriter<T> {
     writer: u128,
     offered: VecDeque<T>,
     ticket: Option<u64>,
+    decode: DecodePrefix<T>,
 }
 
 impl<T: DeserializeOwned + Send + 'static> PortWriter<T> {
     pub(super) fn open(port: Arc<InputPort<T>>, writer: u128) -> Result<Self, InputError> {
         port.know_writer(writer)?;
         port.count_senders(|senders| senders.saturating_add(1));
-        Ok(Self { port, writer, offered: VecDeque::new(), ticket: None })
+        Ok(Self { port, writer, offered: VecDeque::new(), ticket: None, decode: untrusted::<T>() })
     }
 }
 
@@ -91,19 +92,23 @@ impl<T: DeserializeOwned + Send + 'static> EncodedWriter for PortWriter<T> {
         if first > next {
             return Err(undecodable(format!("items from {first} on do not follow those before {next}")));
         }
-        let mut rest = bytes;
-        let mut decoded = Vec::new();
-        for index in 0..items {
-            // Items that take no bytes are bounded by what was claimed for them only, which must not be much.
-            if rest.is_empty() && index > bytes.len() as u64 + WEIGHTLESS_MAX {
-                return Err(undecodable("more items are claimed than so few bytes can mean".to_owned()));
-            }
-            let (item, used) = decode_prefix_untrusted::<T>(rest).map_err(|error| undecodable(error.to_string()))?;
-            rest = &rest[used..];
-            if first + index >= next {
-                decoded.push(item);
-            }
+        // Items that take no bytes are bounded by what is claimed for them only, which must not be much.
+        if items > bytes.len() as u64 + WEIGHTLESS_MAX || first.checked_add(items).is_none() {
+            return Err(undecodable("more items are claimed than so few bytes can mean".to_owned()));
         }
+        let decode = self.decode;
+        let decoded = catching(|| {
+            let (mut rest, mut decoded) = (bytes, VecDeque::new());
+            for index in 0..items {
+                let (item, used) = decode(rest)?;
+                rest = &rest[used..];
+                if first + index >= next {
+                    decoded.push_back(item);
+                }
+            }
+            Ok((decoded, rest))
+        });
+        let (decoded, rest) = decoded.map_err(|error| undecodable(error.to_string()))?;
         if !rest.is_empty() {
             return Err(undecodable(format!("{} bytes follow the items", rest.len())));
         }

@@ -2,7 +2,6 @@
 
 use std::{
     any::type_name,
-    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
 };
@@ -61,18 +60,18 @@ where
     S: Service + Handler<M>,
     M: ServiceMessage,
 {
-    Arc::new(TypedEntrance { gate, message, types: PhantomData::<fn(M)> })
+    Arc::new(TypedEntrance { gate, message, decode: codec::untrusted::<M>() })
 }
 
 struct TypedEntrance<S, M> {
     gate: Arc<Gate<S>>,
     message: &'static str,
-    types: PhantomData<fn(M)>,
+    decode: codec::DecodePrefix<M>,
 }
 
 impl<S: Service, M: ServiceMessage> TypedEntrance<S, M> {
     fn decode(&self, bytes: &[u8]) -> Result<M, CallError> {
-        codec::decode_untrusted(bytes).map_err(|error| CallError::NotCarried {
+        codec::decode_whole(self.decode, bytes).map_err(|error| CallError::NotCarried {
             service: self.gate.name().to_string(),
             message: self.message.to_owned(),
             why: error.to_string(),

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod lost;
+mod misfits;
 mod nodes;
 mod refusals;
 #[cfg(feature = "tls")]
@@ -40,7 +41,11 @@ job!(
 );
 
 pub fn jobs() -> proscenium::JobRegistry {
-    proscenium::jobs![Held, Everything].merge(refusals::jobs()).merge(cuts::jobs()).merge(nodes::jobs())
+    proscenium::jobs![Held, Everything]
+        .merge(refusals::jobs())
+        .merge(cuts::jobs())
+        .merge(nodes::jobs())
+        .merge(misfits::jobs())
 }
 
 /// A node of this process, and where it listens.

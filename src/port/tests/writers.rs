@@ -1,0 +1,114 @@
+//! Senders on the other side of a connection, on the job's side.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use crate::{
+    codec::encode_into,
+    job::Limits,
+    port::{AnyInput, EncodedWriter, InputError, InputPort},
+    schema::TypeDescription,
+};
+
+fn port(items_max: usize) -> Arc<InputPort<u64>> {
+    let limits = Limits { port_items: items_max, ..Limits::default() };
+    InputPort::new("numbers", TypeDescription::of::<u64>(), &limits)
+}
+
+fn writer(port: &Arc<InputPort<u64>>, number: u128) -> Box<dyn EncodedWriter> {
+    (Arc::clone(port) as Arc<dyn AnyInput>).writer(number).expect("there is room for a writer")
+}
+
+fn encoded(items: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for item in items {
+        encode_into(&item, &mut bytes).expect("a number can be encoded");
+    }
+    bytes
+}
+
+fn push(writer: &mut dyn EncodedWriter) -> Poll<Result<(), InputError>> {
+    writer.poll_push(&mut Context::from_waker(Waker::noop()))
+}
+
+fn taken(port: &InputPort<u64>) -> Vec<u64> {
+    let mut items = Vec::new();
+    let _ = port.poll_batch(&mut Context::from_waker(Waker::noop()), &mut items, usize::MAX);
+    items
+}
+
+#[test]
+fn what_comes_again_is_dropped_and_a_gap_is_refused() {
+    let port = port(100);
+    let mut first = writer(&port, 1);
+    first.offer(0, 3, &encoded(0..3)).expect("they are the first");
+    assert_eq!(push(&mut *first), Poll::Ready(Ok(())));
+    assert_eq!(first.next(), 3);
+    first.offer(1, 4, &encoded(1..5)).expect("some of them are new");
+    assert_eq!(push(&mut *first), Poll::Ready(Ok(())));
+    assert!(matches!(first.offer(7, 1, &encoded([7])), Err(InputError::NotCarried { .. })));
+    // Another connection of the same sender goes on where it was, and another sender begins anew.
+    drop(first);
+    let (mut again, mut other) = (writer(&port, 1), writer(&port, 2));
+    assert_eq!((again.next(), other.next()), (5, 0));
+    again.offer(4, 2, &encoded([4, 5])).expect("one of them is new");
+    other.offer(0, 1, &encoded([100])).expect("it is the first");
+    assert_eq!((push(&mut *again), push(&mut *other)), (Poll::Ready(Ok(())), Poll::Ready(Ok(()))));
+    assert_eq!(taken(&port), [0, 1, 2, 3, 4, 5, 100]);
+    again.forget();
+    assert_eq!(writer(&port, 1).next(), 0);
+}
+
+#[test]
+fn what_had_no_room_when_the_connection_was_lost_comes_again_and_nothing_else() {
+    let port = port(2);
+    let mut first = writer(&port, 1);
+    first.offer(0, 5, &encoded(0..5)).expect("they are the first");
+    assert_eq!(push(&mut *first), Poll::Pending);
+    assert_eq!(first.next(), 2);
+    assert_eq!(port.senders(), 1);
+    drop(first);
+    assert_eq!((taken(&port), port.senders()), (vec![0, 1], 0));
+    let mut again = writer(&port, 1);
+    again.offer(0, 5, &encoded(0..5)).expect("they are sent again");
+    assert_eq!(push(&mut *again), Poll::Pending);
+    assert_eq!(taken(&port), [2, 3]);
+    assert_eq!(push(&mut *again), Poll::Ready(Ok(())));
+    assert_eq!((taken(&port), again.next()), (vec![4], 5));
+}
+
+#[test]
+fn items_that_are_none_are_refused_as_a_whole() {
+    let port = port(100);
+    let mut writer = writer(&port, 1);
+    let mut long = encoded(0..3);
+    long.push(0);
+    for (items, bytes) in [(3, &encoded(0..2)[..]), (3, &long), (u64::MAX, &[]), (1 << 40, &encoded(0..3))] {
+        assert!(matches!(writer.offer(0, items, bytes), Err(InputError::NotCarried { .. })), "{items} in {bytes:?}");
+    }
+    assert_eq!((push(&mut *writer), writer.next()), (Poll::Ready(Ok(())), 0));
+}
+
+#[test]
+fn a_port_that_is_closed_refuses_the_rest_and_says_how_far_it_came() {
+    let port = port(2);
+    let mut writer = writer(&port, 1);
+    writer.offer(0, 5, &encoded(0..5)).expect("they are the first");
+    assert_eq!(push(&mut *writer), Poll::Pending);
+    writer.finish().expect("it is open");
+    let finished = InputError::Finished { input: "numbers".to_owned() };
+    assert_eq!((push(&mut *writer), writer.next()), (Poll::Ready(Err(finished)), 2));
+}
+
+#[test]
+fn no_more_senders_are_remembered_than_there_is_room_for() {
+    let port = port(1);
+    for number in 0..16_384 {
+        drop(writer(&port, number));
+    }
+    let refused = (Arc::clone(&port) as Arc<dyn AnyInput>).writer(16_384).err();
+    assert_eq!(refused, Some(InputError::TooManySenders { input: "numbers".to_owned(), limit: 16_384 }));
+    assert_eq!(writer(&port, 3).next(), 0, "one that is known may come back");
+}
