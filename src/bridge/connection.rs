@@ -223,3 +223,6 @@ async fn drain<R: AsyncRead + Unpin>(reader: &mut R) {
     let mut bytes = [0; 4096];
     while reader.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
 }
+
+#[cfg(test)]
+mod tests;

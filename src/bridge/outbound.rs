@@ -23,7 +23,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::frame::{HEADER_BYTES, Kind, Lane, frame_bytes, write_message};
+use super::{
+    frame::{HEADER_BYTES, Kind, Lane, frame_bytes, write_message},
+    stream::WriteHalf,
+};
 
 /// Bytes of calls in one round of writing, or one frame if that is larger.
 const ROUND_CALLS_BYTES: usize = 256 << 10;
@@ -82,10 +85,16 @@ pub(super) struct DataMessage {
 }
 
 struct Writer {
-    half: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Gone once it failed or the connection is over, so that the stream is closed whoever may still hold this.
+    half: Option<WriteHalf>,
     buffer: Vec<u8>,
     written: usize,
-    failed: bool,
+}
+
+impl Writer {
+    fn half(&mut self) -> io::Result<Pin<&mut WriteHalf>> {
+        self.half.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 struct TaskWaker(AtomicWaker);
@@ -158,7 +167,7 @@ impl Outbound {
     pub(super) fn new(half: impl AsyncWrite + Send + Unpin + 'static) -> Arc<Self> {
         let task = Arc::new(TaskWaker(AtomicWaker::new()));
         let waker = Waker::from(Arc::clone(&task));
-        let writer = Writer { half: Box::new(half), buffer: Vec::new(), written: 0, failed: false };
+        let writer = Writer { half: Some(Box::new(half)), buffer: Vec::new(), written: 0 };
         Arc::new(Self {
             queues: Mutex::default(),
             writer: Mutex::new(writer),
@@ -249,7 +258,10 @@ impl Outbound {
         // One round, so that the caller is not kept busy with what others queue meanwhile; and what the stream has
         // gathered by itself. If the stream is not ready, it wakes the task.
         let over = match self.poll_round(&mut writer, &mut cx) {
-            Poll::Ready(Ok(true)) => Pin::new(&mut writer.half).poll_flush(&mut cx).map_ok(|()| true),
+            Poll::Ready(Ok(true)) => match writer.half() {
+                Ok(half) => half.poll_flush(&mut cx).map_ok(|()| true),
+                Err(error) => Poll::Ready(Err(error)),
+            },
             other => other,
         };
         drop(writer);
@@ -280,15 +292,12 @@ impl Outbound {
                 State::Open => return Poll::Pending,
             }
             drop(queues);
-            return Pin::new(&mut writer.half).poll_shutdown(&mut cx);
+            return writer.half()?.poll_shutdown(&mut cx);
         }
     }
 
     /// Writes what was taken before, or takes and writes another round. Whether there was anything.
     fn poll_round(&self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if writer.failed {
-            return Poll::Ready(Err(io::Error::from(io::ErrorKind::BrokenPipe)));
-        }
         if writer.written == writer.buffer.len() {
             writer.buffer.clear();
             writer.buffer.shrink_to(BUFFER_KEPT_BYTES);
@@ -297,16 +306,17 @@ impl Outbound {
         }
         if writer.buffer.is_empty() {
             // Only a stream that gathers by itself, such as TLS, has anything to flush.
-            ready!(Pin::new(&mut writer.half).poll_flush(cx))?;
+            ready!(writer.half()?.poll_flush(cx))?;
             return Poll::Ready(Ok(false));
         }
         while writer.written < writer.buffer.len() {
-            let wrote = ready!(Pin::new(&mut writer.half).poll_write(cx, &writer.buffer[writer.written..]));
+            let Some(half) = &mut writer.half else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
+            let wrote = ready!(Pin::new(half).poll_write(cx, &writer.buffer[writer.written..]));
             let wrote = wrote.and_then(|n| if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) });
             match wrote {
                 Ok(n) => writer.written += n,
                 Err(error) => {
-                    writer.failed = true;
+                    writer.half = None;
                     return Poll::Ready(Err(error));
                 }
             }
@@ -332,12 +342,15 @@ impl Outbound {
         }
     }
 
-    /// Nothing is sent any more, whatever is queued.
+    /// Nothing is sent any more, whatever is queued, and the stream is let go of.
     pub(super) fn abandon(&self) {
         let mut queues = self.queues.lock();
         let abandoned = std::mem::replace(&mut *queues, Queues { state: State::Over, ..Queues::default() });
         drop(queues);
         drop(abandoned);
+        // Whoever writes just now does not wait for the peer.
+        let half = self.writer.lock().half.take();
+        drop(half);
         self.data_room.close();
         self.backlog.store(0, Ordering::Relaxed);
         self.drained.wake();
@@ -350,3 +363,6 @@ impl std::fmt::Debug for Outbound {
         f.debug_struct("Outbound").field("backlog", &self.backlog()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
