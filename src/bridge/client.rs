@@ -202,11 +202,12 @@ impl ConnectFault {
     }
 }
 
-/// Sends a control message at once.
+/// Sends a message of the control lane at once.
 fn send(outbound: &Outbound, id: u64, message: &FromClient) {
     send_in(Lane::Control, outbound, id, message);
 }
 
+/// Sends a message at once, in the control lane or that of the calls.
 fn send_in(lane: Lane, outbound: &Outbound, id: u64, message: &FromClient) {
     let mut payload = Vec::new();
     match codec::encode_into(message, &mut payload) {

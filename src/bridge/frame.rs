@@ -112,8 +112,8 @@ impl Kind {
     fn is_in(self, lane: Lane) -> bool {
         match self {
             Self::Ping | Self::Pong | Self::Goodbye => lane == Lane::Control,
-            // What must not overtake items goes with them.
-            Self::Message => lane != Lane::Calls,
+            // What must not overtake calls or items goes with them.
+            Self::Message => true,
             Self::Call | Self::Tell | Self::Answer | Self::Failure => lane == Lane::Calls,
             Self::Chunk | Self::Items => lane == Lane::Data,
         }

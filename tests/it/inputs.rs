@@ -238,4 +238,59 @@ fn an_input_of_another_name_or_type_is_an_error_that_says_what_there_is() {
     });
 }
 
-registered![Echoing, Throttled];
+job!(Bulky { door: Doorway }, |job, flow| {
+    let door = job.door.clone();
+    let pieces = flow.from_channel::<Vec<u8>>("pieces").map_async(1, async move |_, piece: Vec<u8>| {
+        if piece[0] == 0 {
+            door.pass("the first").await;
+        }
+        Ok((piece[0], piece.len()))
+    });
+    pieces.collect("out");
+});
+
+#[test]
+fn many_large_items_sent_at_once_are_more_than_is_sent_ahead_and_all_arrive() {
+    let limits = Limits { port_items: 4, batch_items: 2, ..Limits::default() };
+    each_environment_with(&limits, async |env| {
+        let door = Door::new().await;
+        let job = start(env, Bulky { door: door.way() }).await;
+        let pieces: Input<Vec<u8>> = job.input("pieces");
+        let sending = join_all((0..60u8).map(|n| pieces.send(vec![n; 100_000])));
+        let admit = async { door.arrival_of("the first").await.admit() };
+        let (sent, ()) = deadline("the pieces", join(sending, admit)).await;
+        assert!(sent.iter().all(Result::is_ok));
+        pieces.finish().await.unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        let arrived: Vec<(u8, usize)> = read(&job, "out").await;
+        assert!(arrived.into_iter().eq((0..60).map(|n| (n, 100_000))), "each once, in order");
+    });
+}
+
+#[test]
+fn finish_refuses_what_waits_for_room_and_does_not_wait_for_it() {
+    let limits = Limits { port_items: 4, batch_items: 2, ..Limits::default() };
+    each_environment_with(&limits, async |env| {
+        let door = Door::new().await;
+        let job = start(env, Bulky { door: door.way() }).await;
+        let pieces: Input<Vec<u8>> = job.input("pieces");
+        pieces.send(vec![0; 100_000]).await.unwrap();
+        let visitor = door.arrival_of("the first").await;
+        let mut sending = Box::pin(join_all((1..60u8).map(|n| pieces.send(vec![n; 100_000]))));
+        assert!(sending.as_mut().now_or_never().is_none());
+        // The job holds the first one all the while.
+        deadline("the end of the input", pieces.finish()).await.unwrap();
+        let sent = deadline("the senders being told", sending).await;
+        let taken = sent.iter().filter(|sent| sent.is_ok()).count();
+        assert!(taken < 20, "{taken} were taken where 4 have room");
+        assert!(sent.iter().flat_map(Result::as_ref).count() == taken);
+        for refused in sent.iter().filter_map(|sent| sent.as_ref().err()) {
+            assert_eq!(refused.error(), &InputError::Finished { input: "pieces".to_owned() });
+        }
+        visitor.admit();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        assert_eq!(read::<(u8, usize)>(&job, "out").await.len(), taken + 1, "what was taken, and nothing else");
+    });
+}
+
+registered![Bulky, Echoing, Throttled];

@@ -282,6 +282,26 @@ fn a_service_name_that_is_registered_twice_is_refused() {
 }
 
 #[test]
+fn a_reference_that_is_dropped_leaves_what_it_told_on_its_way() {
+    each_environment(async |env| {
+        let journal = Journal::new();
+        let job = idle(env, Idle { pen: journal.pen() }).await;
+        for round in 0..50 {
+            // One reference for each round, gone as soon as its messages are accepted; a call of another one follows.
+            let counter: ServiceRef<Counter> = job.service("counter");
+            for _ in 0..20 {
+                counter.tell(Increment).await.unwrap();
+            }
+            drop(counter);
+            let counter: ServiceRef<Counter> = job.service("counter");
+            assert_eq!(deadline("the total", counter.call(Total)).await.unwrap(), (round + 1) * 20);
+        }
+        job.stop().await.unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+    });
+}
+
+#[test]
 fn tells_are_handled_in_order_and_wait_for_room() {
     let limits = Limits { service_queue: 2, ..Limits::default() };
     each_place_with(&limits, async |place, env| {

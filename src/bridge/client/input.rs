@@ -147,8 +147,16 @@ impl RemoteInput for InputStream {
             return Box::pin(std::future::ready(finished));
         }
         state.finishing.push(done);
+        // As in the job's own process: what waits for room is refused.
+        let (sent, unsent) = std::mem::take(&mut state.batches).into_iter().partition(|batch| batch.first.is_some());
+        state.batches = sent;
         self.exchange.send_on(&mut state);
         drop(state);
+        let error = InputError::Finished { input: self.exchange.input.clone() };
+        for batch in <VecDeque<Batch>>::into_iter(unsent) {
+            // Whoever sent it may have gone.
+            let _ = batch.done.send(Err(NotTaken { taken: 0, error: error.clone() }));
+        }
         Box::pin(async move { is_done.await.unwrap_or(Err(InputError::EnvironmentClosed)) })
     }
 
@@ -195,7 +203,7 @@ impl InputExchange {
         state.batches.retain(|batch| batch.first.is_some() || !batch.done.is_closed());
         for batch in state.batches.iter_mut().filter(|batch| !batch.sent) {
             if state.unconfirmed > 0 && state.unconfirmed + batch.bytes.len() > INPUT_WINDOW {
-                return;
+                break;
             }
             let first = *batch.first.get_or_insert_with(|| {
                 let first = state.next;
@@ -208,7 +216,8 @@ impl InputExchange {
             attachment.outbound.push_data(DataMessage { kind: Kind::Items, id: self.id, head, bytes, room: None });
         }
         attachment.outbound.flush();
-        if !state.finishing.is_empty() && !state.finish_sent {
+        let all_sent = state.batches.iter().all(|batch| batch.sent);
+        if !state.finishing.is_empty() && !state.finish_sent && all_sent {
             state.finish_sent = true;
             push_behind(&attachment, self.id, &FromClient::FinishInput);
         }
@@ -358,6 +367,7 @@ impl Exchange for InputExchange {
         match message {
             FromNode::InputTaken { next } => {
                 let done = self.confirm(&mut state, next)?;
+                self.send_on(&mut state);
                 drop(state);
                 tell_done(done);
             }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    send,
+    send, send_in,
     state::{Attachment, Exchange, Heard, PendingCall, Shared, Why},
 };
 use crate::{
@@ -385,7 +385,7 @@ impl Withdrawal for Route {
         let Some(pending) = pending else { return };
         let attachment = self.exchange.state.lock().attachment.clone();
         if let Some(attachment) = attachment.filter(|attachment| attachment.generation == pending.generation) {
-            send(&attachment.outbound, call, &FromClient::Withdraw);
+            send_in(Lane::Calls, &attachment.outbound, call, &FromClient::Withdraw);
         }
     }
 }
@@ -395,7 +395,8 @@ impl Drop for Route {
         self.shared.end(self.exchange.id);
         let attachment = self.exchange.state.lock().attachment.take();
         if let Some(attachment) = attachment {
-            send(&attachment.outbound, self.exchange.id, &FromClient::CloseRoute);
+            // Behind the messages that were told and may still be queued.
+            send_in(Lane::Calls, &attachment.outbound, self.exchange.id, &FromClient::CloseRoute);
         }
     }
 }
