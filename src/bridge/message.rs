@@ -51,10 +51,11 @@ pub(super) enum FromClient {
         consumed: u64,
         bytes: u64,
     },
-    /// Items before `consumed` were handed out. If that is inside a chunk, the last `rest_bytes` of it were not.
+    /// Items before `consumed` were handed out. If that is inside the chunk that was last handed out from, so many of its
+    /// last bytes are what is left of it.
     CloseOutput {
         consumed: u64,
-        rest_bytes: u64,
+        rest_bytes: Option<u64>,
     },
     /// Answered by `InputOpened`.
     OpenInput {
@@ -216,7 +217,7 @@ mod tests {
             (FromClient::CloseRoute, vec![5]),
             (FromClient::Withdraw, vec![6]),
             (FromClient::OutputCredit { consumed: 5, bytes: 300 }, vec![8, 5, 251, 44, 1]),
-            (FromClient::CloseOutput { consumed: 5, rest_bytes: 1 }, vec![9, 5, 1]),
+            (FromClient::CloseOutput { consumed: 5, rest_bytes: Some(1) }, vec![9, 5, 1, 1]),
             (FromClient::FinishInput, vec![11]),
             (FromClient::CloseInput, vec![12]),
         ];

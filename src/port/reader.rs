@@ -122,12 +122,14 @@ impl OutputReader {
 }
 
 impl OutputReader {
-    /// Items before this position were handed out; it may be inside a chunk, of which `rest_bytes` are left then.
-    pub(crate) fn consumed_within(&mut self, position: u64, rest_bytes: u64) {
+    /// Items before this position were handed out. If it is inside a chunk and it is known how many bytes of that are left,
+    /// only they are given back; else all of the chunk is.
+    pub(crate) fn consumed_within(&mut self, position: u64, rest_bytes: Option<u64>) {
         self.consumed(position);
         if let Some(chunk) = self.lent.front_mut()
             && chunk.first < position
-            && let Some(from) = usize::try_from(rest_bytes).ok().and_then(|rest| chunk.bytes.len().checked_sub(rest))
+            && let Some(rest) = rest_bytes.and_then(|rest| usize::try_from(rest).ok())
+            && let Some(from) = chunk.bytes.len().checked_sub(rest)
         {
             let (end, bytes) = (chunk.first + chunk.items, Arc::new(chunk.bytes[from..].to_vec()));
             *chunk = Chunk { first: position, items: end - position, bytes };

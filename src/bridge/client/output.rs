@@ -48,8 +48,8 @@ struct State {
     chunks: VecDeque<Chunk>,
     /// The end of the last chunk that the reader took. A new connection goes on from here.
     taken: u64,
-    /// Bytes of the last chunk that the reader did not hand out when it went.
-    rest_bytes: u64,
+    /// Bytes of the last chunk that the reader did not hand out when it went, if it had begun one.
+    rest_bytes: Option<u64>,
     /// The end and the bytes of each chunk for which the node waits for credit.
     owed: VecDeque<(u64, u64)>,
     owed_bytes: u64,
@@ -76,7 +76,7 @@ impl OutputStream {
             opening: Some(opening),
             chunks: VecDeque::new(),
             taken: 0,
-            rest_bytes: 0,
+            rest_bytes: None,
             owed: VecDeque::new(),
             owed_bytes: 0,
             credit: 0,
@@ -138,7 +138,7 @@ impl ChunkSource for OutputStream {
         if let Some(rest) = rest {
             let mut state = self.exchange.state.lock();
             state.taken = state.taken.min(rest.first);
-            state.rest_bytes = rest.bytes.len() as u64;
+            state.rest_bytes = Some(rest.bytes.len() as u64);
         }
         // What is left to do is done by the drop.
     }

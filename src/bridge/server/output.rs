@@ -59,7 +59,7 @@ impl OutputPump {
         });
     }
 
-    pub(super) fn close(&self, consumed: u64, rest_bytes: u64) {
+    pub(super) fn close(&self, consumed: u64, rest_bytes: Option<u64>) {
         let mut reader = None;
         self.change(|state| {
             state.closed = true;

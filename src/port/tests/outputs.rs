@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     codec::EncodeError,
     job::{FailureCause, Limits},
-    port::{Output, OutputKind, WriteError, WriteFailure, store::AppendError},
+    port::{Chunk, Output, OutputKind, OutputReader, WriteError, WriteFailure, store::AppendError},
     schema::TypeDescription,
 };
 
@@ -348,4 +348,39 @@ fn handles_and_errors_can_be_shared_between_threads() {
     shared::<InputError>();
     shared::<crate::port::Input<std::cell::Cell<u8>>>();
     shared::<crate::port::SendError<u8>>();
+}
+
+fn next_chunk(reader: &mut OutputReader) -> Chunk {
+    match reader.poll_chunk(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(Some(chunk))) => chunk,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_reader_elsewhere_did_not_confirm_is_given_back_in_order_and_whole_where_nothing_else_is_known() {
+    let pool = pool();
+    let store = store::<u64>(OutputKind::Streamed, &Limits::default(), &pool);
+    let mut reader = store.reader_from(0).expect("nobody reads");
+    write(&store, 0..10u64);
+    let chunk = next_chunk(&mut reader);
+    assert_eq!((chunk.first, chunk.items), (0, 10));
+    write(&store, 10..20u64);
+    let chunk = next_chunk(&mut reader);
+    assert_eq!((chunk.first, chunk.items), (10, 10));
+    // Four items were handed out, each of one byte.
+    reader.consumed_within(4, Some(6));
+    drop(reader);
+    let mut reader = store.reader_from(0).expect("nobody reads");
+    let rest = next_chunk(&mut reader);
+    assert_eq!((rest.first, rest.items, rest.bytes.len()), (4, 16, 16), "what is left, joined with what follows");
+    reader.consumed_within(8, None);
+    drop(reader);
+    // One that goes on at a position gets the chunk that it is in.
+    let mut reader = store.reader_from(9).expect("nobody reads");
+    assert_eq!(next_chunk(&mut reader).first, 4);
+    reader.consumed(20);
+    drop(reader);
+    store.seal(true, "");
+    assert_eq!(now("the end", output::<u64>(&store).next()), Ok(None));
 }
