@@ -263,7 +263,8 @@ fn many_large_items_sent_at_once_are_more_than_is_sent_ahead_and_all_arrive() {
         pieces.finish().await.unwrap();
         assert_eq!(ended(&job).await, Outcome::Completed);
         let arrived: Vec<(u8, usize)> = read(&job, "out").await;
-        assert!(arrived.into_iter().eq((0..60).map(|n| (n, 100_000))), "each once, in order");
+        // Sends that wait at the same time have no order among themselves.
+        assert!(sorted(arrived).into_iter().eq((0..60).map(|n| (n, 100_000))), "each once");
     });
 }
 
