@@ -16,6 +16,8 @@ mod port;
 mod protocol;
 mod schema;
 mod service;
+#[cfg(feature = "store")]
+mod store;
 mod timer;
 mod worker;
 
@@ -42,3 +44,5 @@ pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription}
 pub use node::{Node, NodeBuilder, NodeError, Serve};
 pub use port::{Input, InputError, Output, OutputError, SendError};
 pub use service::{Call, CallError, Fate, MessageTable, Service, ServiceContext, ServiceMessage, ServiceRef, Tell};
+#[cfg(feature = "store")]
+pub use store::HistoryError;

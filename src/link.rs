@@ -177,6 +177,10 @@ pub(crate) enum Refusal {
     FateUnknown {
         message: String,
     },
+    /// It could not be written into the history.
+    NotRecorded {
+        message: String,
+    },
     EnvironmentClosed,
     Internal(String),
 }

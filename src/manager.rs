@@ -4,6 +4,7 @@
 //! A question about a live job is passed on to its [`JobSupervisor`] together with the way back to the client; one
 //! about an ended job is answered from the [`History`].
 
+mod archive;
 mod completion;
 mod dispatcher;
 mod explain;
@@ -11,6 +12,7 @@ mod history;
 mod messages;
 mod placement;
 mod record;
+mod recording;
 mod reply;
 mod supervisor;
 
@@ -19,7 +21,7 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
@@ -28,17 +30,23 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::messages::{Ask, Close, FindPorts, Ports, Submit};
 pub use self::placement::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
+pub(crate) use self::recording::Recording;
+#[cfg(feature = "store")]
+pub(crate) use self::{
+    archive::{Archive, ArchiveError, Kept, PlainJob, Recorded},
+    recording::lost,
+};
 use self::{
-    dispatcher::{DiscardJob, Dispatch, Dispatcher, StartJob},
+    dispatcher::{Dispatch, Dispatcher},
     history::{History, Lookup},
     messages::{JobEnded, JobPrepared, JobRefused},
     placement::Slots,
     record::Archived,
     reply::{Answer, ReplySlot},
-    supervisor::{AskJob, CancelJob, Dismiss, JobReply, JobSupervisor, TakeSnapshot},
+    supervisor::{AskJob, CancelJob, JobReply, JobSupervisor, TakeSnapshot},
 };
 use crate::{
-    job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobPayload, JobStatus, Limits, Warning},
+    job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobPayload, JobStatus, Limits},
     link::{JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
     worker::{CloseWorker, JobPorts, Worker},
 };
@@ -51,6 +59,8 @@ pub(crate) struct ManagerConfig {
     pub(crate) service_threads: usize,
     pub(crate) placement: Box<dyn Placement>,
     pub(crate) worker: Addr<Worker>,
+    /// Where jobs are kept beyond the process, and those that are there.
+    pub(crate) recording: Recording,
     /// Dropped once the manager has closed and all of its jobs have ended.
     pub(crate) closed: oneshot::Sender<()>,
 }
@@ -67,6 +77,7 @@ pub(crate) struct JobManager {
     preparing: HashMap<JobId, Vec<ReplySlot<Result<Opened, Refusal>>>>,
     live: HashMap<JobId, LiveJob>,
     history: History<Archived>,
+    recording: Recording,
     threads_abandoned: usize,
     closing: Closing,
     /// Held for its drop.
@@ -81,6 +92,8 @@ struct LiveJob {
     keep: Keep,
     /// Those who deleted the job by force. If there are any, it is forgotten at its end.
     deleters: Vec<JobReply>,
+    /// It has ended, and is being written into the archive.
+    is_over: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +107,8 @@ enum Closing {
 
 impl JobManager {
     pub(crate) fn new(config: ManagerConfig) -> Self {
-        let ManagerConfig { environment, limits, task_threads, service_threads, placement, worker, closed } = config;
+        let ManagerConfig { environment, limits, task_threads, service_threads, placement, worker, recording, closed } =
+            config;
         let info = EnvironmentInfo {
             name: environment.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -102,7 +116,7 @@ impl JobManager {
             service_threads,
             opened_at: SystemTime::now(),
         };
-        Self {
+        let mut manager = Self {
             environment,
             info,
             opened: Instant::now(),
@@ -112,15 +126,13 @@ impl JobManager {
             live: HashMap::new(),
             history: History::new(limits.ended_jobs_max, limits.ended_jobs_age),
             limits,
+            recording,
             threads_abandoned: 0,
             closing: Closing::Open,
             _closed: closed,
-        }
-    }
-
-    /// The clock of the history.
-    fn now(&self) -> Duration {
-        self.opened.elapsed()
+        };
+        manager.restore();
+        manager
     }
 
     fn submit(&mut self, submit: SubmitJob, ctx: &mut Context<Self>) -> Answer<Result<Opened, Refusal>> {
@@ -132,7 +144,7 @@ impl JobManager {
         let now = self.now();
         match self.history.find(id, now) {
             Lookup::Known(ended) => {
-                let name = ended.job.status.name.clone();
+                let name = ended.job.plain.status.name.clone();
                 return Answer::Now(Ok(Opened::new(name, ended.keep.clone())));
             }
             // It has run; to run it again is not what was asked for.
@@ -158,13 +170,14 @@ impl JobManager {
                 worker: self.worker.clone(),
                 manager: ctx.address(),
                 slots: Rc::clone(&self.slots),
+                archived: self.recording.is_on(),
             })
             .start();
         }
         Answer::Later(slot)
     }
 
-    fn ask_job(&mut self, job: JobId, request: JobRequest) -> Answer<Result<Reply, Refusal>> {
+    fn ask_job(&mut self, job: JobId, request: JobRequest, ctx: &mut Context<Self>) -> Answer<Result<Reply, Refusal>> {
         if let Some(live) = self.live.get_mut(&job) {
             if request == JobRequest::Open {
                 return Answer::Now(Ok(Reply::Opened(Opened::new(live.name.clone(), live.keep.clone()))));
@@ -184,7 +197,7 @@ impl JobManager {
             && self.history.remove(job).is_some()
         {
             tracing::info!(environment = %self.environment, %job, "job deleted");
-            return Answer::Now(Ok(Reply::Done(())));
+            return self.forget(vec![job], Reply::Done(()), ctx);
         }
         let answer = match self.look_up(job) {
             Ok(ended) => ended.job.answer(&request, &ended.keep),
@@ -212,7 +225,7 @@ impl JobManager {
             let mut jobs: HashMap<JobId, JobStatus> =
                 snapshots.into_iter().flatten().map(|status| (status.id, status)).collect();
             let now = this.now();
-            jobs.extend(this.history.records(now).map(|(id, ended)| (id, ended.job.status.clone())));
+            jobs.extend(this.history.records(now).map(|(id, ended)| (id, ended.job.plain.status.clone())));
             let mut jobs: Vec<JobStatus> = jobs.into_values().collect();
             jobs.sort_by_key(|status| (status.submitted_at, status.id));
             reply.answer(Ok(Reply::Jobs(jobs)));
@@ -226,6 +239,7 @@ impl JobManager {
             jobs_live: self.live.len(),
             jobs_ended: self.history.len(),
             threads_abandoned: self.threads_abandoned,
+            history_error: self.recording.trouble(),
         }
     }
 
@@ -246,6 +260,10 @@ fn name_of(options: &JobOptions, payload: &JobPayload) -> String {
 
 impl Actor for JobManager {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.keep_recording(ctx);
+    }
 }
 
 impl Handler<Submit> for JobManager {
@@ -263,13 +281,14 @@ impl Handler<Ask> for JobManager {
     fn handle(&mut self, Ask { request, room }: Ask, ctx: &mut Self::Context) -> Self::Result {
         drop(room);
         match request {
-            Request::Job { job, request } => self.ask_job(job, request),
+            Request::Job { job, request } => self.ask_job(job, request, ctx),
             Request::ListJobs => self.list(ctx),
             Request::Health => Answer::Now(Ok(Reply::Health(self.health()))),
             Request::Info => Answer::Now(Ok(Reply::Info(self.info.clone()))),
             Request::Cleanup => {
                 let now = self.now();
-                Answer::Now(Ok(Reply::Removed(self.history.clear(now))))
+                let removed = self.history.clear(now);
+                self.forget(removed.clone(), Reply::Removed(removed.len()), ctx)
             }
         }
     }
@@ -310,18 +329,8 @@ impl Handler<Close> for JobManager {
 impl Handler<JobPrepared> for JobManager {
     type Result = ();
 
-    fn handle(&mut self, prepared: JobPrepared, _: &mut Self::Context) {
-        let JobPrepared { job, name, ports, supervisor, dispatcher } = prepared;
-        let Some(waiters) = self.preparing.remove(&job) else {
-            return dispatcher.do_send(DiscardJob);
-        };
-        tracing::info!(environment = %self.environment, %job, name, "job accepted");
-        dispatcher.do_send(StartJob);
-        let keep = Keep::new();
-        for waiter in waiters {
-            waiter.answer(Ok(Opened::new(name.clone(), keep.clone())));
-        }
-        self.live.insert(job, LiveJob { name, supervisor, ports, keep, deleters: Vec::new() });
+    fn handle(&mut self, prepared: JobPrepared, ctx: &mut Self::Context) {
+        self.record(prepared, ctx);
     }
 }
 
@@ -340,19 +349,6 @@ impl Handler<JobEnded> for JobManager {
     type Result = ();
 
     fn handle(&mut self, JobEnded { job }: JobEnded, ctx: &mut Self::Context) {
-        let id = job.status.id;
-        let Some(live) = self.live.remove(&id) else { return };
-        live.supervisor.do_send(Dismiss);
-        let abandoned =
-            |warning: &&Warning| matches!(warning, Warning::ServiceAbandoned { .. } | Warning::TaskAbandoned { .. });
-        self.threads_abandoned += job.status.warnings.iter().filter(abandoned).count();
-        if live.deleters.is_empty() {
-            let now = self.now();
-            self.history.insert(id, Archived { job, keep: live.keep }, now);
-        }
-        for deleter in live.deleters {
-            deleter.answer(Ok(Reply::Done(())));
-        }
-        self.close_when_drained(ctx);
+        self.record_end(job, ctx);
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
     job::{IntoJob, Limits},
     link::{Host, Link},
-    manager::{Placement, RoundRobin},
+    manager::{Placement, Recording, RoundRobin},
     worker::task_threads_default,
 };
 
@@ -82,6 +82,7 @@ impl LocalEnvironment {
             service_threads: 1,
             limits: Limits::default(),
             placement: Box::new(RoundRobin::new()),
+            recording: Recording::default(),
         }
     }
 
@@ -117,12 +118,20 @@ pub struct LocalEnvironmentBuilder {
     service_threads: usize,
     limits: Limits,
     placement: Box<dyn Placement>,
+    recording: Recording,
 }
 
 impl LocalEnvironmentBuilder {
     /// With another name.
     pub(crate) fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Keeps jobs beyond the process.
+    #[cfg(feature = "store")]
+    pub(crate) fn recording(mut self, recording: Recording) -> Self {
+        self.recording = recording;
         self
     }
 
@@ -157,7 +166,7 @@ impl LocalEnvironmentBuilder {
     /// [`OpenError::NoThreads`] if it is to have no thread for tasks or for services; [`OpenError::Refused`] if the
     /// operating system refuses a thread or a file descriptor.
     pub fn open(self) -> Result<LocalEnvironment, OpenError> {
-        let Self { name, task_threads, service_threads, limits, placement } = self;
+        let Self { name, task_threads, service_threads, limits, placement, recording } = self;
         for (count, purpose) in [(task_threads, "tasks"), (service_threads, "services")] {
             if count == 0 {
                 return Err(OpenError::NoThreads { purpose });
@@ -174,6 +183,7 @@ impl LocalEnvironmentBuilder {
             service_threads,
             limits,
             placement,
+            recording,
         };
         let (opened, control) = mpsc::sync_channel(1);
         let (closed, closed_rx) = watch::channel(());

@@ -171,6 +171,12 @@ pub enum SubmitError {
         /// What was seen of the loss.
         message: String,
     },
+    /// The node could not write the job into its history, and runs no job that it could not account for afterwards.
+    #[error("the job could not be written into the node's history: {message}")]
+    NotRecorded {
+        /// What was in the way: a full disk, say.
+        message: String,
+    },
     /// The environment is closed or closing.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -189,6 +195,7 @@ impl SubmitError {
             Refusal::NotSendable(NotSendable::Encode { job, message }) => Self::Parameters { job, message },
             Refusal::Unreachable { message } => Self::Unreachable { message },
             Refusal::FateUnknown { message } => Self::FateUnknown { id, message },
+            Refusal::NotRecorded { message } => Self::NotRecorded { message },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
             Refusal::Internal(what) => Self::Internal(what),
             refusal @ (Refusal::NoSuchJob { .. }

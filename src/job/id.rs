@@ -2,13 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The 128-bit identifier of one submitted job.
 ///
 /// The submitting side draws it at random, so that a submit repeated after a lost reply names the same job.
-/// Displayed as `job-` and 32 hexadecimal digits; [`FromStr`] reads that form back.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// Displayed as `job-` and 32 hexadecimal digits; [`FromStr`] reads that form back. Formats for people, such as JSON,
+/// hold that form too.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u128);
 
 impl JobId {
@@ -22,6 +23,32 @@ impl JobId {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
         Self(u128::from_le_bytes(bytes))
+    }
+
+    #[cfg(feature = "store")]
+    pub(crate) fn number(self) -> u128 {
+        self.0
+    }
+}
+
+/// A [`JobId`] in formats for machines.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "JobId")]
+struct Number(u128);
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { Number(self.0).serialize(serializer) }
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        } else {
+            Number::deserialize(deserializer).map(|Number(id)| Self(id))
+        }
     }
 }
 

@@ -244,6 +244,8 @@ pub struct Health {
     /// Tasks and services that were given up because their code did not return. At most as many threads were lost:
     /// two on one thread count twice.
     pub threads_abandoned: usize,
+    /// Why the history on disk is not up to date, if it is not: a disk that is full, say. Until it is, no job is accepted.
+    pub history_error: Option<String>,
 }
 
 /// What an environment says of itself.

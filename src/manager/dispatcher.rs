@@ -33,6 +33,7 @@ pub(crate) struct Dispatcher {
     manager: Addr<JobManager>,
     /// Shared by the dispatchers of one JobManager, all on the control thread.
     slots: Rc<RefCell<Slots>>,
+    archived: bool,
     stage: Stage,
     name: String,
     tasks: Vec<TaskDescription>,
@@ -62,6 +63,8 @@ pub(crate) struct Dispatch {
     pub(crate) worker: Addr<Worker>,
     pub(crate) manager: Addr<JobManager>,
     pub(crate) slots: Rc<RefCell<Slots>>,
+    /// The job is to be kept in an archive.
+    pub(crate) archived: bool,
 }
 
 /// The JobManager wants the prepared job: run it.
@@ -88,7 +91,7 @@ pub(crate) struct FreeSlots;
 
 impl Dispatcher {
     pub(crate) fn new(dispatch: Dispatch) -> Self {
-        let Dispatch { job, environment, name, options, limits, payload, worker, manager, slots } = dispatch;
+        let Dispatch { job, environment, name, options, limits, payload, worker, manager, slots, archived } = dispatch;
         Self {
             job,
             environment,
@@ -98,6 +101,7 @@ impl Dispatcher {
             worker,
             manager,
             slots,
+            archived,
             stage: Stage::Preparing,
             name,
             tasks: Vec::new(),
@@ -158,9 +162,11 @@ impl Dispatcher {
             dispatcher: ctx.address(),
         });
         let address = context.address();
+        let record = self.archived.then(|| Box::new(supervisor.first_record()));
         self.stage = Stage::Prepared(Box::new(Unstarted { context, supervisor }));
         self.manager.do_send(JobPrepared {
             job: self.job,
+            record,
             name: self.name.clone(),
             ports,
             supervisor: address,

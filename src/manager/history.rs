@@ -32,6 +32,8 @@ pub(crate) struct History<R> {
     /// Due, but kept back by a handle. Removed entries leave their id behind, which the next look drops.
     held: VecDeque<(u64, JobId)>,
     expired: Expired,
+    /// What has expired since the last [`take_expired`](Self::take_expired).
+    newly_expired: Vec<JobId>,
     sequence: u64,
 }
 
@@ -60,6 +62,7 @@ impl<R: Kept> History<R> {
             order: BTreeMap::new(),
             held: VecDeque::new(),
             expired: Expired::default(),
+            newly_expired: Vec::new(),
             sequence: 0,
         }
     }
@@ -76,8 +79,7 @@ impl<R: Kept> History<R> {
     pub(crate) fn find(&mut self, id: JobId, now: Duration) -> Lookup<'_, R> {
         self.evict(now);
         if self.entries.get(&id).is_some_and(|entry| entry.held && !entry.record.is_kept()) {
-            self.entries.remove(&id);
-            self.expired.remember(id);
+            self.expire(id);
         }
         match self.entries.get(&id) {
             Some(entry) => Lookup::Known(&entry.record),
@@ -93,14 +95,24 @@ impl<R: Kept> History<R> {
         Some(entry.record)
     }
 
-    /// Forgets all jobs and says how many there were.
-    pub(crate) fn clear(&mut self, now: Duration) -> usize {
+    /// Forgets all jobs and says which there were.
+    pub(crate) fn clear(&mut self, now: Duration) -> Vec<JobId> {
         self.evict(now);
-        let removed = self.entries.len();
-        self.entries.clear();
+        let removed = self.entries.drain().map(|(id, _)| id).collect();
         self.order.clear();
         self.held.clear();
         removed
+    }
+
+    /// The jobs that have expired since this was asked last.
+    pub(crate) fn take_expired(&mut self) -> Vec<JobId> {
+        std::mem::take(&mut self.newly_expired)
+    }
+
+    fn expire(&mut self, id: JobId) {
+        self.entries.remove(&id);
+        self.expired.remember(id);
+        self.newly_expired.push(id);
     }
 
     /// The records, in no particular order.
@@ -124,8 +136,7 @@ impl<R: Kept> History<R> {
                 entry.held = true;
                 self.held.push_back((sequence, id));
             } else {
-                self.entries.remove(&id);
-                self.expired.remember(id);
+                self.expire(id);
             }
         }
         for _ in 0..HELD_LOOKED_AT.min(self.held.len()) {
@@ -135,8 +146,7 @@ impl<R: Kept> History<R> {
                     self.held.push_back((sequence, id));
                 }
                 Some(entry) if entry.sequence == sequence => {
-                    self.entries.remove(&id);
-                    self.expired.remember(id);
+                    self.expire(id);
                 }
                 _ => {}
             }
@@ -275,7 +285,7 @@ mod tests {
         let [held, other] = ids();
         history.insert(held, record, at(0));
         history.insert(other, Record::default(), at(0));
-        assert_eq!(history.clear(at(0)), 2);
+        assert_eq!(history.clear(at(0)).len(), 2);
         assert_eq!(history.find(held, at(0)), Lookup::Unknown);
         assert_eq!(history.len(), 0);
     }

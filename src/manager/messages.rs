@@ -5,7 +5,13 @@ use std::sync::Arc;
 use actix::{Addr, Message};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{dispatcher::Dispatcher, record::EndedJob, supervisor::JobSupervisor};
+use super::{
+    archive::{ArchiveError, PlainJob},
+    dispatcher::Dispatcher,
+    record::EndedJob,
+    reply::ReplySlot,
+    supervisor::JobSupervisor,
+};
 use crate::{
     job::JobId,
     link::{Opened, Refusal, Reply, Request, SubmitJob},
@@ -54,6 +60,8 @@ pub(crate) struct Close;
 #[rtype(result = "()")]
 pub(super) struct JobPrepared {
     pub(super) job: JobId,
+    /// What is to be kept of it, if there is an archive.
+    pub(super) record: Option<Box<PlainJob>>,
     pub(super) name: String,
     pub(super) ports: Arc<JobPorts>,
     pub(super) supervisor: Addr<JobSupervisor>,
@@ -73,4 +81,29 @@ pub(super) struct JobRefused {
 #[rtype(result = "()")]
 pub(super) struct JobEnded {
     pub(super) job: Arc<EndedJob>,
+}
+
+/// From the archive: a job that is about to begin is in it, or cannot be.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct JobRecorded {
+    pub(super) prepared: JobPrepared,
+    pub(super) recorded: Result<(), ArchiveError>,
+}
+
+/// From the archive: a job that has ended is in it, or cannot be as yet.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct EndRecorded {
+    pub(super) job: Arc<EndedJob>,
+    pub(super) recorded: Result<(), ArchiveError>,
+}
+
+/// From the archive: jobs are not in it any more, or still are.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Forgotten {
+    pub(super) answer: Reply,
+    pub(super) reply: ReplySlot<Result<Reply, Refusal>>,
+    pub(super) recorded: Result<(), ArchiveError>,
 }

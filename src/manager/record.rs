@@ -11,9 +11,12 @@ use crate::{
         Graph,
         graph::{ChannelNode, TaskNode},
     },
-    job::{DeadLetter, DeadLetters, Explanation, JobId, JobState, JobStatus, ServiceId, ServiceStatus, TaskStatus},
+    job::{
+        DeadLetter, DeadLetters, Explanation, JobId, JobState, JobStatus, Outcome, ServiceId, ServiceStatus, TaskStatus,
+    },
     link::{Control, JobRequest, Keep, Opened, Refusal, Reply},
     manager::{
+        archive::PlainJob,
         completion::{ChannelSetup, Completion, Setup, TaskSetup},
         history::Kept,
     },
@@ -124,22 +127,28 @@ impl DeadLetterBox {
 }
 
 /// All that stays readable of a job that has ended.
+#[derive(Debug)]
 pub(crate) struct EndedJob {
-    pub(crate) status: JobStatus,
-    pub(crate) dead_letters: DeadLetters,
-    pub(crate) graph: Graph,
-    pub(crate) outputs: Vec<(String, Arc<OutputStore>)>,
-    /// The inputs that were finished, rather than closed by the job's end.
-    pub(crate) inputs_finished: Vec<String>,
+    pub(crate) plain: PlainJob,
+    /// None for a job of an earlier process, with which they went.
+    pub(crate) outputs: Option<Vec<(String, Arc<OutputStore>)>>,
 }
 
 impl EndedJob {
+    /// Why nothing can be said of the job's results, if so.
+    pub(crate) fn lost(&self) -> Option<String> {
+        match &self.plain.status.outcome {
+            Some(Outcome::Lost { reason }) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     /// Answers everything but [`JobRequest::DeleteJob`], which is the business of whoever keeps the record.
     pub(crate) fn answer(&self, request: &JobRequest, keep: &Keep) -> Result<Reply, Refusal> {
         let reply = match request {
-            JobRequest::Open => Reply::Opened(Opened::new(self.status.name.clone(), keep.clone())),
-            JobRequest::JobStatus | JobRequest::WatchJob { .. } => Reply::Status(Box::new(self.status.clone())),
-            JobRequest::WaitJob => match &self.status.outcome {
+            JobRequest::Open => Reply::Opened(Opened::new(self.plain.status.name.clone(), keep.clone())),
+            JobRequest::JobStatus | JobRequest::WatchJob { .. } => Reply::Status(Box::new(self.plain.status.clone())),
+            JobRequest::WaitJob => match &self.plain.status.outcome {
                 Some(outcome) => Reply::Ended(outcome.clone()),
                 None => return Err(Refusal::Internal("an ended job has no outcome".to_owned())),
             },
@@ -149,8 +158,8 @@ impl EndedJob {
             JobRequest::Control(Control::Resume) => return Err(conflict("resume")),
             JobRequest::DeleteJob { .. } => return Err(Refusal::Internal("deleted by the wrong actor".to_owned())),
             JobRequest::ExplainJob => Reply::Explanation(Explanation { state: JobState::Ended, waits: Vec::new() }),
-            JobRequest::DeadLetters => Reply::DeadLetters(self.dead_letters.clone()),
-            JobRequest::JobGraph => Reply::Graph(Box::new(self.graph.clone())),
+            JobRequest::DeadLetters => Reply::DeadLetters(self.plain.dead_letters.clone()),
+            JobRequest::JobGraph => Reply::Graph(Box::new(self.plain.graph.clone())),
         };
         Ok(reply)
     }

@@ -19,6 +19,7 @@ use crate::{
     link::{JobRequest, Keep, Refusal, Reply},
     manager::{
         JobManager,
+        archive::PlainJob,
         completion::{Command, Completion, Conflict, Deadline, Event},
         dispatcher::{DeployTasks, Dispatcher, FreeSlots},
         messages::JobEnded,
@@ -47,12 +48,13 @@ pub(crate) struct JobSupervisor {
     waiters: Vec<JobReply>,
     /// Answered with the first snapshot of a version above the one they name.
     watchers: Vec<(u64, JobReply)>,
-    /// Set once everything is over; from then on it answers every question.
+    /// The JobManager was told of the end, or need not be.
+    is_over: bool,
+    /// Set once the JobManager has the record; from then on it answers every question.
     ended: Option<Arc<EndedJob>>,
     /// Questions whose answer waits for the worker. It does not stop before they are answered, for with it they would
     /// be dropped.
     reads: usize,
-    dismissed: bool,
     worker: Addr<Worker>,
     manager: Addr<JobManager>,
     dispatcher: Addr<Dispatcher>,
@@ -88,10 +90,15 @@ pub(crate) struct CancelJob(pub(crate) CancelReason);
 #[rtype(result = "JobStatus")]
 pub(crate) struct TakeSnapshot;
 
-/// The JobManager has taken over the record; nothing is sent here any more.
+/// What is to be kept of the job as it is now.
+#[derive(Message)]
+#[rtype(result = "PlainJob")]
+pub(crate) struct TakeRecord;
+
+/// The JobManager has taken over the record: whoever waits for the job's end is told, and nothing is sent here any more.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Dismiss;
+pub(crate) struct Dismiss(pub(crate) Arc<EndedJob>);
 
 impl JobSupervisor {
     pub(crate) fn new(setup: SupervisorSetup) -> Self {
@@ -108,9 +115,9 @@ impl JobSupervisor {
             deadlines: HashMap::new(),
             waiters: Vec::new(),
             watchers: Vec::new(),
+            is_over: false,
             ended: None,
             reads: 0,
-            dismissed: false,
             worker,
             manager,
             dispatcher,
@@ -119,7 +126,12 @@ impl JobSupervisor {
 
     /// Drops a job that was never begun, without a word to the JobManager.
     pub(crate) fn discard(mut self) {
-        self.ended = Some(Arc::new(self.ended_job(&Progress::default())));
+        self.is_over = true;
+    }
+
+    /// What is to be kept of the job before it has begun.
+    pub(crate) fn first_record(&self) -> PlainJob {
+        self.plain_job(&Progress::default())
     }
 
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) -> Result<(), Conflict> {
@@ -206,22 +218,24 @@ impl JobSupervisor {
         ctx.spawn(progress.into_actor(self).map(|progress, this, _| this.finish(&progress.unwrap_or_default())));
     }
 
+    /// The JobManager hears of the end before any client does, so that whatever a client asks next finds the record; and
+    /// clients not before it is where it is to be kept.
     fn finish(&mut self, progress: &Progress) {
         self.order(WorkerOrder::Release);
-        let job = Arc::new(self.ended_job(progress));
-        // The JobManager hears of it before any client does, so that whatever a client asks next finds the record.
-        self.manager.do_send(JobEnded { job: Arc::clone(&job) });
-        self.answer_all(&job);
-        self.ended = Some(job);
+        self.is_over = true;
+        self.manager.do_send(JobEnded { job: Arc::new(self.ended_job(progress)) });
     }
 
     fn ended_job(&self, progress: &Progress) -> EndedJob {
+        EndedJob { plain: self.plain_job(progress), outputs: Some(self.ports.outputs.clone()) }
+    }
+
+    fn plain_job(&self, progress: &Progress) -> PlainJob {
         let finished = self.ports.inputs.iter().filter(|(_, input)| input.is_finished());
-        EndedJob {
+        PlainJob {
             status: self.record.status(&self.completion, progress),
             dead_letters: self.record.dead.letters(),
             graph: self.record.graph.clone(),
-            outputs: self.ports.outputs.clone(),
             inputs_finished: finished.map(|(name, _)| name.clone()).collect(),
         }
     }
@@ -231,7 +245,7 @@ impl JobSupervisor {
             waiter.answer(job.answer(&JobRequest::WaitJob, &Keep::default()));
         }
         for (_, watcher) in self.watchers.drain(..) {
-            watcher.answer(Ok(Reply::Status(Box::new(job.status.clone()))));
+            watcher.answer(Ok(Reply::Status(Box::new(job.plain.status.clone()))));
         }
     }
 
@@ -246,7 +260,7 @@ impl JobSupervisor {
     }
 
     fn stop_once_dismissed(&self, ctx: &mut Context<Self>) {
-        if self.dismissed && self.reads == 0 {
+        if self.ended.is_some() && self.reads == 0 {
             ctx.stop();
         }
     }
@@ -274,18 +288,14 @@ impl Actor for JobSupervisor {
 
 impl Drop for JobSupervisor {
     fn drop(&mut self) {
-        if self.ended.is_some() {
+        if self.is_over {
             return;
         }
         // Only a panic in here leads past the job's end, and a job whose supervisor is gone must not stay live for
         // ever.
         let mut job = self.ended_job(&Progress::default());
-        job.status.state = JobState::Ended;
-        job.status.task_count = 0;
-        job.status.service_count = 0;
-        job.status.ended_at.get_or_insert_with(SystemTime::now);
         let cause = FailureCause::Internal("the job's supervisor broke off".to_owned());
-        job.status.outcome = Some(Outcome::Failed(cause));
+        job.plain.break_off(Outcome::Failed(cause), SystemTime::now());
         self.order(WorkerOrder::Release);
         let job = Arc::new(job);
         self.manager.do_send(JobEnded { job: Arc::clone(&job) });
@@ -347,17 +357,27 @@ impl Handler<TakeSnapshot> for JobSupervisor {
     fn handle(&mut self, _: TakeSnapshot, _: &mut Self::Context) -> Self::Result {
         let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
         Box::pin(progress.into_actor(self).map(|progress, this, _| match &this.ended {
-            Some(ended) => ended.status.clone(),
+            Some(ended) => ended.plain.status.clone(),
             None => this.status(progress),
         }))
+    }
+}
+
+impl Handler<TakeRecord> for JobSupervisor {
+    type Result = ResponseActFuture<Self, PlainJob>;
+
+    fn handle(&mut self, _: TakeRecord, _: &mut Self::Context) -> Self::Result {
+        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
+        Box::pin(progress.into_actor(self).map(|progress, this, _| this.plain_job(&progress.unwrap_or_default())))
     }
 }
 
 impl Handler<Dismiss> for JobSupervisor {
     type Result = ();
 
-    fn handle(&mut self, _: Dismiss, ctx: &mut Self::Context) {
-        self.dismissed = true;
+    fn handle(&mut self, Dismiss(job): Dismiss, ctx: &mut Self::Context) {
+        self.answer_all(&job);
+        self.ended = Some(job);
         self.stop_once_dismissed(ctx);
     }
 }

@@ -22,6 +22,8 @@ use super::{
 };
 #[cfg(feature = "tls")]
 use crate::bridge::TlsIdentity;
+#[cfg(feature = "store")]
+use crate::store::{HistoryError, Store};
 use crate::{
     bridge::{Heartbeat, Key, KeyError, ServerConfig},
     environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
@@ -46,6 +48,8 @@ pub struct NodeBuilder {
     connections_max: usize,
     insecure_plaintext: bool,
     encryption: Encryption,
+    #[cfg(feature = "store")]
+    data_folder: Option<PathBuf>,
 }
 
 enum WhichKey {
@@ -68,6 +72,8 @@ impl NodeBuilder {
             connections_max: 4096,
             insecure_plaintext: false,
             encryption: Encryption::default(),
+            #[cfg(feature = "store")]
+            data_folder: None,
         }
     }
 
@@ -165,6 +171,23 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps the history in this folder, which is made if there is none, with the feature `store`: jobs, their outcomes,
+    /// counts and dead letters can then be read after the node was started anew, for as long as
+    /// [`Limits::ended_jobs_max`] and [`Limits::ended_jobs_age`] say; their outputs cannot. A job that was running when the
+    /// node's process ended reads [`Outcome::Lost`](crate::Outcome::Lost), with counts that are at most 10 s old.
+    ///
+    /// A submit is answered once the job is on disk, and nobody is told of a job's end before its outcome is. Both take the
+    /// time that the disk takes to write. A job that cannot be written is refused; an end that cannot be is told all the
+    /// same, shows in [`Health::history_error`](crate::Health::history_error), and is written as soon as that is possible.
+    /// Two nodes never share a folder.
+    ///
+    /// Default: the history is in memory.
+    #[cfg(feature = "store")]
+    pub fn data_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data_folder = Some(folder.into());
+        self
+    }
+
     /// Opens the node, which then serves.
     ///
     /// # Errors
@@ -181,7 +204,13 @@ impl NodeBuilder {
         };
         let limits = self.limits.normalised();
         let call_deadline = limits.call_deadline;
-        let environment = self.environment.name(&self.name).limits(limits).open().map_err(NodeError::Environment)?;
+        let environment = self.environment.name(&self.name).limits(limits);
+        #[cfg(feature = "store")]
+        let environment = match &self.data_folder {
+            Some(folder) => environment.recording(Store::open(folder)?),
+            None => environment,
+        };
+        let environment = environment.open().map_err(NodeError::Environment)?;
         let mut incarnation = [0; 16];
         getrandom::fill(&mut incarnation).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
         let server = ServerConfig {
@@ -250,6 +279,10 @@ pub enum NodeError {
     /// There is no key, and none could be made.
     #[error("there is no key for the node")]
     Key(#[from] KeyError),
+    /// The history in its data folder could not be opened.
+    #[cfg(feature = "store")]
+    #[error("the node's history could not be opened")]
+    History(#[from] HistoryError),
     /// The environment that is to run the jobs could not be opened.
     #[error("the node's environment could not be opened")]
     Environment(#[source] OpenError),

@@ -23,6 +23,12 @@ pub enum OutputError {
         /// The job asked for.
         id: JobId,
     },
+    /// The job was run by an earlier process of its node, and its outputs went with that process.
+    #[error("the outputs of {id} are gone: they were not kept when its node was started anew")]
+    Gone {
+        /// The job asked for.
+        id: JobId,
+    },
     /// The job has no output of this name.
     #[error("no output is named `{output}`; {}", listed("the job's outputs", .existing))]
     NoSuchOutput {

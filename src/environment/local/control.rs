@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     job::Limits,
-    manager::{JobManager, ManagerConfig, Placement},
+    manager::{JobManager, ManagerConfig, Placement, Recording},
     timer::Timer,
     worker::{Worker, WorkerConfig},
 };
@@ -35,6 +35,7 @@ pub(super) struct ControlSetup {
     pub(super) service_threads: usize,
     pub(super) limits: Arc<Limits>,
     pub(super) placement: Box<dyn Placement>,
+    pub(super) recording: Recording,
 }
 
 /// What the opener needs to reach the control thread.
@@ -57,7 +58,8 @@ pub(super) fn run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>,
 }
 
 fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -> io::Result<()> {
-    let ControlSetup { environment, thread_prefix, task_threads, service_threads, limits, placement } = setup;
+    let ControlSetup { environment, thread_prefix, task_threads, service_threads, limits, placement, recording } =
+        setup;
     // Never driven: only its pool is used, whose threads come and go with the work.
     let blocking = Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -93,6 +95,7 @@ fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -
                 service_threads,
                 placement,
                 worker,
+                recording,
                 closed,
             })
         });

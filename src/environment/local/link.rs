@@ -138,9 +138,12 @@ impl Host for LocalLink {
         Box::pin(async move {
             match ports.await {
                 Ok(Ports::Live(ports)) => ports.directory.gate(&service),
-                Ok(Ports::Ended(ended)) if ended.graph.services.contains(&service) => Err(CallError::JobEnded { job }),
+                Ok(Ports::Ended(ended)) if let Some(reason) = ended.lost() => Err(CallError::JobLost { job, reason }),
+                Ok(Ports::Ended(ended)) if ended.plain.graph.services.contains(&service) => {
+                    Err(CallError::JobEnded { job })
+                }
                 Ok(Ports::Ended(ended)) => {
-                    Err(CallError::NoSuchService { service, existing: ended.graph.services.clone() })
+                    Err(CallError::NoSuchService { service, existing: ended.plain.graph.services.clone() })
                 }
                 Err(Refusal::NoSuchJob { id }) => Err(CallError::NoSuchJob { job: id }),
                 Err(Refusal::Expired { id }) => Err(CallError::Expired { job: id }),
@@ -156,7 +159,13 @@ impl Host for LocalLink {
             let ports = ports.await;
             let outputs = match &ports {
                 Ok(Ports::Live(ports)) => &ports.outputs,
-                Ok(Ports::Ended(ended)) => &ended.outputs,
+                Ok(Ports::Ended(ended)) => match &ended.outputs {
+                    Some(outputs) => outputs,
+                    None => {
+                        let gone = OutputError::Gone { id: job };
+                        return Err(ended.lost().map_or(gone, |reason| OutputError::JobLost { id: job, reason }));
+                    }
+                },
                 Err(Refusal::NoSuchJob { id }) => return Err(OutputError::NoSuchJob { id: *id }),
                 Err(Refusal::Expired { id }) => return Err(OutputError::Expired { id: *id }),
                 Err(_) => return Err(OutputError::EnvironmentClosed),
@@ -181,11 +190,18 @@ impl Host for LocalLink {
                         existing: inputs.iter().map(|(name, _)| name.clone()).collect(),
                     })
                 }
-                Ok(Ports::Ended(ended)) if ended.inputs_finished.contains(&input) => {
+                Ok(Ports::Ended(ended)) if let Some(reason) = ended.lost() => {
+                    Err(InputError::JobLost { id: job, reason })
+                }
+                Ok(Ports::Ended(ended)) if ended.plain.inputs_finished.contains(&input) => {
                     Err(InputError::Finished { input })
                 }
-                Ok(Ports::Ended(ended)) if ended.graph.inputs.contains(&input) => Err(InputError::Closed { input }),
-                Ok(Ports::Ended(ended)) => Err(InputError::NoSuchInput { input, existing: ended.graph.inputs.clone() }),
+                Ok(Ports::Ended(ended)) if ended.plain.graph.inputs.contains(&input) => {
+                    Err(InputError::Closed { input })
+                }
+                Ok(Ports::Ended(ended)) => {
+                    Err(InputError::NoSuchInput { input, existing: ended.plain.graph.inputs.clone() })
+                }
                 Err(Refusal::NoSuchJob { id }) => Err(InputError::NoSuchJob { id }),
                 Err(Refusal::Expired { id }) => Err(InputError::Expired { id }),
                 Err(_) => Err(InputError::EnvironmentClosed),

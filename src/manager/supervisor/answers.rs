@@ -26,7 +26,7 @@ impl JobSupervisor {
         self.reads += 1;
         ctx.spawn(progress.into_actor(self).map(move |progress, this, ctx| {
             let reply = match (&this.ended, read) {
-                (Some(ended), Read::Status) => Reply::Status(Box::new(ended.status.clone())),
+                (Some(ended), Read::Status) => Reply::Status(Box::new(ended.plain.status.clone())),
                 (_, Read::Status) => Reply::Status(Box::new(this.status(progress))),
                 (_, Read::Explanation) => Reply::Explanation(this.explanation(progress)),
             };

@@ -1,0 +1,77 @@
+//! Where a JobManager keeps what is to outlive its process.
+
+#![cfg_attr(not(feature = "store"), allow(dead_code, reason = "only a store is such an archive"))]
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::record::EndedJob;
+use crate::{
+    flow::Graph,
+    job::{DeadLetters, JobId, JobState, JobStatus, Outcome},
+};
+
+/// Told once something is safe, or why it is not. Called on any thread; it must be quick.
+pub(crate) type Recorded = Box<dyn FnOnce(Result<(), ArchiveError>) + Send>;
+
+/// Keeps jobs beyond the process. What it could not keep it keeps trying to, along with the next order.
+pub(crate) trait Archive: Send {
+    /// Keeps `job` in place of what was kept of it before.
+    fn keep(&mut self, job: Kept, recorded: Recorded);
+    /// Forgets these jobs.
+    fn forget(&mut self, jobs: Vec<JobId>, recorded: Recorded);
+    /// Why something could not be kept as yet.
+    fn trouble(&self) -> Option<String>;
+}
+
+/// Why something could not be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ArchiveError(pub(crate) String);
+
+/// What is kept of a job.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// It has not ended.
+    Live(Box<PlainJob>),
+    Ended(Arc<EndedJob>),
+}
+
+impl Kept {
+    pub(crate) fn id(&self) -> JobId {
+        match self {
+            Self::Live(job) => job.status.id,
+            Self::Ended(job) => job.plain.status.id,
+        }
+    }
+
+    pub(crate) fn plain(&self) -> &PlainJob {
+        match self {
+            Self::Live(job) => job,
+            Self::Ended(job) => &job.plain,
+        }
+    }
+}
+
+/// All that is known of a job and can be written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PlainJob {
+    pub(crate) status: JobStatus,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) graph: Graph,
+    /// The inputs that were finished, rather than closed by the job's end.
+    pub(crate) inputs_finished: Vec<String>,
+}
+
+impl PlainJob {
+    /// The job ended without having come to its end.
+    pub(crate) fn break_off(&mut self, outcome: Outcome, at: SystemTime) {
+        let status = &mut self.status;
+        status.state = JobState::Ended;
+        status.version += 1;
+        (status.task_count, status.service_count) = (0, 0);
+        status.ended_at.get_or_insert(at);
+        status.outcome = Some(outcome);
+    }
+}

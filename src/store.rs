@@ -1,0 +1,113 @@
+//! A node's history on disk: its jobs, with their outcomes, counts and dead letters, in an embedded store in the node's
+//! data folder.
+
+mod database;
+mod error;
+mod writer;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::Path,
+};
+
+pub use self::error::HistoryError;
+use self::{error::damaged, writer::Writer};
+use crate::{
+    job::JobId,
+    manager::{Archive, Kept, PlainJob, Recorded, Recording, lost},
+};
+
+/// Held locked for as long as a node uses the folder. Its content says which process that is.
+const LOCK: &str = "lock";
+const HISTORY: &str = "history.redb";
+
+/// What a node keeps in its data folder, open for it alone.
+pub(crate) struct Store {
+    writer: Writer,
+    /// Dropped after the writer, which has written everything by then.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the history in `folder`, which is made if there is none. Jobs in it that had not ended are lost, and are
+    /// so in the history too from then on.
+    pub(crate) fn open(folder: &Path) -> Result<Recording, HistoryError> {
+        let (store, jobs) = Self::open_parts(folder)?;
+        Ok(Recording::new(store, jobs))
+    }
+
+    fn open_parts(folder: &Path) -> Result<(Self, Vec<PlainJob>), HistoryError> {
+        let lock = lock(folder)?;
+        let path = folder.join(HISTORY);
+        let (database, mut jobs) = database::open(&path)?;
+        let mut changed = Vec::new();
+        for job in jobs.iter_mut().filter(|job| job.status.is_running()) {
+            lost(job);
+            changed.push((job.status.id, encode(job)));
+        }
+        let changes = changed.iter().map(|(id, bytes)| (*id, Some(&**bytes)));
+        database.write(changes).map_err(|error| damaged(&path, &error))?;
+        jobs.sort_by_key(|job| (job.status.ended_at, job.status.submitted_at));
+        let writer = Writer::start(path, database).map_err(|error| error::folder(folder, &error))?;
+        Ok((Self { writer, _lock: lock }, jobs))
+    }
+}
+
+impl Archive for Store {
+    fn keep(&mut self, job: Kept, recorded: Recorded) {
+        self.writer.keep(job, recorded);
+    }
+
+    fn forget(&mut self, jobs: Vec<JobId>, recorded: Recorded) {
+        self.writer.forget(jobs, recorded);
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
+    }
+}
+
+/// Makes the folder if need be, and takes it.
+fn lock(folder: &Path) -> Result<File, HistoryError> {
+    let failed = |error: io::Error| error::folder(folder, &error);
+    make_folder(folder).map_err(failed)?;
+    let path = folder.join(LOCK);
+    let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // It may be about to write it; then nothing is said of it.
+            let _ = lock.read_to_string(&mut holder);
+            return Err(HistoryError::InUse { folder: folder.to_owned(), holder: holder.trim().to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
+    writeln!(lock, "process {}", std::process::id()).map_err(failed)?;
+    Ok(lock)
+}
+
+/// What is in there concerns nobody but its owner: causes of dead letters may quote items.
+#[cfg(unix)]
+fn make_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+#[cfg(not(unix))]
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+fn encode(job: &PlainJob) -> Vec<u8> {
+    serde_json::to_vec(job).expect("plain data with text for keys can be written as JSON")
+}
+
+fn decode(bytes: &[u8]) -> Result<PlainJob, serde_json::Error> {
+    serde_json::from_slice(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::SystemTime,
+};
+
+use super::*;
+use crate::{
+    flow::Graph,
+    job::{DeadLetter, DeadLetters, JobState, JobStatus, Outcome},
+};
+
+fn job(id: JobId, outcome: Option<Outcome>) -> PlainJob {
+    let ended = outcome.is_some();
+    let status = JobStatus {
+        id,
+        name: "count".to_owned(),
+        state: if ended { JobState::Ended } else { JobState::Running },
+        outcome,
+        autostop: true,
+        version: 7,
+        task_count: usize::from(!ended),
+        service_count: 0,
+        restarts: 1,
+        dead_letters: 1,
+        warnings: Vec::new(),
+        submitted_at: SystemTime::now(),
+        started_at: Some(SystemTime::now()),
+        ended_at: ended.then(SystemTime::now),
+        tasks: Vec::new(),
+        services: Vec::new(),
+    };
+    let letter = DeadLetter { operator: "map".to_owned(), instance: 0, position: 3, cause: "odd".to_owned() };
+    let dead_letters = DeadLetters { total: 1, newest: vec![letter] };
+    PlainJob { status, dead_letters, graph: Graph::default(), inputs_finished: vec!["in".to_owned()] }
+}
+
+/// Waits until the order was carried out.
+fn done(order: impl FnOnce(Recorded)) -> Result<(), String> {
+    let (tx, rx) = mpsc::channel();
+    order(Box::new(move |recorded| tx.send(recorded).expect("it is waited for")));
+    let recorded = rx.recv_timeout(std::time::Duration::from_secs(30)).expect("an order is answered");
+    recorded.map_err(|error| error.to_string())
+}
+
+fn keep(store: &mut Store, job: PlainJob) {
+    done(|recorded| store.keep(Kept::Live(Box::new(job)), recorded)).expect("it can be written");
+}
+
+/// A folder with a history of `jobs`.
+fn folder_with(jobs: &[PlainJob]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut store, _) = Store::open_parts(folder.path()).expect("a new history");
+    for job in jobs {
+        keep(&mut store, job.clone());
+    }
+    folder
+}
+
+fn jobs_in(folder: &Path) -> Vec<PlainJob> {
+    Store::open_parts(folder).expect("a history").1
+}
+
+fn history_of(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join(HISTORY)
+}
+
+#[test]
+fn what_was_kept_is_there_again_but_what_was_forgotten() {
+    let [kept, forgotten] = [0, 1].map(|_| job(JobId::random(), Some(Outcome::Completed)));
+    let folder = folder_with(&[kept.clone(), forgotten.clone()]);
+    let (mut store, jobs) = Store::open_parts(folder.path()).expect("the same history");
+    assert_eq!(jobs.len(), 2);
+    done(|recorded| store.forget(vec![forgotten.status.id], recorded)).expect("it can be written");
+    drop(store);
+    assert_eq!(jobs_in(folder.path()), [kept]);
+}
+
+#[test]
+fn a_job_that_was_running_is_lost_and_stays_so() {
+    let folder = folder_with(&[job(JobId::random(), None)]);
+    let jobs = jobs_in(folder.path());
+    let status = &jobs[0].status;
+    assert!(
+        matches!(&status.outcome, Some(Outcome::Lost { reason }) if reason.contains("process ended")),
+        "{status:?}"
+    );
+    assert_eq!((status.state, status.task_count), (JobState::Ended, 0));
+    assert!(status.ended_at.is_some());
+    assert_eq!(jobs_in(folder.path()), jobs);
+}
+
+#[test]
+fn a_folder_in_use_is_refused() {
+    let folder = folder_with(&[]);
+    let held = Store::open_parts(folder.path()).expect("it is free");
+    let refused = Store::open_parts(folder.path()).map(drop);
+    let process = format!("process {}", std::process::id());
+    assert_eq!(refused, Err(HistoryError::InUse { folder: folder.path().to_owned(), holder: process }));
+    drop(held);
+    assert!(Store::open_parts(folder.path()).is_ok());
+}
+
+#[test]
+fn a_path_that_is_no_folder_is_refused() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let refused = Store::open_parts(&file.path().join("in-it")).map(drop);
+    assert!(matches!(refused, Err(HistoryError::Folder { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_foreign_file_is_refused_and_left_as_it_is() {
+    for content in [&b"not a store at all"[..], &[7; 100_000], b"redb"] {
+        let folder = folder_with(&[]);
+        fs::write(history_of(&folder), content).expect("it can be overwritten");
+        let refused = Store::open_parts(folder.path()).map(drop);
+        let is_clear = matches!(refused, Err(HistoryError::Foreign { .. } | HistoryError::Damaged { .. }));
+        assert!(is_clear, "{refused:?}");
+        assert_eq!(fs::read(history_of(&folder)).expect("it is there"), content);
+    }
+}
+
+#[test]
+fn a_store_of_another_program_is_refused_and_left_as_it_is() {
+    let folder = folder_with(&[]);
+    let path = history_of(&folder);
+    fs::remove_file(&path).expect("it is there");
+    redb::Database::create(&path).and_then(redb::Database::close).expect("a store");
+    let before = fs::read(&path).expect("it is there");
+    let refused = Store::open_parts(folder.path()).map(drop);
+    assert!(matches!(refused, Err(HistoryError::Foreign { .. })), "{refused:?}");
+    assert!(fs::read(&path).expect("it is there") == before);
+}
+
+#[test]
+fn a_history_of_another_format_is_refused() {
+    let folder = folder_with(&[]);
+    let path = history_of(&folder);
+    let store = redb::Database::open(&path).expect("a store");
+    let transaction = store.begin_write().expect("a transaction");
+    let table = redb::TableDefinition::<&str, &str>::new("proscenium");
+    transaction.open_table(table).expect("a table").insert("history format", "2").expect("it is written");
+    transaction.commit().expect("it is written");
+    drop(store);
+    let refused = Store::open_parts(folder.path()).map(drop);
+    assert!(matches!(&refused, Err(HistoryError::Format { found, .. }) if found == "2"), "{refused:?}");
+}
+
+#[test]
+fn a_truncated_history_is_refused_or_whole_and_left_as_it_is() {
+    let jobs: Vec<_> = (0..50).map(|_| job(JobId::random(), Some(Outcome::Completed))).collect();
+    let folder = folder_with(&jobs);
+    let whole = fs::read(history_of(&folder)).expect("it is there");
+    let cuts = (0..40).map(|n| whole.len() * n / 40).chain([1, 4, 64, 319, 320, 4095, 4096, whole.len() - 1]);
+    for cut in cuts.filter(|cut| *cut > 0) {
+        fs::write(history_of(&folder), &whole[..cut]).expect("it can be overwritten");
+        match Store::open_parts(folder.path()) {
+            Ok((_, read)) => {
+                assert_eq!(read.len(), jobs.len(), "cut at {cut}: part of the history is taken for the whole")
+            }
+            Err(HistoryError::Damaged { .. } | HistoryError::Foreign { .. }) => {
+                assert!(fs::read(history_of(&folder)).expect("it is there") == whole[..cut], "changed: cut at {cut}");
+            }
+            Err(other) => panic!("cut at {cut}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_history_never_reads_otherwise_than_it_was_written() {
+    let jobs: Vec<_> = (0..50).map(|_| job(JobId::random(), Some(Outcome::Completed))).collect();
+    let folder = folder_with(&jobs);
+    let whole = fs::read(history_of(&folder)).expect("it is there");
+    let used = whole.iter().rposition(|byte| *byte != 0).expect("it is not empty");
+    for at in (0..used).step_by(used / 200) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        fs::write(history_of(&folder), &damaged).expect("it can be overwritten");
+        if let Ok((_, read)) = Store::open_parts(folder.path()) {
+            assert_eq!(read.len(), jobs.len(), "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn a_history_that_was_not_closed_is_repaired() {
+    let jobs: Vec<_> = (0..10).map(|_| job(JobId::random(), Some(Outcome::Completed))).collect();
+    let folder = folder_with(&jobs);
+    let (mut store, _) = Store::open_parts(folder.path()).expect("a history");
+    let late = job(JobId::random(), Some(Outcome::Stopped));
+    keep(&mut store, late.clone());
+    // As the disk looks to whoever comes after a process that was killed.
+    let copy = tempfile::tempdir().expect("a folder");
+    fs::copy(history_of(&folder), copy.path().join(HISTORY)).expect("it can be copied");
+    drop(store);
+    let read = jobs_in(copy.path());
+    assert_eq!(read.len(), 11);
+    assert!(read.contains(&late));
+    let left: Vec<_> = fs::read_dir(copy.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
