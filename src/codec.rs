@@ -11,6 +11,8 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed},
 };
 
+#[cfg(feature = "cli")]
+pub(crate) use self::guard::decode_shown;
 pub(crate) use self::guard::{DecodePrefix, catching, decode_untrusted, decode_whole, untrusted};
 
 /// Encoded bytes of one value at most.

@@ -214,8 +214,16 @@ where
     }
 }
 
+/// A job that was read from text.
+impl IntoJob for JobPayload {
+    fn into_payload(self) -> JobPayload {
+        self
+    }
+}
+
 mod sealed {
     pub trait Sealed {}
+    impl Sealed for super::JobPayload {}
     impl<J: super::Job> Sealed for J {}
     impl<F> Sealed for super::JobFn<F> where F: Fn(&mut super::Flow) -> Result<(), super::BuildError> + Send + 'static {}
 }

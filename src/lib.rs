@@ -5,6 +5,8 @@
 
 mod blocking;
 mod bridge;
+#[cfg(feature = "cli")]
+mod cli;
 mod codec;
 mod environment;
 mod flow;
@@ -24,6 +26,8 @@ mod worker;
 pub use bridge::{Key, KeyError};
 #[cfg(feature = "tls")]
 pub use bridge::{TlsError, TlsIdentity, TlsTrust};
+#[cfg(feature = "cli")]
+pub use cli::command_line;
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder,
     OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,

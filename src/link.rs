@@ -16,6 +16,7 @@ use crate::{
         JobStatus, NotSendable, Outcome,
     },
     port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
+    schema::TypeDescription,
     service::{AnyGate, CallError, ServiceResolver},
 };
 
@@ -78,6 +79,7 @@ pub(crate) enum JobRequest {
     ExplainJob,
     DeadLetters,
     JobGraph,
+    OutputTypes,
 }
 
 /// What can be asked of a live job's course.
@@ -122,7 +124,11 @@ replies! {
     Health(Health),
     Info(EnvironmentInfo),
     Removed(usize),
+    OutputTypes(OutputTypes),
 }
+
+/// The names of a job's outputs, and what each holds where that is known: not any more once they are gone.
+pub(crate) type OutputTypes = Vec<(String, Option<TypeDescription>)>;
 
 /// A job that exists.
 #[derive(Debug, Clone, Serialize, Deserialize)]

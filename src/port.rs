@@ -10,6 +10,8 @@ mod input;
 mod output;
 mod queue;
 mod reader;
+#[cfg(feature = "cli")]
+mod shown;
 mod source;
 mod spill;
 mod store;
@@ -20,6 +22,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::shown::ShownOutput;
 pub use self::{
     error::{InputError, OutputError, SendError},
     input::Input,

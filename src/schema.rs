@@ -11,6 +11,8 @@ mod received;
 mod recorder;
 mod text;
 mod trace;
+#[cfg(feature = "cli")]
+mod value;
 
 use std::{
     any::{TypeId, type_name},
@@ -23,6 +25,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use self::fingerprint::Fingerprint;
+#[cfg(feature = "cli")]
+pub(crate) use self::value::Shown;
 
 /// The structure of a type. Node 0 is the type itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

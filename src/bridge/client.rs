@@ -3,6 +3,7 @@
 mod hold;
 mod input;
 mod keeper;
+mod loss;
 mod output;
 mod request;
 mod route;
@@ -118,6 +119,12 @@ impl Client {
 
     pub(crate) fn stop_node(&self, how: NodeStop) -> BoxFuture<'static, Result<Reply, Refusal>> {
         self.question(FromClient::StopNode(how), None)
+    }
+
+    /// Ready once the connection is lost that there is now, or none is to be had.
+    pub(crate) fn disconnected(&self) -> BoxFuture<'static, ()> {
+        let lost = loss::Loss::of(&self.shared);
+        Box::pin(lost)
     }
 
     fn question(&self, what: FromClient, job: Option<JobId>) -> BoxFuture<'static, Result<Reply, Refusal>> {

@@ -59,12 +59,28 @@ pub(crate) fn catching<R>(decode: impl FnOnce() -> Result<R, DecodeError>) -> Re
 }
 
 fn decode_guarded<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    decode_guarded_by(std::marker::PhantomData::<T>, bytes)
+}
+
+/// Decodes a value of a type that is only known by its description.
+#[cfg(feature = "cli")]
+pub(crate) fn decode_shown(
+    shown: crate::schema::Shown<'_>,
+    bytes: &[u8],
+) -> Result<(serde_json::Value, usize), DecodeError> {
+    decode_guarded_by(shown, bytes)
+}
+
+fn decode_guarded_by<'de, S: DeserializeSeed<'de>>(
+    seed: S,
+    bytes: &'de [u8],
+) -> Result<(S::Value, usize), DecodeError> {
     let guard = Guard {
         depth: Cell::new(0),
         elements_left: Cell::new(bytes.len().saturating_add(WEIGHTLESS_MAX)),
         fault: Cell::new(None),
     };
-    let seed = Guarded { inner: std::marker::PhantomData::<T>, guard: &guard };
+    let seed = Guarded { inner: seed, guard: &guard };
     decode_by(seed, bytes).map_err(|error| guard.fault.take().unwrap_or(error))
 }
 

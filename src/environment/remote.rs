@@ -16,6 +16,8 @@ use tokio::sync::watch;
 pub(crate) use self::connect::in_process;
 pub use self::connect::{Connect, ConnectError};
 use self::link::RemoteLink;
+#[cfg(feature = "cli")]
+use crate::service::ServiceResolver;
 use crate::{
     bridge::Client,
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
@@ -139,6 +141,26 @@ impl RemoteEnvironment {
                 other => Err(ControlError::Internal(format!("{other:?} does not answer what was asked"))),
             }
         })
+    }
+}
+
+impl RemoteEnvironment {
+    /// Ready once the connection is lost that there is now, or none is to be had.
+    ///
+    /// It is made anew by itself; this is for those who have to do something else meanwhile, or who wait for the end of
+    /// a node that they have [told to end](Self::stop_node).
+    ///
+    /// # Cancel safety
+    ///
+    /// Asking changes nothing; the future can be dropped.
+    pub fn disconnected(&self) -> BoxFuture<'static, ()> {
+        self.core.client.disconnected()
+    }
+
+    /// That of the environment's deadlines.
+    #[cfg(feature = "cli")]
+    pub(crate) fn timer(&self) -> crate::timer::Timer {
+        ServiceResolver::timer(&*self.core.link)
     }
 }
 

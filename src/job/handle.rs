@@ -22,6 +22,8 @@ use crate::{
     service::{CallError, FoundService, Service, ServiceRef, ServiceResolver},
     timer::Timer,
 };
+#[cfg(feature = "cli")]
+use crate::{link::OutputTypes, port::ShownOutput};
 
 /// A handle to one job: asks how it is, steers it, and reaches its services, inputs and outputs.
 ///
@@ -304,6 +306,24 @@ impl JobHandle {
         T: serde::de::DeserializeOwned + Send + 'static,
     {
         Output::new(Arc::clone(&self.way) as Arc<dyn OutputResolver>, self.id, name)
+    }
+
+    /// The job's outputs, with what is known of their items.
+    #[cfg(feature = "cli")]
+    pub(crate) fn output_types(&self) -> impl Future<Output = Result<OutputTypes, QueryError>> + Send + use<> {
+        let types = self.ask::<OutputTypes>(JobRequest::OutputTypes);
+        async move { Ok(types.await?) }
+    }
+
+    /// The output called `name`, for a program that does not have the type of its items.
+    #[cfg(feature = "cli")]
+    pub(crate) fn shown_output(
+        &self,
+        name: &str,
+        description: TypeDescription,
+    ) -> impl Future<Output = Result<ShownOutput, OutputError>> + use<> {
+        let (resolver, job, name) = (Arc::clone(&self.way) as Arc<dyn OutputResolver>, self.id, name.to_owned());
+        async move { ShownOutput::open(resolver, job, &name, description).await }
     }
 
     /// The same methods for code that is not async.

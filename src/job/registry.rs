@@ -47,6 +47,19 @@ pub(crate) enum JobRefusal {
     Parameters { name: String, message: String },
 }
 
+/// Why JSON is no job.
+#[cfg(feature = "cli")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JsonRefusal {
+    #[error(
+        "no job type is named `{name}` in this program; {}",
+        if .known.is_empty() { "it has none".to_owned() } else { format!("it has `{}`", .known.join("`, `")) }
+    )]
+    Unknown { name: String, known: Vec<&'static str> },
+    #[error("these are no parameters of `{name}`: {message}; they have the structure {structure}")]
+    Parameters { name: &'static str, message: String, structure: String },
+}
+
 /// The job types that a node can run, each known by its [`Job::NAME`]; most easily made by [`jobs!`](crate::jobs).
 #[derive(Clone, Default)]
 pub struct JobRegistry {
@@ -59,6 +72,8 @@ struct Entry {
     version: u32,
     describe: fn() -> Arc<TypeDescription>,
     decode: fn(&[u8]) -> Result<JobPayload, codec::DecodeError>,
+    #[cfg(feature = "cli")]
+    read_json: fn(&str) -> Result<JobPayload, serde_json::Error>,
 }
 
 impl JobRegistry {
@@ -76,6 +91,8 @@ impl JobRegistry {
             version: J::VERSION,
             describe: TypeDescription::of::<J>,
             decode: |bytes| Ok(JobPayload(Box::new(Typed(codec::decode_untrusted::<J>(bytes)?)))),
+            #[cfg(feature = "cli")]
+            read_json: |json| Ok(JobPayload(Box::new(Typed(serde_json::from_str::<J>(json)?)))),
         });
         self
     }
@@ -97,6 +114,29 @@ impl JobRegistry {
         let mut names: Vec<&str> = self.names().collect();
         names.sort_unstable();
         names.windows(2).find(|pair| pair[0] == pair[1]).and_then(|pair| self.names().find(|name| *name == pair[0]))
+    }
+
+    /// The job types' names, and the structures of their parameters.
+    #[cfg(feature = "cli")]
+    pub(crate) fn descriptions(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.entries.iter().map(|entry| (entry.name, (entry.describe)().text()))
+    }
+
+    /// Reads a job whose parameters are written as JSON.
+    #[cfg(feature = "cli")]
+    pub(crate) fn read_json(&self, name: &str, json: &str) -> Result<JobPayload, JsonRefusal> {
+        let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else {
+            return Err(JsonRefusal::Unknown { name: name.to_owned(), known: self.names().collect() });
+        };
+        let read =
+            codec::catching(|| (entry.read_json)(json).map_err(|error| codec::DecodeError::Invalid(error.to_string())));
+        read.map_err(|error| {
+            let message = match error {
+                codec::DecodeError::Invalid(message) => message,
+                other => other.to_string(),
+            };
+            JsonRefusal::Parameters { name: entry.name, message, structure: (entry.describe)().text() }
+        })
     }
 
     /// Decodes a job, once it is sure that it is one of a type known here.

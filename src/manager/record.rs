@@ -14,7 +14,7 @@ use crate::{
     job::{
         DeadLetter, DeadLetters, Explanation, JobId, JobState, JobStatus, Outcome, ServiceId, ServiceStatus, TaskStatus,
     },
-    link::{Control, JobRequest, Keep, Opened, Refusal, Reply},
+    link::{Control, JobRequest, Keep, Opened, OutputTypes, Refusal, Reply},
     manager::{
         archive::PlainJob,
         completion::{ChannelSetup, Completion, Setup, TaskSetup},
@@ -159,10 +159,18 @@ impl EndedJob {
             JobRequest::DeleteJob { .. } => return Err(Refusal::Internal("deleted by the wrong actor".to_owned())),
             JobRequest::ExplainJob => Reply::Explanation(Explanation { state: JobState::Ended, waits: Vec::new() }),
             JobRequest::DeadLetters => Reply::DeadLetters(self.plain.dead_letters.clone()),
+            JobRequest::OutputTypes => match &self.outputs {
+                Some(outputs) => Reply::OutputTypes(output_types(outputs)),
+                None => Reply::OutputTypes(self.plain.graph.outputs.iter().map(|name| (name.clone(), None)).collect()),
+            },
             JobRequest::JobGraph => Reply::Graph(Box::new(self.plain.graph.clone())),
         };
         Ok(reply)
     }
+}
+
+pub(crate) fn output_types(outputs: &[(String, Arc<OutputStore>)]) -> OutputTypes {
+    outputs.iter().map(|(name, output)| (name.clone(), Some((**output.description()).clone()))).collect()
 }
 
 fn conflict(operation: &str) -> Refusal {

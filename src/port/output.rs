@@ -103,7 +103,7 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
         let mut items = Vec::new();
         let mut poll_some = |cx: &mut Context<'_>, items: &mut Vec<T>| {
             let (reader, decode) = ready!(self.poll_reader(cx))?;
-            reader.poll_items(cx, decode, items)
+            reader.poll_items(cx, &decode, items)
         };
         while poll_fn(|cx| poll_some(cx, &mut items)).await? {
             yield_now().await;
@@ -113,7 +113,7 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, OutputError>> {
         let (reader, decode) = ready!(self.poll_reader(cx))?;
-        reader.poll_item(cx, decode)
+        reader.poll_item(cx, &decode)
     }
 
     fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<(&mut Items, Decode<T>), OutputError>> {

@@ -39,8 +39,13 @@ pub(super) struct Items {
     position: u64,
 }
 
-/// How items are decoded.
+/// How items of a type that this program has are decoded.
 pub(super) type Decode<T> = DecodePrefix<T>;
+
+/// How items are decoded: the item at the beginning of the bytes, and how many it takes.
+pub(super) trait DecodeItem<T>: Fn(&[u8]) -> Result<(T, usize), DecodeError> {}
+
+impl<T, F: Fn(&[u8]) -> Result<(T, usize), DecodeError>> DecodeItem<T> for F {}
 
 impl Items {
     /// The way to decode items of `T` from this source, to be looked up once.
@@ -67,7 +72,7 @@ impl Current {
         (self.items < items).then(|| Chunk { first: first + self.items, items: items - self.items, bytes: rest })
     }
 
-    fn next<T>(&mut self, decode: Decode<T>) -> Result<T, DecodeError> {
+    fn next<T>(&mut self, decode: &impl DecodeItem<T>) -> Result<T, DecodeError> {
         let (item, used) = decode(&self.chunk.bytes[self.bytes..])?;
         let (items, bytes) = (self.items + 1, self.bytes + used);
         if items == self.chunk.items && bytes < self.chunk.bytes.len() {
@@ -87,7 +92,7 @@ impl Items {
     pub(super) fn poll_item<T>(
         &mut self,
         cx: &mut Context<'_>,
-        decode: Decode<T>,
+        decode: &impl DecodeItem<T>,
     ) -> Poll<Result<Option<T>, OutputError>> {
         match ready!(self.poll_current(cx, decode))? {
             true => Poll::Ready(self.take_item(decode).map(Some)),
@@ -99,7 +104,7 @@ impl Items {
     pub(super) fn poll_items<T>(
         &mut self,
         cx: &mut Context<'_>,
-        decode: Decode<T>,
+        decode: &impl DecodeItem<T>,
         into: &mut Vec<T>,
     ) -> Poll<Result<bool, OutputError>> {
         if !ready!(self.poll_current(cx, decode))? {
@@ -115,7 +120,11 @@ impl Items {
     }
 
     /// Whether there is a chunk with items left.
-    fn poll_current<T>(&mut self, cx: &mut Context<'_>, decode: Decode<T>) -> Poll<Result<bool, OutputError>> {
+    fn poll_current<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        decode: &impl DecodeItem<T>,
+    ) -> Poll<Result<bool, OutputError>> {
         loop {
             match &self.current {
                 None => {
@@ -135,7 +144,7 @@ impl Items {
     }
 
     /// Takes one item of the present chunk, and the chunk away with its last one.
-    fn take_item<T>(&mut self, decode: Decode<T>) -> Result<T, OutputError> {
+    fn take_item<T>(&mut self, decode: &impl DecodeItem<T>) -> Result<T, OutputError> {
         let current = self.current.as_mut().expect("only called when a chunk with items is present");
         let source = self.source.as_mut().expect("the source is there until the reader goes");
         let item = current.next(decode).map_err(|error| OutputError::Decode {

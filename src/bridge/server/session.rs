@@ -32,7 +32,7 @@ use crate::{
     },
     codec,
     job::{EncodedJob, JobId, JobOptions},
-    link::{Host, Keep, Refusal, Reply, SubmitJob},
+    link::{Host, Keep, Refusal, Reply, Request, SubmitJob},
     schema::TypeDescription,
     service::{CallError, Entrance, bound_to},
 };
@@ -106,11 +106,23 @@ impl Session {
         end
     }
 
+    fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
+        let (answer, server) = (self.server.host.ask(request), Rc::clone(&self.server));
+        async move {
+            let mut answer = answer.await;
+            if let Ok(Reply::Health(health)) = &mut answer {
+                // The JobManager itself would still take jobs.
+                health.accepting &= server.accepts_jobs();
+            }
+            answer
+        }
+    }
+
     fn hear(&mut self, message: &Message<'_>) -> Result<(), Violation> {
         let id = message.id;
         match codec::decode::<FromClient>(message.payload).map_err(Violation::new)? {
             FromClient::Ask(request) => {
-                let answer = self.server.host.ask(request);
+                let answer = self.ask(request);
                 self.answer(id, answer)
             }
             FromClient::Submit { id: job, options, job: encoded } => self.submit(id, job, options, encoded),

@@ -6,7 +6,7 @@ use super::{JobReply, JobSupervisor};
 use crate::{
     job::{CancelReason, Explanation, JobState, JobStatus},
     link::{Control, JobRequest, Refusal, Reply},
-    manager::{completion::Event, explain},
+    manager::{completion::Event, explain, record},
     protocol::Progress,
     worker::ReportProgress,
 };
@@ -113,6 +113,7 @@ impl JobSupervisor {
             }
             JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
             JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
+            JobRequest::OutputTypes => Ok(Reply::OutputTypes(record::output_types(&self.ports.outputs))),
             JobRequest::Open => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
         };
         reply.answer(answer);

@@ -1,0 +1,166 @@
+//! The command line: nodes and jobs, for people and scripts.
+
+mod args;
+mod daemon;
+mod exit;
+mod find;
+mod job;
+mod json;
+mod node;
+mod output;
+mod run;
+mod screen;
+mod settings;
+mod table;
+mod watch;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, FromArgMatches};
+use tracing_subscriber::EnvFilter;
+
+use self::{
+    args::{Arguments, Command, Format},
+    exit::{Code, Failure},
+    screen::Screen,
+    settings::Settings,
+};
+use crate::job::JobRegistry;
+
+/// What is told of a node's life, and of everything else, unless the variable `PROSCENIUM_LOG` says otherwise.
+const LOG_VARIABLE: &str = "PROSCENIUM_LOG";
+
+/// The whole command line, as the `main` of a program that has job types of its own: starts and stops nodes that run
+/// them, submits them, and looks after them. The program's arguments say what is to be done; `--help` lists what can be.
+///
+/// Results go to standard output, errors to standard error. The exit code is 0 if all went well, 1 if something was
+/// refused, 2 for what cannot be understood, 3 if there is no node, 4 if there is no such job, 5 if a job was not waited
+/// for any longer, and for a job that was waited for 10 if it failed, 11 if it was stopped, 12 if it was cancelled, 13 if
+/// it is lost.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use proscenium::{BuildError, Flow, Job, command_line, jobs};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Squares {
+///     to: u64,
+/// }
+///
+/// impl Job for Squares {
+///     const NAME: &'static str = "squares";
+///
+///     fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+///         flow.from_batch(1..=self.to).map(|x| x * x).collect("squares");
+///         Ok(())
+///     }
+/// }
+///
+/// // `program jobmanager start`, `program job submit squares '{"to": 3}' --wait`, ..
+/// fn main() -> ExitCode {
+///     command_line(jobs![Squares])
+/// }
+/// ```
+#[must_use]
+pub fn command_line(jobs: JobRegistry) -> ExitCode {
+    let program = program_name(std::env::args_os().next());
+    let command = Arguments::command().name(program.clone()).bin_name(program);
+    let arguments = command.clone().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help that was asked for is no error. If it cannot be printed, there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8));
+        }
+    };
+    let format = arguments.common.format.unwrap_or_default();
+    match carry_out(arguments, jobs, command) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(failure) => {
+            tell(&failure, format);
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+/// What the program was called by.
+fn program_name(path: Option<OsString>) -> String {
+    let name = path.as_deref().map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str());
+    name.unwrap_or("proscenium").to_owned()
+}
+
+fn tell(failure: &Failure, format: Format) {
+    if failure.is_silent {
+        return;
+    }
+    let mut out = io::stderr().lock();
+    // If it cannot be printed, there is nobody to tell.
+    let _ = match format {
+        Format::Human => writeln!(out, "error: {}", table::clean(&failure.message)),
+        Format::Json => {
+            let error = serde_json::json!({ "error": failure.message, "exit_code": failure.code as u8 });
+            writeln!(out, "{error}")
+        }
+    };
+}
+
+fn carry_out(arguments: Arguments, jobs: JobRegistry, mut command: clap::Command) -> Result<Code, Failure> {
+    let Arguments { common, command: what } = arguments;
+    if let Command::Completions { shell } = what {
+        // Written as a whole, since the generator does not expect its reader to go.
+        let (name, mut script) = (command.get_name().to_owned(), Vec::new());
+        clap_complete::generate(shell, &mut command, name, &mut script);
+        io::stdout().lock().write_all(&script)?;
+        return Ok(Code::Done);
+    }
+    let settings = Settings::load(&common, daemon::is_child(&what))?;
+    log(if daemon::serves(&what) { "info" } else { "off" });
+    let mut screen = Screen::new(settings.format);
+    match what {
+        Command::Jobmanager(what) => node::carry_out(what, settings, jobs, &mut screen),
+        Command::Job(what) => job::carry_out(what, &settings, &jobs, &mut screen),
+        Command::Run(what) => run::run(what, &jobs, &mut screen),
+        Command::Health => node::health(&settings, &mut screen),
+        Command::Info => node::info(&settings, &mut screen),
+        Command::Version => version(&jobs, &mut screen),
+        Command::Completions { .. } => Ok(Code::Done),
+    }
+}
+
+/// Writes what the library tells to standard error.
+fn log(default: &str) {
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+    let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(is_terminal);
+    // A program that has a subscriber of its own keeps it.
+    let _ = subscriber.try_init();
+}
+
+fn version(jobs: &JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let jobs: Vec<(&str, String)> = jobs.descriptions().collect();
+    if screen.is_json() {
+        let jobs: Vec<_> = jobs
+            .iter()
+            .map(|(name, parameters)| serde_json::json!({ "name": name, "parameters": parameters }))
+            .collect();
+        screen.json(&serde_json::json!({ "version": version, "jobs": jobs }))?;
+        return Ok(Code::Done);
+    }
+    screen.line(format_args!("proscenium {version}"))?;
+    for (name, parameters) in jobs {
+        screen.line(format_args!("job {name}: {parameters}"))?;
+    }
+    Ok(Code::Done)
+}
+
+#[cfg(test)]
+mod tests;

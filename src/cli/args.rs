@@ -1,0 +1,278 @@
+//! What can be typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Runs jobs in this process, or has them run by a node (a JobManager that is reached over TCP).
+#[derive(Debug, Parser)]
+#[command(version, subcommand_required = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; a job that was waited for completed      10  the job failed
+  1  not done, for the reason printed               11  the job was stopped
+  2  usage or configuration                         12  the job was cancelled
+  3  no node, or it cannot be reached               13  the job is lost
+  4  no such job, or more than one                 130  interrupted
+  5  not waited for any longer; the job goes on";
+
+/// What every command takes. A flag counts before its variable, and that before the configuration file.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options for every command")]
+pub(super) struct Common {
+    /// The node: where it is reached, or where it listens [default: 127.0.0.1:19001].
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "PROSCENIUM_ADDRESS")]
+    pub address: Option<String>,
+    /// The file with the key that node and clients have in common; it counts before PROSCENIUM_KEY (the key itself),
+    /// and that before PROSCENIUM_KEY_FILE [default: the file that a node of this user makes at its first start].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Talk TLS to the node, and trust this certificate alone (PEM).
+    #[arg(long, global = true, value_name = "FILE", env = "PROSCENIUM_TLS_PIN", conflicts_with = "tls_authorities")]
+    pub tls_pin: Option<PathBuf>,
+    /// Talk TLS to the node, and trust certificates that these authorities have signed (PEM).
+    #[arg(long, global = true, value_name = "FILE", env = "PROSCENIUM_TLS_AUTHORITIES")]
+    pub tls_authorities: Option<PathBuf>,
+    /// Talk to other machines without encryption.
+    #[arg(long, global = true)]
+    pub insecure_plaintext: bool,
+    /// How results are printed [default: human].
+    #[arg(long, global = true, value_enum, env = "PROSCENIUM_FORMAT")]
+    pub format: Option<Format>,
+    /// The configuration file [default: config.toml in the configuration folder].
+    #[arg(long, global = true, value_name = "FILE", env = "PROSCENIUM_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    /// Tables and sentences.
+    #[default]
+    Human,
+    /// One JSON value; lists of unknown length as one value a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Starts and stops nodes.
+    #[command(subcommand)]
+    Jobmanager(NodeCommand),
+    /// Submits jobs to the node and looks after them.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Runs a job in this process, with autostop, to its end.
+    Run(RunJob),
+    /// Whether the node accepts jobs, and how many it has.
+    Health,
+    /// What the node is made of.
+    Info,
+    /// The version of this program, and the jobs that are linked into it.
+    Version,
+    /// Prints a script that completes this command line in a shell.
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// Starts a node, which runs until it is stopped.
+    Start(Start),
+    /// Stops the node, once its jobs have ended.
+    Stop(StopNode),
+    /// Stops the node, and starts it again in the background as it was started before.
+    Restart(Restart),
+    /// Whether the node runs; exit code 3 if it does not.
+    Status,
+}
+
+#[derive(Debug, Clone, Default, Args, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Start {
+    /// Run in the background; what it says goes to `node.log` in the data folder.
+    #[arg(long)]
+    #[serde(skip)]
+    pub daemon: bool,
+    /// The folder for its history [default: `node` beside the key file].
+    #[arg(long, value_name = "FOLDER", env = "PROSCENIUM_DATA")]
+    pub data_folder: Option<PathBuf>,
+    /// Threads that run tasks [default: the cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub task_threads: Option<u16>,
+    /// Threads that run services [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub service_threads: Option<u16>,
+    /// Clients that may be connected at the same time [default: 4096].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_max: Option<u32>,
+    /// Another limit, such as `ended_jobs_max=100` or `call_deadline=30s`; can be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub limit: Vec<String>,
+    /// Encrypt connections by TLS, with this certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "PROSCENIUM_TLS_CERTIFICATE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", env = "PROSCENIUM_TLS_KEY", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// It is the background process that `--daemon` has started.
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub daemon_child: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct StopNode {
+    /// Cancel its jobs, instead of having them process what their sources have emitted.
+    #[arg(long)]
+    pub cancel: bool,
+    /// How long to wait for its end.
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration)]
+    pub wait_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Restart {
+    #[command(flatten)]
+    pub stop: StopNode,
+    /// Where its history is [default: `node` beside the key file].
+    #[arg(long, value_name = "FOLDER", env = "PROSCENIUM_DATA")]
+    pub data_folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Submits a job, and prints its id.
+    Submit(Submit),
+    /// All jobs that the node knows, oldest first.
+    List {
+        /// Only those that have not ended.
+        #[arg(long)]
+        running: bool,
+    },
+    /// Everything about a job.
+    Show(Named),
+    /// A job's state in one line.
+    Status(Named),
+    /// Follows a job's tasks until it ends.
+    Watch(Named),
+    /// What a job still waits for.
+    Explain(Named),
+    /// A job's outputs; with a name, the items of that output, as one JSON value a line.
+    Output(ReadOutput),
+    /// Ends a job's sources, and has it process what they have emitted.
+    Stop(EndJob),
+    /// Ends a job at once.
+    Cancel(EndJob),
+    /// Holds a job's sources; its services stay callable.
+    Pause(Named),
+    /// Lets a paused job go on.
+    Resume(Named),
+    /// Forgets an ended job.
+    Delete {
+        #[command(flatten)]
+        job: Named,
+        /// Cancel the job first if it has not ended.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Forgets all ended jobs.
+    Cleanup,
+}
+
+/// A job of the node.
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The job's id, the beginning of one, or its name.
+    #[arg(value_name = "JOB")]
+    pub job: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EndJob {
+    #[command(flatten)]
+    pub job: Named,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Waiting {
+    /// Wait for the job's end; the exit code says how it ended.
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait; then the job goes on without being waited for.
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration)]
+    pub wait_timeout: Duration,
+}
+
+/// A job to be run, by the name of its type and its parameters.
+#[derive(Debug, Args)]
+pub(super) struct NewJob {
+    /// The name of the job's type; `version` lists those linked into this program.
+    pub name: String,
+    /// Its parameters as JSON; `-` reads them from standard input.
+    #[arg(default_value = "{}")]
+    pub json: String,
+    /// What the job is called [default: the name of its type].
+    #[arg(long, value_name = "NAME")]
+    pub job_name: Option<String>,
+    /// The instances of an operator that does not say otherwise [default: the task threads].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub parallelism: Option<u16>,
+    /// How long it may run; then it is cancelled.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub run_limit: Option<Duration>,
+    /// Set items aside that cannot be processed, instead of failing.
+    #[arg(long)]
+    pub skip_errors: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Submit {
+    #[command(flatten)]
+    pub job: NewJob,
+    /// End the job's services too once its tasks have finished.
+    #[arg(long)]
+    pub autostop: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunJob {
+    #[command(flatten)]
+    pub job: NewJob,
+    /// Print the items of this output, as one JSON value a line.
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReadOutput {
+    #[command(flatten)]
+    pub job: Named,
+    /// The output to read.
+    pub output: Option<String>,
+    /// End after this many items.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+}
+
+/// `300`, `300s`, `5m`, `1h 30m`; a number alone counts seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}

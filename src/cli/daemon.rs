@@ -1,0 +1,203 @@
+//! A node in the background: a process of this very program, in a session of its own.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command as Process, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    args::{Command, NodeCommand, Start},
+    exit::{Code, Failure},
+    settings::{KeyChoice, Settings},
+};
+
+/// How a node was started, in its data folder.
+const RECORD: &str = "node.json";
+const LOG: &str = "node.log";
+/// That of the store; held locked by the node's process.
+const LOCK: &str = "lock";
+
+/// How a node was started, so that it can be started again in the same way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Where it was told to listen.
+    pub address: String,
+    /// Where it listens.
+    pub listens_at: String,
+    pub process: u32,
+    /// None: in the variable.
+    pub key_file: Option<PathBuf>,
+    pub insecure_plaintext: bool,
+    pub start: Start,
+}
+
+impl Record {
+    pub(super) fn read(folder: &Path) -> Option<Self> {
+        let text = fs::read(folder.join(RECORD)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// In place of the one that is there, as a whole.
+    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.persist(folder.join(RECORD)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// The arguments that start the same node in the background.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = ["jobmanager", "start", "--daemon-child"].map(OsString::from).to_vec();
+        let mut flag = |name: &str, value: Option<OsString>| {
+            if let Some(value) = value {
+                arguments.push(name.into());
+                arguments.push(value);
+            }
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.clone().into_os_string());
+        let number = |number: Option<u32>| number.map(|number| number.to_string().into());
+        let Start { data_folder, task_threads, service_threads, connections_max, tls_certificate, tls_key, .. } =
+            &self.start;
+        flag("--address", Some(self.address.clone().into()));
+        flag("--key-file", path(&self.key_file));
+        flag("--data-folder", path(data_folder));
+        flag("--task-threads", number(task_threads.map(u32::from)));
+        flag("--service-threads", number(service_threads.map(u32::from)));
+        flag("--connections-max", number(*connections_max));
+        flag("--tls-certificate", path(tls_certificate));
+        flag("--tls-key", path(tls_key));
+        for limit in &self.start.limit {
+            flag("--limit", Some(limit.into()));
+        }
+        if self.insecure_plaintext {
+            arguments.push("--insecure-plaintext".into());
+        }
+        arguments
+    }
+}
+
+pub(super) fn record(settings: &Settings, start: &Start, listens_at: String) -> Record {
+    Record {
+        address: settings.address.clone(),
+        listens_at,
+        process: std::process::id(),
+        key_file: match &settings.key {
+            KeyChoice::File(path) => Some(path.clone()),
+            KeyChoice::Variable => None,
+        },
+        insecure_plaintext: settings.insecure_plaintext,
+        start: start.clone(),
+    }
+}
+
+/// Whether this process is the node in the background.
+pub(super) fn is_child(command: &Command) -> bool {
+    matches!(command, Command::Jobmanager(NodeCommand::Start(Start { daemon_child: true, .. })))
+}
+
+/// Whether this process becomes a node.
+pub(super) fn serves(command: &Command) -> bool {
+    matches!(command, Command::Jobmanager(NodeCommand::Start(Start { daemon: false, .. })))
+}
+
+/// What the node in the background says once, on its standard output.
+#[derive(Debug, Serialize, Deserialize)]
+enum Greeting {
+    Serving { address: String },
+    Failed { message: String, exit_code: u8 },
+}
+
+/// Leaves the terminal, so that nothing that happens there ends the node.
+pub(super) fn detach() {
+    // It fails only for a process that leads its group already, which is as good.
+    let _ = rustix::process::setsid();
+}
+
+/// Tells the process that started this one how it went.
+pub(super) fn greet(served: Result<&str, &Failure>) {
+    let greeting = match served {
+        Ok(address) => Greeting::Serving { address: address.to_owned() },
+        Err(failure) => Greeting::Failed { message: failure.message.clone(), exit_code: failure.code as u8 },
+    };
+    let mut out = io::stdout().lock();
+    // If that process has gone, there is nobody to tell.
+    let _ = serde_json::to_writer(&mut out, &greeting).map_err(io::Error::from).and_then(|()| writeln!(out));
+    let _ = out.flush();
+}
+
+/// Starts the node in the background, and returns where it listens, and where its log is.
+pub(super) fn spawn(record: &Record) -> Result<(String, u32, PathBuf), Failure> {
+    let folder = record.start.data_folder.as_deref().unwrap_or(Path::new("."));
+    let log_path = folder.join(LOG);
+    let unwritable = |error: io::Error| {
+        Failure::new(Code::Refused, format_args!("the log {} cannot be written: {error}", log_path.display()))
+    };
+    make_folder(folder).map_err(unwritable)?;
+    let log = File::options().create(true).append(true).open(&log_path).map_err(unwritable)?;
+    let mut process = Process::new(env::current_exe()?);
+    process.args(record.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // Everything is in its arguments, but for a key.
+    for variable in
+        ["ADDRESS", "KEY_FILE", "TLS_PIN", "TLS_AUTHORITIES", "TLS_CERTIFICATE", "TLS_KEY", "DATA", "CONFIG"]
+    {
+        process.env_remove(format!("PROSCENIUM_{variable}"));
+    }
+    let mut child = process.spawn()?;
+    let id = child.id();
+    let mut said = String::new();
+    if let Some(out) = child.stdout.take() {
+        // The end of the stream, if the process ends before it says something.
+        BufReader::new(out).read_line(&mut said)?;
+    }
+    match serde_json::from_str(&said) {
+        Ok(Greeting::Serving { address }) => Ok((address, id, log_path)),
+        Ok(Greeting::Failed { message, exit_code }) => {
+            child.wait()?;
+            let code = if exit_code == Code::Usage as u8 { Code::Usage } else { Code::Refused };
+            Err(Failure::new(code, message))
+        }
+        Err(_) => {
+            let status = child.wait()?;
+            let message = format!("the node ended at its start with {status}; see {}", log_path.display());
+            Err(Failure::new(Code::Refused, message))
+        }
+    }
+}
+
+#[cfg(unix)]
+fn make_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+#[cfg(not(unix))]
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+/// Waits until no process uses the data folder; `false` if one still does after `limit`.
+pub(super) fn wait_until_free(folder: &Path, limit: Duration) -> bool {
+    let Ok(lock) = File::options().read(true).write(true).open(folder.join(LOCK)) else { return true };
+    let (free, is_free) = mpsc::channel();
+    // Abandoned with the process if it takes too long.
+    thread::spawn(move || {
+        let locked = lock.lock();
+        drop(lock);
+        let _ = free.send(locked.is_ok());
+    });
+    is_free.recv_timeout(limit).unwrap_or(false)
+}
+
+/// Whether no process uses the data folder now.
+pub(super) fn is_free(folder: &Path) -> bool {
+    File::options().read(true).write(true).open(folder.join(LOCK)).map_or(true, |lock| lock.try_lock().is_ok())
+}

@@ -1,0 +1,278 @@
+//! `jobmanager`, `health` and `info`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    args::{NodeCommand, Restart, Start, StopNode},
+    daemon::{self, Record},
+    exit::{Code, Failure},
+    json,
+    screen::Screen,
+    settings::{self, KeyChoice, Settings, absolute},
+    table,
+};
+use crate::{
+    blocking::block_on,
+    bridge::{Key, TlsIdentity},
+    job::{Health, JobRegistry},
+    link::NodeStop,
+    node::Node,
+};
+
+pub(super) fn carry_out(
+    command: NodeCommand,
+    settings: Settings,
+    jobs: JobRegistry,
+    screen: &mut Screen,
+) -> Result<Code, Failure> {
+    match command {
+        NodeCommand::Start(start) => {
+            let is_child = start.daemon_child;
+            let started = if start.daemon {
+                start_in_background(start, &settings, screen)
+            } else {
+                serve(start, &settings, jobs, screen)
+            };
+            if let (true, Err(failure)) = (is_child, &started) {
+                daemon::greet(Err(failure));
+            }
+            started
+        }
+        NodeCommand::Stop(stop) => stop_node(&stop, &settings, screen),
+        NodeCommand::Restart(restart) => restart_node(&restart, settings, screen),
+        NodeCommand::Status => status(&settings, screen),
+    }
+}
+
+/// What flags and variables say, else what the configuration file says.
+fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
+    let tls_is_flagged = flags.tls_certificate.is_some();
+    let (certificate, key) = match tls_is_flagged {
+        true => (flags.tls_certificate, flags.tls_key),
+        false => (file.tls_certificate, file.tls_key),
+    };
+    if certificate.is_some() != key.is_some() {
+        return Err(Failure::usage("TLS takes both a certificate and its key"));
+    }
+    let folder = flags.data_folder.or(file.data_folder).map_or_else(data_folder_default, Ok)?;
+    // Later ones count, so that a flag changes what the file says.
+    let limit = file.limit.into_iter().chain(flags.limit).collect();
+    Ok(Start {
+        daemon: flags.daemon,
+        data_folder: absolute(Some(folder))?,
+        task_threads: flags.task_threads.or(file.task_threads),
+        service_threads: flags.service_threads.or(file.service_threads),
+        connections_max: flags.connections_max.or(file.connections_max),
+        limit,
+        tls_certificate: absolute(certificate)?,
+        tls_key: absolute(key)?,
+        daemon_child: flags.daemon_child,
+    })
+}
+
+fn data_folder_default() -> Result<PathBuf, Failure> {
+    let home =
+        settings::home().ok_or_else(|| Failure::usage("there is no place for data: set HOME, or --data-folder"))?;
+    Ok(home.join("node"))
+}
+
+fn folder_of(start: &Start) -> &Path {
+    start.data_folder.as_deref().expect("a data folder was chosen when the settings were merged")
+}
+
+fn start_in_background(start: Start, settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    let start = merge(start, settings.node.clone())?;
+    settings::limits(&start.limit)?;
+    let record = daemon::record(settings, &start, String::new());
+    spawn(&record, screen)
+}
+
+fn spawn(record: &Record, screen: &mut Screen) -> Result<Code, Failure> {
+    let (address, process, log) = daemon::spawn(record)?;
+    if screen.is_json() {
+        screen.json(&serde_json::json!({ "address": address, "process": process, "log": log }))?;
+    } else {
+        screen.line(format_args!("serving at {address} (process {process}, log {})", log.display()))?;
+    }
+    Ok(Code::Done)
+}
+
+fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {
+    let start = merge(start, settings.node.clone())?;
+    let folder = folder_of(&start);
+    let mut node = Node::builder()
+        .jobs(jobs)
+        .address(&settings.address)
+        .limits(settings::limits(&start.limit)?)
+        .insecure_plaintext(settings.insecure_plaintext)
+        .data_folder(folder);
+    node = match &settings.key {
+        KeyChoice::Variable => node.key(Key::find()?),
+        KeyChoice::File(path) => node.key_file(path),
+    };
+    if let Some(threads) = start.task_threads {
+        node = node.task_threads(threads.into());
+    }
+    if let Some(threads) = start.service_threads {
+        node = node.service_threads(threads.into());
+    }
+    if let Some(connections) = start.connections_max {
+        node = node.connections_max(usize::try_from(connections).unwrap_or(usize::MAX));
+    }
+    if let (Some(certificate), Some(key)) = (&start.tls_certificate, &start.tls_key) {
+        node = node.tls(TlsIdentity::from_pem_files(certificate, key)?);
+    }
+    if start.daemon_child {
+        daemon::detach();
+    }
+    let node = node.open()?;
+    let address = node.address().map(|address| address.to_string()).unwrap_or_default();
+    let record = daemon::record(settings, &start, address.clone());
+    if let Err(error) = record.write(folder) {
+        tracing::warn!(%error, folder = %folder.display(), "how the node was started could not be noted");
+    }
+    if start.daemon_child {
+        daemon::greet(Ok(&address));
+    } else if screen.is_json() {
+        screen.json(&serde_json::json!({ "address": address, "process": record.process, "data_folder": folder }))?;
+    } else {
+        screen.line(format_args!("serving at {address} (data in {}); Ctrl+C stops", folder.display()))?;
+    }
+    node.serve().blocking();
+    Ok(Code::Done)
+}
+
+fn stop_node(stop: &StopNode, settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    let folder = settings.node.data_folder.clone().or_else(|| data_folder_default().ok());
+    if stop_and_wait(stop, settings, &settings.address, folder.as_deref())? {
+        say(screen, "stopped", "the node has ended")?;
+        return Ok(Code::Done);
+    }
+    let message = format!(
+        "the node has been told to stop, and has not ended within {}: jobs are still draining; `jobmanager stop --cancel` cancels them",
+        humantime::format_duration(stop.wait_timeout)
+    );
+    Err(Failure::new(Code::WaitedTooLong, message))
+}
+
+fn say(screen: &mut Screen, state: &str, sentence: &str) -> Result<(), Failure> {
+    if screen.is_json() {
+        screen.json(&serde_json::json!({ "state": state }))?;
+    } else {
+        screen.line(format_args!("{sentence}"))?;
+    }
+    Ok(())
+}
+
+/// Whether the node has ended in time. `folder`: where its data may be, if it runs on this machine.
+fn stop_and_wait(stop: &StopNode, settings: &Settings, address: &str, folder: Option<&Path>) -> Result<bool, Failure> {
+    let begun = Instant::now();
+    let env = settings.connect_to(address, Duration::ZERO)?;
+    let ended = env.disconnected();
+    let how = if stop.cancel { NodeStop::Cancel } else { NodeStop::Drain };
+    block_on(env.stop_node(how))?;
+    if block_on(env.timer().timeout(stop.wait_timeout, ended)).is_err() {
+        return Ok(false);
+    }
+    // The connection goes before the process does, which still writes its history.
+    let record = folder.and_then(|folder| Record::read(folder).map(|record| (folder, record)));
+    match record {
+        Some((folder, record)) if record.listens_at == address => {
+            Ok(daemon::wait_until_free(folder, stop.wait_timeout.saturating_sub(begun.elapsed())))
+        }
+        _ => Ok(true),
+    }
+}
+
+fn restart_node(restart: &Restart, settings: Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    let flags = Start { data_folder: restart.data_folder.clone(), ..Start::default() };
+    let now = merge(flags, settings.node.clone())?;
+    let folder = folder_of(&now).to_owned();
+    let mut record = match Record::read(&folder) {
+        Some(record) => record,
+        // No node was started there yet.
+        None => daemon::record(&settings, &now, String::new()),
+    };
+    record.start.data_folder = Some(folder.clone());
+    if record.key_file.is_none() && !matches!(settings.key, KeyChoice::Variable) {
+        return Err(Failure::usage("the node was started with a key in PROSCENIUM_KEY, which has to be set again"));
+    }
+    if !daemon::is_free(&folder) {
+        let key = record.key_file.clone().map_or(KeyChoice::Variable, KeyChoice::File);
+        let insecure_plaintext = settings.insecure_plaintext || record.insecure_plaintext;
+        // A certificate of its own is one to trust.
+        let tls_pin = settings.tls_pin.clone().or_else(|| record.start.tls_certificate.clone());
+        let settings = Settings { key, tls_pin, insecure_plaintext, ..settings };
+        if !stop_and_wait(&restart.stop, &settings, &record.listens_at, Some(&folder))? {
+            let message = "the node has been told to stop, has not ended in time, and is not started anew";
+            return Err(Failure::new(Code::WaitedTooLong, message));
+        }
+    }
+    spawn(&record, screen)
+}
+
+fn status(settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    let env = settings.connect()?;
+    let (info, health) = (env.blocking().info()?, env.blocking().health()?);
+    if screen.is_json() {
+        let (info, health) = (json::info(&settings.address, &info), json::health(&health));
+        screen.json(&serde_json::json!({ "state": "running", "info": info, "health": health }))?;
+        return Ok(Code::Done);
+    }
+    let uptime = SystemTime::now().duration_since(info.opened_at).unwrap_or_default();
+    screen.line(format_args!("node      {} {} at {}", table::clean(&info.name), info.version, settings.address))?;
+    screen.line(format_args!("running   for {}, since {}", table::span(uptime), table::time(info.opened_at)))?;
+    screen.line(format_args!("threads   {} for tasks, {} for services", info.task_threads, info.service_threads))?;
+    screen.line(format_args!("jobs      {} live, {} ended", health.jobs_live, health.jobs_ended))?;
+    screen.line(format_args!("health    {}", sentence(&health)))?;
+    Ok(Code::Done)
+}
+
+fn is_well(health: &Health) -> bool {
+    health.accepting && health.history_error.is_none()
+}
+
+fn sentence(health: &Health) -> String {
+    let mut sentence = match health.accepting {
+        true => "accepts jobs".to_owned(),
+        false => "accepts no jobs: it is stopping".to_owned(),
+    };
+    if let Some(error) = &health.history_error {
+        sentence = format!("accepts no jobs: its history cannot be written: {}", table::clean(error));
+    }
+    if health.threads_abandoned > 0 {
+        sentence = format!("{sentence}; {} tasks or services were abandoned", health.threads_abandoned);
+    }
+    sentence
+}
+
+pub(super) fn health(settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    let env = settings.connect()?;
+    let health = env.blocking().health()?;
+    if screen.is_json() {
+        screen.json(&json::health(&health))?;
+    } else {
+        let (live, ended) = (health.jobs_live, health.jobs_ended);
+        screen.line(format_args!("{}; {live} jobs live, {ended} ended", sentence(&health)))?;
+    }
+    Ok(if is_well(&health) { Code::Done } else { Code::Refused })
+}
+
+pub(super) fn info(settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    let env = settings.connect()?;
+    let info = env.blocking().info()?;
+    if screen.is_json() {
+        screen.json(&json::info(&settings.address, &info))?;
+        return Ok(Code::Done);
+    }
+    screen.line(format_args!("address          {}", settings.address))?;
+    screen.line(format_args!("name             {}", table::clean(&info.name)))?;
+    screen.line(format_args!("version          {}", table::clean(&info.version)))?;
+    screen.line(format_args!("task threads     {}", info.task_threads))?;
+    screen.line(format_args!("service threads  {}", info.service_threads))?;
+    screen.line(format_args!("opened           {}", table::time(info.opened_at)))?;
+    Ok(Code::Done)
+}

@@ -1,0 +1,72 @@
+//! `job output`: the items of an output, whatever their type.
+
+use std::io::Write;
+
+use futures::FutureExt;
+
+use super::{
+    args::ReadOutput,
+    exit::{Code, Failure},
+    screen::Screen,
+    table,
+};
+use crate::{blocking::block_on, job::JobHandle, port::OutputError, schema::TypeDescription};
+
+pub(super) fn output(job: &JobHandle, read: &ReadOutput, screen: &mut Screen) -> Result<Code, Failure> {
+    match &read.output {
+        Some(name) => print(job, name, read.limit.unwrap_or(u64::MAX), screen),
+        None => list(job, screen),
+    }
+}
+
+fn list(job: &JobHandle, screen: &mut Screen) -> Result<Code, Failure> {
+    let outputs = block_on(job.output_types())?;
+    if screen.is_json() {
+        let outputs = outputs.iter().map(
+            |(name, items)| serde_json::json!({ "name": name, "items": items.as_ref().map(TypeDescription::text) }),
+        );
+        screen.json(&outputs.collect::<Vec<_>>().into())?;
+        return Ok(Code::Done);
+    }
+    if outputs.is_empty() {
+        screen.line(format_args!("the job has no outputs"))?;
+        return Ok(Code::Done);
+    }
+    let rows = outputs.into_iter().map(|(name, items)| {
+        [name, items.map_or_else(|| "gone: not kept when the node was started anew".to_owned(), |items| items.text())]
+    });
+    screen.line(format_args!("{}", table::table(["OUTPUT", "ITEMS"], rows)))?;
+    Ok(Code::Done)
+}
+
+/// Prints each item as one line of JSON, in either format: there is no other form for all types.
+pub(super) fn print(job: &JobHandle, name: &str, limit: u64, screen: &mut Screen) -> Result<Code, Failure> {
+    let outputs = block_on(job.output_types())?;
+    let existing = || outputs.iter().map(|(name, _)| name.clone()).collect();
+    let description = match outputs.iter().find(|(known, _)| known == name) {
+        None => return Err(OutputError::NoSuchOutput { output: name.to_owned(), existing: existing() }.into()),
+        Some((_, None)) => return Err(OutputError::Gone { id: job.id() }.into()),
+        Some((_, Some(description))) => description.clone(),
+    };
+    if let Err(untraceable) = description.shown() {
+        let message =
+            format!("the items of output `{name}` can only be read by code that has their type: {untraceable}");
+        return Err(Failure::new(Code::Refused, message));
+    }
+    let mut output = block_on(job.shown_output(name, description))?;
+    let mut out = screen.buffered();
+    for _ in 0..limit {
+        let item = match output.next().now_or_never() {
+            Some(item) => item?,
+            None => {
+                // Whoever reads along sees all there is while the next one is waited for.
+                out.flush()?;
+                block_on(output.next())?
+            }
+        };
+        let Some(item) = item else { break };
+        writeln!(out, "{item}")?;
+    }
+    out.flush()?;
+    Ok(Code::Done)
+}

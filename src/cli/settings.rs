@@ -1,0 +1,182 @@
+//! What flags, variables and the configuration file say together. A flag counts before its variable, and that before the
+//! file.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    args::{Common, Format, Start, duration},
+    exit::{Code, Failure},
+};
+use crate::{
+    bridge::{Key, TlsTrust},
+    environment::RemoteEnvironment,
+    job::Limits,
+};
+
+/// Where a node is looked for, and where it listens.
+const ADDRESS: &str = "127.0.0.1:19001";
+
+const KEY_VARIABLE: &str = "PROSCENIUM_KEY";
+const KEY_FILE_VARIABLE: &str = "PROSCENIUM_KEY_FILE";
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    address: Option<String>,
+    key_file: Option<PathBuf>,
+    tls_pin: Option<PathBuf>,
+    tls_authorities: Option<PathBuf>,
+    insecure_plaintext: bool,
+    format: Option<Format>,
+    node: Start,
+}
+
+/// What counts for every command.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub address: String,
+    pub key: KeyChoice,
+    pub tls_pin: Option<PathBuf>,
+    pub tls_authorities: Option<PathBuf>,
+    pub insecure_plaintext: bool,
+    pub format: Format,
+    /// What the file says of nodes.
+    pub node: Start,
+}
+
+/// Where the key is. Paths are absolute.
+#[derive(Debug, Clone)]
+pub(super) enum KeyChoice {
+    /// In the variable `PROSCENIUM_KEY`.
+    Variable,
+    File(PathBuf),
+}
+
+impl Settings {
+    /// `ignore_file`: the background process of `--daemon` is told everything by flags.
+    pub(super) fn load(common: &Common, ignore_file: bool) -> Result<Self, Failure> {
+        let file = if ignore_file { File::default() } else { read_file(common.config.as_deref())? };
+        let tls_pin = absolute(common.tls_pin.clone())?;
+        let tls_authorities = absolute(common.tls_authorities.clone())?;
+        // What the file says of trust does not mix with what flags say.
+        let trusts = tls_pin.is_some() || tls_authorities.is_some();
+        Ok(Self {
+            address: common.address.clone().or(file.address).unwrap_or_else(|| ADDRESS.to_owned()),
+            key: key_choice(common.key_file.clone(), file.key_file)?,
+            tls_pin: if trusts { tls_pin } else { file.tls_pin },
+            tls_authorities: if trusts { tls_authorities } else { file.tls_authorities },
+            insecure_plaintext: common.insecure_plaintext || file.insecure_plaintext,
+            format: common.format.or(file.format).unwrap_or_default(),
+            node: file.node,
+        })
+    }
+
+    pub(super) fn connect(&self) -> Result<RemoteEnvironment, Failure> {
+        self.connect_to(&self.address, Duration::from_secs(30))
+    }
+
+    /// A connection that is given up once it is lost for `reconnect_limit`.
+    pub(super) fn connect_to(&self, address: &str, reconnect_limit: Duration) -> Result<RemoteEnvironment, Failure> {
+        let mut connect = RemoteEnvironment::connect("command line", address)
+            .insecure_plaintext(self.insecure_plaintext)
+            .reconnect_limit(reconnect_limit);
+        connect = match &self.key {
+            KeyChoice::Variable => connect.key(Key::find()?),
+            KeyChoice::File(path) => connect.key_file(path),
+        };
+        if let Some(trust) = self.trust()? {
+            connect = connect.tls(trust);
+        }
+        Ok(connect.blocking()?)
+    }
+
+    fn trust(&self) -> Result<Option<TlsTrust>, Failure> {
+        Ok(match (&self.tls_pin, &self.tls_authorities) {
+            (Some(pin), _) => Some(TlsTrust::pinned_file(pin)?),
+            (None, Some(authorities)) => Some(TlsTrust::authorities_file(authorities)?),
+            (None, None) => None,
+        })
+    }
+}
+
+pub(super) fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    Ok(path.map(std::path::absolute).transpose()?)
+}
+
+fn key_choice(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<KeyChoice, Failure> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    if flag.is_none() && variable(KEY_VARIABLE).is_some() {
+        return Ok(KeyChoice::Variable);
+    }
+    let path = flag.or_else(|| variable(KEY_FILE_VARIABLE).map(PathBuf::from)).or(file).or_else(Key::default_file);
+    match absolute(path)? {
+        Some(path) => Ok(KeyChoice::File(path)),
+        None => Err(crate::bridge::KeyError::NoHome.into()),
+    }
+}
+
+/// The folder of the key and of the nodes' data, if there is one for this user.
+pub(super) fn home() -> Option<PathBuf> {
+    Key::default_file().and_then(|key| key.parent().map(Path::to_owned))
+}
+
+fn read_file(named: Option<&Path>) -> Result<File, Failure> {
+    let (path, is_named) = match (named, default_file()) {
+        (Some(path), _) => (path.to_owned(), true),
+        (None, Some(path)) => (path, false),
+        (None, None) => return Ok(File::default()),
+    };
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => return Ok(File::default()),
+        Err(error) => {
+            return Err(Failure::usage(format_args!("the configuration {} cannot be read: {error}", path.display())));
+        }
+    };
+    let file: Result<File, _> = toml::from_str(&text);
+    file.map_err(|error| Failure::usage(format_args!("the configuration {}: {error}", path.display())))
+}
+
+/// `config.toml` in `$PROSCENIUM_HOME`, else in `$XDG_CONFIG_HOME/proscenium`, else in `$HOME/.config/proscenium`.
+fn default_file() -> Option<PathBuf> {
+    let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("PROSCENIUM_HOME")
+        .or_else(|| folder("XDG_CONFIG_HOME").map(|config| config.join("proscenium")))
+        .or_else(|| folder("HOME").map(|home| home.join(".config/proscenium")))
+        .map(|folder| folder.join("config.toml"))
+}
+
+/// The default limits with these changes, each `NAME=VALUE`: a number, or a time for a limit of time.
+pub(super) fn limits(changes: &[String]) -> Result<Limits, Failure> {
+    let mut limits = match serde_json::to_value(Limits::default()) {
+        Ok(Value::Object(limits)) => limits,
+        other => return Err(Failure::new(Code::Refused, format_args!("internal error: the limits read {other:?}"))),
+    };
+    for change in changes {
+        let (name, value) = change
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format_args!("the limit `{change}` is not of the form NAME=VALUE")))?;
+        let wrong = |why: &str| Failure::usage(format_args!("the limit `{name}`: `{value}` {why}"));
+        let known = limits.keys().cloned().collect::<Vec<_>>().join(", ");
+        match limits.get_mut(name) {
+            // A time is a pair of fields; all other limits are whole numbers.
+            Some(limit @ Value::Object(_)) => {
+                let time = duration(value).map_err(|error| wrong(&format!("is no time: {error}")))?;
+                *limit = serde_json::to_value(time).map_err(|error| wrong(&error.to_string()))?;
+            }
+            Some(limit) => *limit = value.parse::<u64>().map_err(|_| wrong("is no whole number"))?.into(),
+            None => {
+                return Err(Failure::usage(format_args!("there is no limit `{name}`; the limits are {known}")));
+            }
+        }
+    }
+    serde_json::from_value(Value::Object(limits)).map_err(|error| Failure::usage(format_args!("the limits: {error}")))
+}
