@@ -32,9 +32,9 @@ use crate::{
 /// [`stop_node`](crate::RemoteEnvironment::stop_node), by a signal while [`serve`](Self::serve) is awaited, or by being
 /// dropped. Each start of it is a new *incarnation*, which knows nothing of the jobs of the one before.
 ///
-/// A node that is stopped accepts no connection and no job any more, ends its jobs as it was told, tells its clients,
-/// and leaves no thread (but those of user code that never returns). What clients have not read of outputs by then is
-/// gone.
+/// A node that is stopped accepts no job any more, and ends those it has as it was told; until that is done, clients can
+/// connect, ask and wait, and stop it more firmly. Then it disconnects them, and leaves no thread (but those of user code
+/// that never returns). What clients have not read of outputs by then is gone.
 ///
 /// ```
 /// use proscenium::{BuildError, Flow, Job, Node, RemoteEnvironment, jobs};

@@ -193,7 +193,8 @@ pub(super) enum JobCommand {
 /// A job of the node.
 #[derive(Debug, Args)]
 pub(super) struct Named {
-    /// The job's id, the beginning of one, or its name.
+    /// The job's id, the beginning of one (4 digits at least), or its name: of several jobs of that name, the only one
+    /// that has not ended.
     #[arg(value_name = "JOB")]
     pub job: String,
 }

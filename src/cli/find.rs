@@ -23,9 +23,13 @@ pub(super) fn find(env: &RemoteEnvironment, Named { job }: &Named) -> Result<Job
     Ok(env.blocking().job(id)?)
 }
 
-/// Names count before ids: a job that is called like the beginning of an id is meant by its name.
+/// Names count before ids: a job that is called like the beginning of an id is meant by its name. Of several jobs of one
+/// name, the only one that has not ended is meant.
 fn choose(jobs: &[JobStatus], text: &str) -> Result<JobId, Failure> {
-    let by_name: Vec<&JobStatus> = jobs.iter().filter(|job| job.name == text).collect();
+    let mut by_name: Vec<&JobStatus> = jobs.iter().filter(|job| job.name == text).collect();
+    if by_name.iter().any(|job| job.is_running()) {
+        by_name.retain(|job| job.is_running());
+    }
     let digits = text.strip_prefix("job-").unwrap_or(text).to_ascii_lowercase();
     let is_id = digits.len() >= DIGITS_MIN && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let found = match by_name.is_empty() && is_id {

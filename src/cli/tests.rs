@@ -68,6 +68,9 @@ fn a_job_is_found_by_its_name_or_the_beginning_of_its_id() {
     assert!(choose("abcd").unwrap_err().contains("2 jobs are meant by `abcd`"));
     let error = choose("two").unwrap_err();
     assert!(error.contains(&jobs[1].id.to_string()) && error.contains(&jobs[2].id.to_string()), "{error}");
+    let mut ended = jobs.clone();
+    ended[1].state = JobState::Ended;
+    assert_eq!(find::choose_for_test(&ended, "two"), Ok(jobs[2].id), "the other one has ended");
     for text in ["", "fff", "three", "abcd3", "job-"] {
         assert!(choose(text).unwrap_err().starts_with("no job is called"), "{text}");
     }

@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
     sync::{mpsc, watch},
-    task::{AbortHandle, LocalSet, spawn_local},
+    task::{LocalSet, spawn_local},
 };
 
 use super::NodeError;
@@ -110,7 +110,7 @@ async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, Node
     tracing::info!(node = environment.name(), ?address, "serving");
     if opened.send(Ok(address)).is_ok() {
         let how = until_stopped(&server, &mut orders, &stops).await;
-        end_jobs(&environment, &server, how, accepting.as_ref(), &mut orders, &stops).await;
+        end_jobs(&environment, &server, how, &mut orders, &stops).await;
     }
     if let Some(accepting) = accepting {
         accepting.abort();
@@ -197,19 +197,16 @@ async fn until_stopped(
     }
 }
 
-/// Ends all jobs, and more firmly if another order says so. Clients can ask and wait meanwhile.
+/// Ends all jobs, and more firmly if another order says so. Clients can connect, ask and wait meanwhile: a node that
+/// took no connection would pass for one that is gone, and its jobs for lost.
 async fn end_jobs(
     environment: &LocalEnvironment,
     server: &Rc<Server>,
     mut how: NodeStop,
-    accepting: Option<&AbortHandle>,
     orders: &mut mpsc::UnboundedReceiver<Command>,
     stops: &mpsc::UnboundedSender<Command>,
 ) {
     tracing::info!(node = environment.name(), ?how, "stopping");
-    if let Some(accepting) = accepting {
-        accepting.abort();
-    }
     server.refuse_jobs();
     loop {
         let mut jobs: Vec<JobHandle> = Vec::new();
@@ -238,7 +235,8 @@ async fn end_jobs(
                 // A signal while draining is the second one.
                 Either::Right((Some(Command::Stop(NodeStop::Drain)), _)) => {}
                 Either::Right((Some(Command::ListenForSignals), _)) => listen_for_signals(stops.clone()),
-                Either::Right((Some(Command::Stop(_) | Command::Welcome(_)) | None, _)) => {}
+                Either::Right((Some(Command::Welcome(stream)), _)) => server.welcome(in_process(stream)),
+                Either::Right((Some(Command::Stop(_)) | None, _)) => {}
             }
         }
     }

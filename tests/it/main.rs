@@ -3,6 +3,8 @@
 
 mod support;
 
+#[cfg(feature = "cli")]
+mod cli;
 mod edges;
 mod history;
 mod inputs;

@@ -1,0 +1,139 @@
+//! Nodes: started, stopped, started anew, killed.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use super::{User, count, wait_for_end};
+use crate::support::on_a_thread;
+
+#[test]
+fn a_node_that_is_started_anew_keeps_its_history_and_its_settings() {
+    let mut user = User::new();
+    user.start_node(&["--task-threads", "3", "--limit", "ended_jobs_max=5"]);
+    let text = user.file("text", "a b\n");
+    let ended = user.submits(&["word-count", &count(&text), "--autostop", "--wait"]);
+    let ended = ended.lines().next().expect("the id").to_owned();
+    let stopped = user.submits(&["ticker"]);
+    let before = user.node_process();
+    let said = user.types(&["jobmanager", "restart", "--format", "json"]).with(0);
+    user.address = said.json()["address"].as_str().unwrap().to_owned();
+    assert_ne!(user.node_process(), before);
+    assert!(user.well(&["info"]).contains("task threads     3"));
+    assert!(user.well(&["job", "status", &ended]).contains("completed"));
+    assert!(user.well(&["job", "status", &stopped]).contains("stopped"), "a restart drains");
+    let gone = user.types(&["job", "output", &ended, "counts"]).with(1);
+    assert!(gone.err.contains("are gone"), "{gone:?}");
+    user.well(&["jobmanager", "stop"]);
+    // There is nothing to stop, and all the same to start.
+    let said = user.types(&["jobmanager", "restart", "--format", "json"]).with(0);
+    user.address = said.json()["address"].as_str().unwrap().to_owned();
+    assert!(user.well(&["info"]).contains("task threads     3"));
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn jobs_that_ran_when_their_node_was_killed_read_lost() {
+    let mut user = User::with_node();
+    let text = user.file("text", "a b\n");
+    let ended = user.submits(&["word-count", &count(&text), "--autostop", "--wait"]);
+    let ended = ended.lines().next().expect("the id").to_owned();
+    let running = user.submits(&["ticker"]);
+    user.kills_node();
+    user.types(&["job", "status", &running]).with(3);
+    user.start_node(&[]);
+    let status = user.well(&["job", "status", &running]);
+    assert!(status.contains("lost: the node's process ended while the job ran"), "{status}");
+    assert!(user.well(&["job", "status", &ended]).contains("completed"));
+    let watched = user.types(&["job", "watch", &running]).with(13);
+    assert!(watched.out.contains("lost"), "{watched:?}");
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn two_nodes_do_not_share_a_folder_nor_an_address() {
+    let user = User::with_node();
+    let held = user.node_process().expect("it runs");
+    for flags in [&[][..], &["--daemon"]] {
+        let said = user.types(&[&["jobmanager", "start", "--address", "127.0.0.1:0"], flags].concat()).with(1);
+        assert!(said.err.contains(&format!("in use by another node (process {held})")), "{said:?}");
+    }
+    let other = user.home.path().join("other").display().to_string();
+    let said = user.types(&["jobmanager", "start", "--data-folder", &other]).with(1);
+    assert!(said.err.contains("cannot listen at") && said.err.contains("in use"), "{said:?}");
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn what_is_no_history_is_refused_and_left_as_it_is() {
+    let user = User::new();
+    fs::create_dir(user.data()).unwrap();
+    let history = user.data().join("history.redb");
+    fs::write(&history, "letters to a friend").unwrap();
+    for flags in [&[][..], &["--daemon"]] {
+        let said = user.types(&[&["jobmanager", "start"], flags].concat()).with(1);
+        assert!(said.err.contains("is not a history of proscenium"), "{said:?}");
+    }
+    assert_eq!(fs::read_to_string(&history).unwrap(), "letters to a friend");
+    let blocked = user.file("blocked", "a file, not a folder").display().to_string();
+    let said = user.types(&["jobmanager", "start", "--data-folder", &blocked]).with(1);
+    assert!(said.err.contains("the data folder") && said.err.contains("cannot be used"), "{said:?}");
+}
+
+#[test]
+fn a_node_in_the_foreground_says_where_it_is_and_ends_by_a_signal() {
+    let mut user = User::new();
+    let mut child =
+        user.command(&["jobmanager", "start"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let said = on_a_thread("the greeting", move || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line
+    });
+    let address = said.strip_prefix("serving at ").and_then(|rest| rest.split(' ').next()).expect("it greets");
+    user.address = address.to_owned();
+    user.submits(&["ticker"]);
+    let process = child.id();
+    assert!(Command::new("kill").args(["-TERM", &process.to_string()]).status().unwrap().success());
+    let status = on_a_thread("the end of the node", move || child.wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_node_that_cannot_start_says_why_and_leaves_no_process() {
+    let user = User::new();
+    for (flags, code, part) in [
+        (&["--address", "nowhere"][..], 1, "cannot listen at nowhere"),
+        (&["--address", "0.0.0.0:0"], 1, "use TLS, or say `insecure_plaintext`"),
+        (&["--limit", "speed=9"], 2, "there is no limit `speed`"),
+        (&["--tls-certificate", "no.pem", "--tls-key", "no.pem"], 1, "no.pem"),
+        (&["--key-file", "/proc/nothing/key"], 1, "key"),
+    ] {
+        let said = user.types(&[&["jobmanager", "start", "--daemon"], flags].concat()).with(code);
+        assert!(said.err.contains(part), "{said:?}");
+        assert!(user.node_process().is_none(), "{flags:?}");
+    }
+}
+
+#[test]
+fn a_node_that_drains_for_too_long_is_not_waited_for() {
+    let mut user = User::new();
+    user.start_node(&["--limit", "port_items=1"]);
+    let process = user.node_process().expect("it runs");
+    let blocked = user.submits(&["ticker", r#"{"interval_ms": 1, "readable": true}"#]);
+    // Nobody reads what it emits, so that once it has emitted more than there is room for, to drain it does not end.
+    let is_full = || user.well(&["job", "explain", &blocked]).contains("output `ticks` has no reader");
+    assert!((0..10_000).any(|_| is_full()), "it never comes to wait for a reader");
+    let said = user.types(&["jobmanager", "stop", "--wait-timeout", "50ms"]).with(5);
+    assert!(said.err.contains("jobmanager stop --cancel"), "{said:?}");
+    assert!(user.well(&["job", "status", &blocked]).contains("draining"), "it can be asked all the same");
+    let health = user.types(&["health"]).with(1);
+    assert!(health.out.starts_with("accepts no jobs: it is stopping"), "{health:?}");
+    let refused = user.types(&["job", "submit", "ticker"]).with(1);
+    assert!(refused.err.contains("the environment is closed"), "{refused:?}");
+    user.well(&["jobmanager", "stop", "--cancel"]);
+    wait_for_end(process);
+}
