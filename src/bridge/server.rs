@@ -122,19 +122,23 @@ impl Server {
                 Err(error) => Err((error, Some(stream))),
             }
         };
-        let met = timeout(self.config.hello_limit, hello).await;
-        self.state.borrow_mut().strangers.retain(|(other, _)| *other != number);
-        let (peer, stream) = match met {
-            Ok(Ok(met)) => met,
+        let met = match timeout(self.config.hello_limit, hello).await {
+            Ok(Ok(met)) => Some(met),
             Ok(Err((error, stream))) => {
-                tracing::info!(%error, "a peer was refused");
+                tracing::debug!(%error, "a peer was refused");
                 if let Some(stream) = stream {
+                    // It counts as a stranger for as long as it holds a descriptor.
                     drain(stream).await;
                 }
-                return;
+                None
             }
-            Err(_) => return tracing::info!("a peer took too long to prove itself"),
+            Err(_) => {
+                tracing::debug!("a peer took too long to prove itself");
+                None
+            }
         };
+        self.state.borrow_mut().strangers.retain(|(other, _)| *other != number);
+        let Some((peer, stream)) = met else { return };
         // As a task of its own, because the stranger's may be aborted.
         spawn_local(async move { self.talk(peer.who, stream).await });
     }

@@ -119,6 +119,7 @@ enum Greeting {
 /// Leaves the terminal, so that nothing that happens there ends the node.
 pub(super) fn detach() {
     // It fails only for a process that leads its group already, which is as good.
+    #[cfg(unix)]
     let _ = rustix::process::setsid();
 }
 

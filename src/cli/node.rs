@@ -128,6 +128,7 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     if start.daemon_child {
         daemon::detach();
     }
+    raise_descriptors();
     let node = node.open()?;
     let address = node.address().map(|address| address.to_string()).unwrap_or_default();
     let record = daemon::record(settings, &start, address.clone());
@@ -144,6 +145,19 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     node.serve().blocking();
     Ok(Code::Done)
 }
+
+/// Each connection takes a file descriptor, and many systems allow 1,024 unless a process asks for more.
+#[cfg(unix)]
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the number of file descriptors could not be raised");
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_descriptors() {}
 
 fn stop_node(stop: &StopNode, settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
     let folder = settings.node.data_folder.clone().or_else(|| data_folder_default().ok());

@@ -25,6 +25,8 @@ mod bad_input;
 mod bounded;
 mod latency;
 mod leaks;
+#[cfg(target_os = "linux")]
+mod load;
 mod properties;
 
 /// All job types that are run in environments of every kind.
@@ -40,6 +42,8 @@ fn jobs() -> proscenium::JobRegistry {
         parallelism::jobs(),
         parity::jobs(),
         bad_input::jobs(),
+        #[cfg(target_os = "linux")]
+        load::jobs(),
         properties::jobs(),
         remote::jobs(),
         services::jobs(),

@@ -53,8 +53,13 @@ pub struct Holdings {
 }
 
 pub fn holdings() -> Holdings {
-    let entries = |directory: &str| std::fs::read_dir(directory).expect("/proc is there").count();
-    Holdings { threads: entries("/proc/self/task"), descriptors: entries("/proc/self/fd") }
+    holdings_of("self")
+}
+
+/// Those of another process.
+pub fn holdings_of(process: &str) -> Holdings {
+    let entries = |of: &str| std::fs::read_dir(format!("/proc/{process}/{of}")).expect("/proc is there").count();
+    Holdings { threads: entries("task"), descriptors: entries("fd") }
 }
 
 /// What each open descriptor is of.
@@ -77,7 +82,12 @@ pub fn settled(expected: Holdings) -> Holdings {
 
 /// Resident memory in bytes.
 pub fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("/proc is there");
+    resident_of("self")
+}
+
+/// That of another process.
+pub fn resident_of(process: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/statm")).expect("/proc is there");
     let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("pages are a number");
     pages * 4096
 }
@@ -89,6 +99,14 @@ pub fn processor_ticks() -> u64 {
     let fields: Vec<&str> = text[text.rfind(')').expect("the name ends") + 1..].split_whitespace().collect();
     let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("ticks are a number");
     ticks(14) + ticks(15)
+}
+
+/// As many descriptors as this process may have, for itself and for those that it starts.
+pub fn many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    raised.expect("a process may have as many descriptors as its limit says");
 }
 
 pub fn mebibytes(bytes: u64) -> f64 {
