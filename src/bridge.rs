@@ -7,6 +7,8 @@
 mod client;
 mod connection;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod hello;
 mod key;

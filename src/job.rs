@@ -1,5 +1,7 @@
 //! A user's job type and what is known of a job: ids, status, outcome.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handle;
 mod id;
 mod options;

@@ -10,6 +10,10 @@ mod cli;
 mod codec;
 mod environment;
 mod flow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[allow(missing_docs, clippy::missing_panics_doc, reason = "no part of the API")]
+pub mod fuzz;
 mod job;
 mod link;
 mod manager;

@@ -309,6 +309,12 @@ impl Decoder {
         self.filled += count;
     }
 
+    /// What the connection holds of the peer's bytes, with the room for more.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn bytes_held(&self) -> usize {
+        self.buffer.capacity() + self.partial.iter().map(|partial| partial.payload.capacity()).sum::<usize>()
+    }
+
     /// The next message, if it is there. Ask until it is not, before more bytes are read.
     pub(super) fn next(&mut self) -> Result<Option<Message<'_>>, FrameError> {
         if let Some(lane) = self.handed_out.take() {
