@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     /// Mutations of each kept input.
-    const MUTATIONS: u64 = 300;
+    const MUTATIONS: u64 = 40;
 
     fn corpus(target: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target)

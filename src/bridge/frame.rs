@@ -22,8 +22,13 @@ pub(super) const HEADER_BYTES: usize = 16;
 /// The payload of one frame at most.
 pub(super) const PAYLOAD_MAX: usize = 64 << 10;
 
-/// Room that is offered to each read from a stream.
-const READ_BYTES: usize = 128 << 10;
+/// Room that is offered to a read from a stream: little, for most connections are idle most of the time, and more once
+/// reads fill it.
+const READ_BYTES_MIN: usize = 4 << 10;
+const READ_BYTES_MAX: usize = 128 << 10;
+
+/// Reads in a row that leave most of the room empty, after which less is offered.
+const SMALL_READS: u32 = 64;
 
 const MORE: u8 = 0b001;
 const LANE_SHIFT: u32 = 1;
@@ -276,6 +281,9 @@ pub(super) struct Decoder {
     buffer: Vec<u8>,
     read: usize,
     filled: usize,
+    /// How long the buffer is to be.
+    wanted: usize,
+    small_reads: u32,
     partial: [Partial; 3],
     /// The lane whose message was handed out, and is to be forgotten.
     handed_out: Option<Lane>,
@@ -290,8 +298,16 @@ struct Partial {
 
 impl Decoder {
     pub(super) fn new(limits: FrameLimits) -> Self {
-        let partial = Default::default();
-        Self { limits, buffer: Vec::new(), read: 0, filled: 0, partial, handed_out: None }
+        Self {
+            limits,
+            buffer: Vec::new(),
+            read: 0,
+            filled: 0,
+            wanted: READ_BYTES_MIN,
+            small_reads: 0,
+            partial: Default::default(),
+            handed_out: None,
+        }
     }
 
     /// Room for the next bytes; never empty. What was read into it is made known by [`filled`](Self::filled).
@@ -300,13 +316,31 @@ impl Decoder {
         self.buffer.copy_within(self.read..self.filled, 0);
         self.filled -= self.read;
         self.read = 0;
-        self.buffer.resize(READ_BYTES, 0);
+        // A part of a frame that has come is kept, whatever is wanted.
+        let length = self.wanted.max(self.filled + READ_BYTES_MIN);
+        if self.buffer.len() != length {
+            self.buffer.resize(length, 0);
+            self.buffer.shrink_to(length);
+        }
         &mut self.buffer[self.filled..]
     }
 
     /// The first `count` bytes of the room are the next ones of the stream.
     pub(super) fn filled(&mut self, count: usize) {
+        let room = self.buffer.len() - self.filled;
         self.filled += count;
+        if count == room {
+            self.wanted = (self.buffer.len() * 2).min(READ_BYTES_MAX);
+            self.small_reads = 0;
+        } else if count < room / 8 {
+            self.small_reads += 1;
+            if self.small_reads >= SMALL_READS {
+                self.wanted = (self.wanted / 2).max(READ_BYTES_MIN);
+                self.small_reads = 0;
+            }
+        } else {
+            self.small_reads = 0;
+        }
     }
 
     /// What the connection holds of the peer's bytes, with the room for more.

@@ -21,11 +21,14 @@ const LIMITS: FrameLimits = FrameLimits { control_bytes_max: 4096, call_bytes_ma
 fn decoded(bytes: &[u8], part: usize) -> (Vec<(Kind, u64, Vec<u8>)>, Option<String>) {
     let mut decoder = Decoder::new(LIMITS);
     let mut messages = Vec::new();
-    for part in bytes.chunks(part.max(1)) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
         let room = decoder.room();
-        assert!(room.len() >= part.len());
-        room[..part.len()].copy_from_slice(part);
-        decoder.filled(part.len());
+        assert!(!room.is_empty());
+        let (now, later) = rest.split_at(part.max(1).min(rest.len()).min(room.len()));
+        room[..now.len()].copy_from_slice(now);
+        decoder.filled(now.len());
+        rest = later;
         loop {
             match decoder.next() {
                 Ok(Some(Message { kind, id, payload, .. })) => messages.push((kind, id, payload.to_vec())),

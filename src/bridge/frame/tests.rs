@@ -172,7 +172,7 @@ proptest! {
         for byte in bytes {
             while let Ok(Some(_)) = decoder.next() {}
             prop_assert!(decoder.partial.iter().all(|partial| partial.payload.capacity() <= 128));
-            prop_assert!(decoder.buffer.capacity() <= READ_BYTES);
+            prop_assert!(decoder.buffer.capacity() <= READ_BYTES_MAX);
             if decoder.next().is_err() {
                 break;
             }
