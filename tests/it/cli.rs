@@ -1,5 +1,6 @@
 //! The command line, typed as a user types it: each command a process of its own.
 
+mod clock;
 mod disks;
 mod documents;
 mod jobs;
