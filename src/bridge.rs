@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod frame;
 #[cfg(any(test, fuzzing))]
+#[allow(clippy::missing_panics_doc, reason = "to panic is how a target fails")]
 pub(crate) mod fuzz;
 mod handshake;
 mod hello;

@@ -4,6 +4,7 @@ mod aggregate;
 mod asynchronous;
 pub(crate) mod chain;
 mod channel;
+mod connect;
 pub(crate) mod context;
 pub(crate) mod counters;
 mod error;
@@ -11,6 +12,7 @@ mod exchange;
 pub(crate) mod graph;
 mod hash;
 mod head;
+mod join;
 mod keyed;
 mod operator;
 mod sink;
@@ -23,6 +25,7 @@ use std::{cell::RefCell, fmt, rc::Rc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use self::connect::{Connected2, Connected3, Connected4};
 pub use self::context::TaskContext;
 pub use self::error::TaskError;
 pub use self::graph::{BuildRefusal, Graph};

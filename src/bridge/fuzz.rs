@@ -17,8 +17,11 @@ use crate::{blocking::block_on, codec, service::CallError};
 /// Small, so that they are met.
 const LIMITS: FrameLimits = FrameLimits { control_bytes_max: 4096, call_bytes_max: 2048, data_bytes_max: 1 << 20 };
 
+/// Messages, and why there are no more of them.
+type Decoded = (Vec<(Kind, u64, Vec<u8>)>, Option<String>);
+
 /// The messages in these bytes, which come in parts of so many, and why there are no more of them.
-fn decoded(bytes: &[u8], part: usize) -> (Vec<(Kind, u64, Vec<u8>)>, Option<String>) {
+fn decoded(bytes: &[u8], part: usize) -> Decoded {
     let mut decoder = Decoder::new(LIMITS);
     let mut messages = Vec::new();
     let mut rest = bytes;

@@ -13,7 +13,7 @@ use crate::flow::{
 };
 
 /// Tables are seeded at random: unlike the routing hash, they resist keys chosen to collide.
-type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// How items are taken into an accumulator.
 pub(crate) trait Folding<T>: 'static {

@@ -1,6 +1,6 @@
 //! Streams whose items have a key.
 
-use std::{fmt, hash::Hash, ops::AddAssign};
+use std::{cell::RefCell, fmt, hash::Hash, ops::AddAssign, rc::Rc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -8,7 +8,7 @@ use crate::flow::{
     aggregate::{Combine, Fold, FoldByKey, Folding, MapWithState, Reduce},
     chain::BoxStage,
     exchange::ByKey,
-    graph::BuildRefusal,
+    graph::{Blueprint, BuildRefusal},
     hash::KEY_GROUPS,
     stream::{Exchange, Pairing, Stream},
 };
@@ -35,6 +35,11 @@ impl<K, T> fmt::Debug for KeyedStream<K, T> {
 impl<K: Send + 'static, T: Send + 'static> KeyedStream<K, T> {
     pub(crate) fn new(stream: Stream<(K, T)>, parallelism: usize) -> Self {
         Self { stream, parallelism }
+    }
+
+    /// The items with their keys, and how many instances the keys are to be dealt out to.
+    pub(crate) fn into_parts(self) -> (Stream<(K, T)>, usize) {
+        (self.stream, self.parallelism)
     }
 
     /// How many instances the keys are dealt out to. By default the job's parallelism. 0 or more than 128 refuses the
@@ -146,23 +151,27 @@ where
     }
 }
 
+/// The instances that keys are dealt out to. A number that cannot be refuses the flow.
+pub(crate) fn key_parallelism(blueprint: &Rc<RefCell<Blueprint>>, parallelism: usize) -> usize {
+    // Here, so that it names what the user wrote and not the exchange it comes to.
+    let operator = || "key_by".to_owned();
+    if parallelism == 0 {
+        blueprint.borrow_mut().refuse(BuildRefusal::ZeroParallelism { operator: operator() });
+    }
+    if parallelism > KEY_GROUPS {
+        let refusal = BuildRefusal::TooParallel { operator: operator(), asked: parallelism, limit: KEY_GROUPS };
+        blueprint.borrow_mut().refuse(refusal);
+    }
+    parallelism.min(KEY_GROUPS)
+}
+
 fn exchange<K, V>(stream: Stream<(K, V)>, parallelism: usize) -> Stream<(K, V)>
 where
     K: Hash + Send + 'static,
     V: Serialize + DeserializeOwned + Send + 'static,
 {
-    let mut limited = parallelism;
-    if parallelism == 0 {
-        // Here, so that it names what the user wrote and not the exchange it comes to.
-        stream.blueprint().borrow_mut().refuse(BuildRefusal::ZeroParallelism { operator: "key_by".to_owned() });
-    }
-    if parallelism > KEY_GROUPS {
-        let operator = "key_by".to_owned();
-        let refusal = BuildRefusal::TooParallel { operator, asked: parallelism, limit: KEY_GROUPS };
-        stream.blueprint().borrow_mut().refuse(refusal);
-        limited = KEY_GROUPS;
-    }
-    let mut exchange = Exchange::begin(stream.blueprint(), limited);
+    let parallelism = key_parallelism(stream.blueprint(), parallelism);
+    let mut exchange = Exchange::begin(stream.blueprint(), parallelism);
     exchange.add(stream, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
     exchange.finish()
 }

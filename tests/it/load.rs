@@ -170,7 +170,7 @@ fn be_strange(address: &str, number: usize, held: &mut VecDeque<TcpStream>) {
             return;
         }
     };
-    if number % 8 == 0 {
+    if number.is_multiple_of(8) {
         let _ = stream.set_read_timeout(Some(Duration::from_secs(1))).and_then(|()| stream.read(&mut [0; 256]));
     }
 }

@@ -17,6 +17,7 @@ mod parallelism;
 mod parity;
 mod remote;
 mod services;
+mod several;
 mod sources;
 mod supervision;
 mod tidy;
@@ -47,6 +48,7 @@ fn jobs() -> proscenium::JobRegistry {
         properties::jobs(),
         remote::jobs(),
         services::jobs(),
+        several::jobs(),
         sources::jobs(),
         supervision::jobs(),
     ];
