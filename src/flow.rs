@@ -30,6 +30,7 @@ pub use self::context::TaskContext;
 pub use self::error::TaskError;
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
+pub use self::operator::Either;
 pub use self::sink::Sink;
 pub use self::source::{
     BatchSource, IntoBatchSource, Iterable, IteratorPart, More, Next, OnePart, ParallelRange, Part, Partitioned,

@@ -37,7 +37,7 @@ pub use environment::{
     OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
-    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Flow, Graph, IntoBatchSource, Iterable,
+    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Flow, Graph, IntoBatchSource, Iterable,
     IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, RangePart, Sink,
     Source, Splittable, Stream, TaskContext, TaskError, TextFile, TextPart, partitioned,
 };

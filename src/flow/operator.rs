@@ -356,3 +356,89 @@ impl<T: Clone> Stage<T> for Tee<T> {
         self.right.settle(ending);
     }
 }
+
+/// One of two: which stream of a [`split_map`](crate::Stream::split_map) an item goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Either<A, B> {
+    /// Into the first.
+    Left(A),
+    /// Into the second.
+    Right(B),
+}
+
+/// Two chains behind one: each item goes into one of them.
+pub(crate) struct Split<F, A, B> {
+    meter: Meter,
+    f: F,
+    lefts: Vec<A>,
+    rights: Vec<B>,
+    left: BoxStage<A>,
+    right: BoxStage<B>,
+}
+
+impl<F, A, B> Split<F, A, B> {
+    pub fn new(meter: Meter, f: F, left: BoxStage<A>, right: BoxStage<B>) -> Self {
+        Self { meter, f, lefts: Vec::new(), rights: Vec::new(), left, right }
+    }
+}
+
+impl<T, F: FnMut(T) -> Either<A, B>, A, B> Stage<T> for Split<F, A, B> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        let mut cursor = self.meter.receive(items.len());
+        for item in items.drain(..) {
+            cursor.advance();
+            let side = if self.meter.skips {
+                let f = &mut self.f;
+                self.meter.attempt(cursor.position, || Ok(f(item)))
+            } else {
+                let side = (self.f)(item);
+                self.meter.account.processed += 1;
+                Some(side)
+            };
+            match side {
+                Some(Either::Left(item)) => self.lefts.push(item),
+                Some(Either::Right(item)) => self.rights.push(item),
+                None => {}
+            }
+        }
+        drop(cursor);
+        // A branch that wants no more is spared, so that `take` on one side does not keep the other from ending.
+        if !self.left.wants_more() {
+            self.lefts.clear();
+        }
+        if !self.right.wants_more() {
+            self.rights.clear();
+        }
+        if !self.lefts.is_empty() {
+            self.left.batch(&mut self.lefts)?;
+        }
+        if self.rights.is_empty() { Ok(()) } else { self.right.batch(&mut self.rights) }
+    }
+
+    fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+        self.left.mark(mark)?;
+        self.right.mark(mark)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        // Both are polled, so that a blocked branch does not keep the other from working off what it has.
+        let left = self.left.poll(cx)?;
+        let right = self.right.poll(cx)?;
+        if left.is_pending() || right.is_pending() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+        self.left.flush(lull)?;
+        self.right.flush(lull)
+    }
+
+    fn wants_more(&self) -> bool {
+        self.left.wants_more() || self.right.wants_more()
+    }
+
+    fn settle(&mut self, ending: Ending) {
+        self.meter.settle(ending);
+        self.left.settle(ending);
+        self.right.settle(ending);
+    }
+}

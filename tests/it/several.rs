@@ -1,7 +1,7 @@
-//! Several inputs: connected streams, each with a closure of its own, and joins by key.
+//! Several inputs and several outputs: connected streams, each with a closure of its own, joins by key, and splits.
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use proscenium::{BuildRefusal, LocalEnvironment, Stream};
+use proscenium::{BuildRefusal, Either, ErrorPolicy, LocalEnvironment, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{completed, each_environment, job, output_of, read, refusal, registered, sorted};
@@ -18,7 +18,11 @@ registered![
     Outer,
     Joined,
     Unequal,
-    Fails
+    Fails,
+    Parted,
+    OneSideTaken,
+    PartedByKind,
+    PartedBadly
 ];
 
 job!(Connected { parallelism: usize }, |job, flow| {
@@ -193,6 +197,90 @@ fn inputs_of_unequal_parallelism_are_refused_when_the_flow_is_built() {
     });
 }
 
+job!(Parted { parallelism: usize }, |job, flow| {
+    let (even, odd) = flow.from_batch(0..1000u64).rebalance(job.parallelism).split(|n| n % 2 == 0);
+    even.collect("even");
+    odd.map(|n| n + 1000).collect("odd");
+});
+
+job!(OneSideTaken {}, |this, flow| {
+    let (even, odd) = flow.from_batch(0..100_000u64).split(|n| n % 2 == 0);
+    even.take(3).collect("even");
+    odd.count().collect("odd");
+});
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Event {
+    Login(String),
+    Purchase { user: String, amount: u32 },
+    Logout,
+}
+
+job!(PartedByKind { events: Vec<Event> }, |job, flow| {
+    let (logins, others) = flow.from_batch(job.events.clone()).split_map(|event| match event {
+        Event::Login(user) => Either::Left(user),
+        other => Either::Right(other),
+    });
+    let (purchases, rest) = others.split_map(|event| match event {
+        Event::Purchase { user, amount } => Either::Left((user, amount)),
+        other => Either::Right(other),
+    });
+    logins.collect("logins");
+    purchases.collect("purchases");
+    rest.count().collect("rest");
+});
+
+job!(PartedBadly { skip: bool }, |job, flow| {
+    let (low, high) = flow.from_batch(1..=8u64).split(|n| if *n == 3 { panic!("not {n}") } else { *n < 5 });
+    let policy = if job.skip { ErrorPolicy::Skip } else { ErrorPolicy::Fail };
+    // The policy is that of the operator, whichever of its streams it is named on.
+    low.on_error(policy).collect("low");
+    high.collect("high");
+});
+
+#[test]
+fn a_stream_that_is_split_has_each_item_on_one_side() {
+    each_environment(async |env| {
+        for parallelism in [1, 3] {
+            let job = completed(env, Parted { parallelism }).await;
+            let even: Vec<u64> = read(&job, "even").await;
+            assert_eq!(sorted(even), (0..1000).step_by(2).collect::<Vec<_>>());
+            let odd: Vec<u64> = read(&job, "odd").await;
+            assert_eq!(sorted(odd), (1001..2000).step_by(2).collect::<Vec<_>>());
+        }
+        let job = completed(env, OneSideTaken {}).await;
+        assert_eq!(read::<u64>(&job, "even").await, [0, 2, 4]);
+        assert_eq!(read::<u64>(&job, "odd").await, [50_000], "one side's end does not end the other");
+    });
+}
+
+#[test]
+fn an_enum_is_split_into_its_arms() {
+    each_environment(async |env| {
+        let purchase = |user: &str, amount| Event::Purchase { user: user.to_owned(), amount };
+        let events =
+            vec![Event::Login("ann".to_owned()), purchase("ann", 5), Event::Logout, purchase("bob", 7), Event::Logout];
+        let job = completed(env, PartedByKind { events }).await;
+        assert_eq!(read::<String>(&job, "logins").await, ["ann"]);
+        let purchases: Vec<(String, u32)> = read(&job, "purchases").await;
+        assert_eq!(purchases, [("ann".to_owned(), 5), ("bob".to_owned(), 7)]);
+        assert_eq!(read::<u64>(&job, "rest").await, [2]);
+    });
+}
+
+#[test]
+fn an_item_that_cannot_be_split_fails_the_job_or_is_set_aside() {
+    each_environment(async |env| {
+        let job = crate::support::start(env, PartedBadly { skip: false }).await;
+        let outcome = crate::support::ended(&job).await.to_string();
+        assert!(outcome.contains("`split` (instance 0) panicked at item 3: not 3"), "{outcome}");
+        let job = completed(env, PartedBadly { skip: true }).await;
+        assert_eq!(read::<u64>(&job, "low").await, [1, 2, 4]);
+        assert_eq!(read::<u64>(&job, "high").await, [5, 6, 7, 8]);
+        assert_eq!(job.dead_letters().await.unwrap().total, 1);
+    });
+}
+
 /// A key that bears no hashing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Brittle(u32);
@@ -249,7 +337,7 @@ job!(Joined { case: Case }, |job, flow| {
 });
 
 type Item = (u8, u16);
-type Either = (Option<Item>, Option<Item>);
+type Sides = (Option<Item>, Option<Item>);
 
 /// The same by two nested loops.
 fn naive(case: &Case) -> (Vec<(Item, Item)>, Vec<Item>, Vec<Item>) {
@@ -279,7 +367,7 @@ fn a_join_is_what_two_nested_loops_make() {
             let outer: Vec<(u8, (Item, Option<Item>))> = read(&job, "left").await;
             let expected: Vec<_> = pairs.iter().map(|(a, b)| (a.0, (*a, Some(*b)))).collect();
             assert_eq!(sorted(outer), sorted(expected.into_iter().chain(left.iter().map(|a| (a.0, (*a, None))))));
-            let full: Vec<(u8, Either)> = read(&job, "full").await;
+            let full: Vec<(u8, Sides)> = read(&job, "full").await;
             let expected: Vec<_> = pairs.iter().map(|(a, b)| (a.0, (Some(*a), Some(*b)))).collect();
             let alone =
                 left.iter().map(|a| (a.0, (Some(*a), None))).chain(right.iter().map(|b| (b.0, (None, Some(*b)))));

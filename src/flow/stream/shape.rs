@@ -11,7 +11,7 @@ use crate::flow::{
     graph::{Blueprint, BuildRefusal, PARALLELISM_MAX},
     keyed::KeyedStream,
     new_chain,
-    operator::{Map, Take, Tee},
+    operator::{Either, Map, Split, Take, Tee},
     stream::Stream,
 };
 
@@ -57,26 +57,82 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Clone,
     {
-        let operator = self.add_operator("tee");
-        let (attach, chain) = (self.attach, self.chain);
-        let join = Rc::new(RefCell::new(TeeJoin { first: None, attach: Some(attach) }));
-        let branch = |join: Rc<RefCell<TeeJoin<T>>>| {
-            let attach = Box::new(move |next: StageFactory<T>| {
-                let mut waiting = join.borrow_mut();
-                let Some(other) = waiting.first.take() else {
-                    waiting.first = Some(next);
-                    return;
-                };
-                let Some(attach) = waiting.attach.take() else { return };
-                drop(waiting);
-                attach(Box::new(move |instance| {
-                    let (left, right) = (other(instance), next(instance));
-                    Box::new(move |task| Box::new(Tee::new(Meter::new(task, operator), left(task), right(task))))
-                }));
-            });
-            Stream::begin(&self.blueprint, chain, attach)
-        };
-        (branch(Rc::clone(&join)), branch(join))
+        self.fork("tee", |_| Box::new(|meter, left, right| Box::new(Tee::new(meter, left, right))))
+    }
+
+    /// Two streams: the items that `f` says yes to, and the others. Each keeps the order of this one; nothing is kept of the
+    /// items. A branch that is never read holds the other up once it is full; each ends with this stream.
+    pub fn split<F>(self, f: F) -> (Stream<T>, Stream<T>)
+    where
+        F: FnMut(&T) -> bool + Clone + Send + 'static,
+    {
+        self.split_fork("split", move || {
+            let mut f = f.clone();
+            move |item| if f(&item) { Either::Left(item) } else { Either::Right(item) }
+        })
+    }
+
+    /// Two streams, of any types: what `f` makes of each item says into which it goes. An enum of several arms is taken
+    /// apart by one `split_map` after the other. Otherwise as [`split`](Self::split).
+    ///
+    /// ```
+    /// use proscenium::{Either, LocalEnvironment, job_fn};
+    ///
+    /// let env = LocalEnvironment::new("doc");
+    /// let job = env.submit(job_fn("parse", |flow| {
+    ///     let (numbers, words) = flow.from_batch(["1", "two", "3"]).split_map(|text| match text.parse::<u32>() {
+    ///         Ok(number) => Either::Left(number),
+    ///         Err(_) => Either::Right(text.to_owned()),
+    ///     });
+    ///     numbers.collect("numbers");
+    ///     words.collect("words");
+    ///     Ok(())
+    /// }));
+    /// let job = job.autostop(true).blocking()?;
+    /// assert_eq!(job.output::<u32>("numbers").blocking()?, [1, 3]);
+    /// assert_eq!(job.output::<String>("words").blocking()?, ["two"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn split_map<A, B, F>(self, f: F) -> (Stream<A>, Stream<B>)
+    where
+        A: Send + 'static,
+        B: Send + 'static,
+        F: FnMut(T) -> Either<A, B> + Clone + Send + 'static,
+    {
+        self.split_fork("split_map", move || f.clone())
+    }
+
+    fn split_fork<A, B, F>(self, kind: &'static str, f: impl Fn() -> F + 'static) -> (Stream<A>, Stream<B>)
+    where
+        A: Send + 'static,
+        B: Send + 'static,
+        F: FnMut(T) -> Either<A, B> + Send + 'static,
+    {
+        self.fork(kind, move |_| {
+            let f = f();
+            Box::new(move |meter, left, right| Box::new(Split::new(meter, f, left, right)))
+        })
+    }
+
+    /// Appends an operator with two chains behind it.
+    fn fork<A, B>(
+        self,
+        kind: &'static str,
+        make: impl Fn(usize) -> MakeFork<T, A, B> + 'static,
+    ) -> (Stream<A>, Stream<B>)
+    where
+        A: Send + 'static,
+        B: Send + 'static,
+    {
+        let operator = self.add_operator(kind);
+        let chain = self.chain;
+        let fork = Fork { left: None, right: None, attach: Some(self.attach), make: Some(Box::new(make)), operator };
+        let fork = Rc::new(RefCell::new(fork));
+        let other = Rc::clone(&fork);
+        let left = Box::new(move |next| Fork::complete(&fork, |fork| fork.left = Some(next)));
+        let left = Stream::begin(&self.blueprint, chain, left);
+        let right = Box::new(move |next| Fork::complete(&other, |fork| fork.right = Some(next)));
+        (left, Stream::begin(&self.blueprint, chain, right))
     }
 
     /// Deals the items out to `parallelism` instances in turn, item by item. A parallelism of 0 refuses the flow.
@@ -125,10 +181,39 @@ impl<T: Send + 'static> Stream<T> {
     }
 }
 
-/// A tee of which one branch is complete.
-struct TeeJoin<T> {
-    first: Option<StageFactory<T>>,
+/// How the stage of an operator with two chains behind it is made.
+type MakeFork<T, A, B> = Box<dyn FnOnce(Meter, BoxStage<A>, BoxStage<B>) -> BoxStage<T> + Send>;
+
+/// An operator with two chains behind it, which are completed one after the other.
+struct Fork<T, A, B> {
+    left: Option<StageFactory<A>>,
+    right: Option<StageFactory<B>>,
     attach: Option<Box<dyn FnOnce(StageFactory<T>)>>,
+    /// Taken when it is attached.
+    make: Option<Box<dyn Fn(usize) -> MakeFork<T, A, B>>>,
+    operator: usize,
+}
+
+impl<T: 'static, A: 'static, B: 'static> Fork<T, A, B> {
+    /// One of its chains is complete. With the second one, the operator is attached to what is in front of it.
+    fn complete(fork: &RefCell<Self>, chain: impl FnOnce(&mut Self)) {
+        let mut this = fork.borrow_mut();
+        chain(&mut this);
+        if this.left.is_none() || this.right.is_none() {
+            return;
+        }
+        let (left, right) = (this.left.take(), this.right.take());
+        let (Some(left), Some(right), Some(attach), Some(make)) = (left, right, this.attach.take(), this.make.take())
+        else {
+            return;
+        };
+        let operator = this.operator;
+        drop(this);
+        attach(Box::new(move |instance| {
+            let (make, left, right) = (make(instance), left(instance), right(instance));
+            Box::new(move |task| make(Meter::new(task, operator), left(task), right(task)))
+        }));
+    }
 }
 
 /// Which producers have a channel to which consumers.
