@@ -184,13 +184,16 @@ impl<T: Send + 'static> Stream<T> {
 /// How the stage of an operator with two chains behind it is made.
 type MakeFork<T, A, B> = Box<dyn FnOnce(Meter, BoxStage<A>, BoxStage<B>) -> BoxStage<T> + Send>;
 
+/// The same for the instance of this number.
+type ForkFactory<T, A, B> = Box<dyn Fn(usize) -> MakeFork<T, A, B>>;
+
 /// An operator with two chains behind it, which are completed one after the other.
 struct Fork<T, A, B> {
     left: Option<StageFactory<A>>,
     right: Option<StageFactory<B>>,
     attach: Option<Box<dyn FnOnce(StageFactory<T>)>>,
     /// Taken when it is attached.
-    make: Option<Box<dyn Fn(usize) -> MakeFork<T, A, B>>>,
+    make: Option<ForkFactory<T, A, B>>,
     operator: usize,
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::shape::{Keyed, Node, Origin, Policy, ROOT, Step, Whole, branch_name, entry, is_bad};
+use super::shape::{
+    Join, JoinKind, Keyed, Node, Origin, Policy, ROOT, Step, Whole, branch_name, changed, entry, is_bad, pair,
+};
 
 /// What a job has to yield if it processes the whole of what its sources emitted.
 #[derive(Debug, Default)]
@@ -28,7 +30,9 @@ pub fn origins(node: &Node) -> Vec<&Origin> {
     match node {
         Node::From(origin) => vec![origin],
         Node::Then(before, _) => origins(before),
-        Node::Union(left, right) => [origins(left), origins(right)].concat(),
+        Node::Union(left, right) | Node::Connect(left, right) | Node::Join(left, right, _) => {
+            [origins(left), origins(right)].concat()
+        }
     }
 }
 
@@ -45,6 +49,9 @@ pub fn evaluate(root: &Node, emitted: Vec<Vec<u64>>) -> Expected {
     evaluator.expected.outputs.insert(ROOT.to_owned(), items);
     evaluator.expected
 }
+
+/// A join of more is not worked out; its number is told, and such graphs are not run.
+const PAIRS_MAX: usize = 100_000;
 
 struct Evaluator {
     emitted: std::vec::IntoIter<Vec<u64>>,
@@ -65,8 +72,40 @@ impl Evaluator {
                 items.append(&mut self.node(right));
                 items
             }
+            Node::Connect(left, right) => {
+                let mut items = self.node(left);
+                items.extend(self.node(right).into_iter().map(changed));
+                items
+            }
+            Node::Join(left, right, join) => {
+                let left = self.node(left);
+                let right = self.node(right);
+                self.join(&left, &right, join)
+            }
         };
         self.expected.peak = self.expected.peak.max(items.len());
+        items
+    }
+
+    fn join(&mut self, left: &[u64], right: &[u64], Join { how, keys, .. }: &Join) -> Vec<u64> {
+        let mut sides: BTreeMap<u64, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
+        left.iter().for_each(|item| sides.entry(item % keys).or_default().0.push(*item));
+        right.iter().for_each(|item| sides.entry(item % keys).or_default().1.push(*item));
+        let pairs: usize = sides.values().map(|(left, right)| left.len() * right.len()).sum();
+        self.expected.peak = self.expected.peak.max(pairs);
+        if pairs > PAIRS_MAX {
+            return Vec::new();
+        }
+        let mut items = Vec::new();
+        for (left, right) in sides.into_values() {
+            if right.is_empty() && *how != JoinKind::Inner {
+                items.extend(left.iter().map(|left| pair(Some(*left), None)));
+            }
+            if left.is_empty() && *how == JoinKind::FullOuter {
+                items.extend(right.iter().map(|right| pair(None, Some(*right))));
+            }
+            items.extend(left.iter().flat_map(|left| right.iter().map(|right| pair(Some(*left), Some(*right)))));
+        }
         items
     }
 
@@ -111,6 +150,12 @@ impl Evaluator {
             Step::Diamond(ref first, ref second) => {
                 let mut left = self.steps(items.clone(), first);
                 left.append(&mut self.steps(items, second));
+                left
+            }
+            Step::Split(of, ref first, ref second) => {
+                let (left, right) = items.into_iter().partition(|item| item % of == 0);
+                let mut left = self.steps(left, first);
+                left.append(&mut self.steps(right, second));
                 left
             }
             Step::Branch(ref steps) => {

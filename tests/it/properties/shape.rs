@@ -18,6 +18,34 @@ pub enum Node {
     From(Origin),
     Then(Box<Node>, Step),
     Union(Box<Node>, Box<Node>),
+    /// The left items as they are, the right ones changed.
+    Connect(Box<Node>, Box<Node>),
+    Join(Box<Node>, Box<Node>, Join),
+}
+
+/// A join of two streams by their items' rest.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Join {
+    pub how: JoinKind,
+    pub keys: u64,
+    pub parallelism: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JoinKind {
+    Inner,
+    LeftOuter,
+    FullOuter,
+}
+
+/// What the right side of a connection is changed to.
+pub fn changed(item: u64) -> u64 {
+    item.wrapping_mul(3).wrapping_add(1)
+}
+
+/// A pair of a join as one number: the same for the flow and the evaluator.
+pub fn pair(left: Option<u64>, right: Option<u64>) -> u64 {
+    left.unwrap_or(7).wrapping_mul(31).wrapping_add(right.unwrap_or(11))
 }
 
 /// A source of `count` items, `first` and those that follow it.
@@ -84,6 +112,8 @@ pub enum Step {
     },
     /// Both ways for every item, and the results in one stream again.
     Diamond(Vec<Step>, Vec<Step>),
+    /// Multiples of a number one way, the others another, and the results in one stream again.
+    Split(u64, Vec<Step>, Vec<Step>),
     /// A copy of the stream ends in an output of its own.
     Branch(Vec<Step>),
 }
@@ -199,6 +229,23 @@ impl Builder<'_> {
                 let right = self.node(right);
                 joined(left, right)
             }
+            Node::Connect(left, right) => {
+                let left = self.node(left);
+                let right = self.node(right);
+                let parallelism = left.parallelism();
+                let right = if right.parallelism() == parallelism { right } else { right.rebalance(parallelism) };
+                left.connect(right).co_map((), |(), item| item, |(), item| changed(item))
+            }
+            Node::Join(left, right, Join { how, keys, parallelism }) => {
+                let (how, keys, parallelism) = (*how, *keys, *parallelism);
+                let left = self.node(left).key_by(move |item| item % keys).parallelism(parallelism);
+                let right = self.node(right).key_by(move |item| item % keys).parallelism(parallelism);
+                match how {
+                    JoinKind::Inner => left.join(right).map(|(_, (a, b))| pair(Some(a), Some(b))),
+                    JoinKind::LeftOuter => left.left_outer_join(right).map(|(_, (a, b))| pair(Some(a), b)),
+                    JoinKind::FullOuter => left.full_outer_join(right).map(|(_, (a, b))| pair(a, b)),
+                }
+            }
         }
     }
 
@@ -262,6 +309,12 @@ impl Builder<'_> {
             }
             Step::Diamond(ref first, ref second) => {
                 let (left, right) = stream.tee();
+                let left = self.steps(left, first);
+                let right = self.steps(right, second);
+                joined(left, right)
+            }
+            Step::Split(of, ref first, ref second) => {
+                let (left, right) = stream.split(move |item| item % of == 0);
                 let left = self.steps(left, first);
                 let right = self.steps(right, second);
                 joined(left, right)

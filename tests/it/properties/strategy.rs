@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{
     drive::{Case, Plan, Room},
     eval::{evaluate, items_of, origins},
-    shape::{Fault, Keyed, Node, Order, Origin, OriginKind, Policy, RandomJob, Record, Step, Whole},
+    shape::{Fault, Join, JoinKind, Keyed, Node, Order, Origin, OriginKind, Policy, RandomJob, Record, Step, Whole},
 };
 use crate::support::Place;
 
@@ -70,16 +70,26 @@ fn step() -> impl Strategy<Value = Step> {
         let steps = prop::collection::vec(inner, 0..3);
         prop_oneof![
             (steps.clone(), steps.clone()).prop_map(|(first, second)| Step::Diamond(first, second)),
+            (1..6u64, steps.clone(), steps.clone()).prop_map(|(of, first, second)| Step::Split(of, first, second)),
             steps.prop_map(Step::Branch),
         ]
     })
+}
+
+fn join() -> impl Strategy<Value = Join> {
+    let how = prop_oneof![Just(JoinKind::Inner), Just(JoinKind::LeftOuter), Just(JoinKind::FullOuter)];
+    (how, 1..200u64, parallelism()).prop_map(|(how, keys, parallelism)| Join { how, keys, parallelism })
 }
 
 fn node() -> impl Strategy<Value = Node> {
     origin().prop_recursive(6, 24, 2, |inner| {
         prop_oneof![
             3 => (inner.clone(), step()).prop_map(|(before, step)| Node::Then(Box::new(before), step)),
-            1 => (inner.clone(), inner).prop_map(|(left, right)| Node::Union(Box::new(left), Box::new(right))),
+            1 => (inner.clone(), inner.clone()).prop_map(|(left, right)| Node::Union(Box::new(left), Box::new(right))),
+            1 => (inner.clone(), inner.clone())
+                .prop_map(|(left, right)| Node::Connect(Box::new(left), Box::new(right))),
+            1 => (inner.clone(), inner, join())
+                .prop_map(|(left, right, join)| Node::Join(Box::new(left), Box::new(right), join)),
         ]
     })
 }
