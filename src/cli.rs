@@ -81,8 +81,8 @@ pub fn command_line(jobs: JobRegistry) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8));
         }
     };
-    let format = arguments.common.format.unwrap_or_default();
-    match carry_out(arguments, jobs, command) {
+    let mut format = arguments.common.format.unwrap_or_default();
+    match carry_out(arguments, jobs, command, &mut format) {
         Ok(code) => ExitCode::from(code as u8),
         Err(failure) => {
             tell(&failure, format);
@@ -112,7 +112,13 @@ fn tell(failure: &Failure, format: Format) {
     };
 }
 
-fn carry_out(arguments: Arguments, jobs: JobRegistry, mut command: clap::Command) -> Result<Code, Failure> {
+/// `format` is how a failure is to be told, once that is known.
+fn carry_out(
+    arguments: Arguments,
+    jobs: JobRegistry,
+    mut command: clap::Command,
+    format: &mut Format,
+) -> Result<Code, Failure> {
     let Arguments { common, command: what } = arguments;
     if let Command::Completions { shell } = what {
         // Written as a whole, since the generator does not expect its reader to go.
@@ -122,6 +128,7 @@ fn carry_out(arguments: Arguments, jobs: JobRegistry, mut command: clap::Command
         return Ok(Code::Done);
     }
     let settings = Settings::load(&common, daemon::is_child(&what))?;
+    *format = settings.format;
     log(if daemon::serves(&what) { "info" } else { "off" });
     let mut screen = Screen::new(settings.format);
     match what {

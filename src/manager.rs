@@ -315,6 +315,8 @@ impl Handler<Close> for JobManager {
             self.closing = Closing::Draining;
             // A flow that is still being built is not waited for: `build` is user code that may never return. Its
             // dispatcher is told to forget the job when it comes back.
+            // One that is on its way into the history is forgotten there, behind what it wrote.
+            self.recording.forget(self.preparing.keys().copied().collect());
             for waiter in self.preparing.drain().flat_map(|(_, waiters)| waiters) {
                 waiter.answer(Err(Refusal::EnvironmentClosed));
             }

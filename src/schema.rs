@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use self::fingerprint::Fingerprint;
 #[cfg(feature = "cli")]
-pub(crate) use self::value::Shown;
+pub(crate) use self::value::{Budget, Shown};
 
 /// The structure of a type. Node 0 is the type itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -73,7 +73,11 @@ fn lock(folder: &Path) -> Result<File, HistoryError> {
     let failed = |error: io::Error| error::folder(folder, &error);
     make_folder(folder).map_err(failed)?;
     let path = folder.join(LOCK);
-    let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut lock = options.open(&path).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -36,10 +36,12 @@ pub(super) struct Common {
     #[arg(long, global = true, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Talk TLS to the node, and trust this certificate alone (PEM).
-    #[arg(long, global = true, value_name = "FILE", env = "PROSCENIUM_TLS_PIN", conflicts_with = "tls_authorities")]
+    /// [env: PROSCENIUM_TLS_PIN]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "tls_authorities")]
     pub tls_pin: Option<PathBuf>,
     /// Talk TLS to the node, and trust certificates that these authorities have signed (PEM).
-    #[arg(long, global = true, value_name = "FILE", env = "PROSCENIUM_TLS_AUTHORITIES")]
+    /// [env: PROSCENIUM_TLS_AUTHORITIES]
+    #[arg(long, global = true, value_name = "FILE")]
     pub tls_authorities: Option<PathBuf>,
     /// Talk to other machines without encryption.
     #[arg(long, global = true)]
@@ -92,7 +94,7 @@ pub(super) enum NodeCommand {
     /// Stops the node, once its jobs have ended.
     Stop(StopNode),
     /// Stops the node, and starts it again in the background as it was started before.
-    Restart(Restart),
+    Restart(StopNode),
     /// Whether the node runs; exit code 3 if it does not.
     Status,
 }
@@ -120,10 +122,12 @@ pub(super) struct Start {
     #[arg(long, value_name = "NAME=VALUE")]
     pub limit: Vec<String>,
     /// Encrypt connections by TLS, with this certificate (PEM).
-    #[arg(long, value_name = "FILE", env = "PROSCENIUM_TLS_CERTIFICATE", requires = "tls_key")]
+    /// [env: PROSCENIUM_TLS_CERTIFICATE]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
     /// The certificate's key (PEM).
-    #[arg(long, value_name = "FILE", env = "PROSCENIUM_TLS_KEY", requires = "tls_certificate")]
+    /// [env: PROSCENIUM_TLS_KEY]
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
     /// It is the background process that `--daemon` has started.
     #[arg(long, hide = true)]
@@ -139,13 +143,7 @@ pub(super) struct StopNode {
     /// How long to wait for its end.
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration)]
     pub wait_timeout: Duration,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Restart {
-    #[command(flatten)]
-    pub stop: StopNode,
-    /// Where its history is [default: `node` beside the key file].
+    /// Where its history is, if it runs on this machine [default: `node` beside the key file].
     #[arg(long, value_name = "FOLDER", env = "PROSCENIUM_DATA")]
     pub data_folder: Option<PathBuf>,
 }

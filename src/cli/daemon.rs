@@ -5,8 +5,9 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
-    process::{Command as Process, Stdio},
+    process::Command as Process,
     sync::mpsc,
     thread,
     time::Duration,
@@ -34,6 +35,8 @@ pub(super) struct Record {
     /// Where it listens.
     pub listens_at: String,
     pub process: u32,
+    /// Where it was started, from which relative paths in parameters are meant.
+    pub folder: Option<PathBuf>,
     /// None: in the variable.
     pub key_file: Option<PathBuf>,
     pub insecure_plaintext: bool,
@@ -41,9 +44,30 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn read(folder: &Path) -> Option<Self> {
-        let text = fs::read(folder.join(RECORD)).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// None if no node was started there yet.
+    pub(super) fn read(folder: &Path) -> Result<Option<Self>, Failure> {
+        let path = folder.join(RECORD);
+        let unreadable = |error: &dyn std::fmt::Display| {
+            Failure::usage(format_args!(
+                "how the node was started is not to be read from {}: {error}; remove it, and start the node by flags",
+                path.display()
+            ))
+        };
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| unreadable(&error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+
+    /// Whether this is the node that is reached at `address`, on this machine.
+    pub(super) fn is_at(&self, address: &str) -> bool {
+        let Ok(own) = self.listens_at.parse::<SocketAddr>() else { return false };
+        let Ok(asked) = address.to_socket_addrs() else { return false };
+        asked.into_iter().any(|asked| {
+            asked.port() == own.port()
+                && (asked.ip() == own.ip() || own.ip().is_unspecified() && asked.ip().is_loopback())
+        })
     }
 
     /// In place of the one that is there, as a whole.
@@ -90,6 +114,7 @@ pub(super) fn record(settings: &Settings, start: &Start, listens_at: String) -> 
         address: settings.address.clone(),
         listens_at,
         process: std::process::id(),
+        folder: env::current_dir().ok(),
         key_file: match &settings.key {
             KeyChoice::File(path) => Some(path.clone()),
             KeyChoice::Variable => None,
@@ -109,7 +134,8 @@ pub(super) fn serves(command: &Command) -> bool {
     matches!(command, Command::Jobmanager(NodeCommand::Start(Start { daemon: false, .. })))
 }
 
-/// What the node in the background says once, on its standard output.
+/// What the node in the background says once, to the process that started it: over its standard input, which is one end
+/// of a socket. Its standard output goes to the log, for whatever its jobs print.
 #[derive(Debug, Serialize, Deserialize)]
 enum Greeting {
     Serving { address: String },
@@ -117,35 +143,59 @@ enum Greeting {
 }
 
 /// Leaves the terminal, so that nothing that happens there ends the node.
+#[cfg(unix)]
 pub(super) fn detach() {
     // It fails only for a process that leads its group already, which is as good.
-    #[cfg(unix)]
     let _ = rustix::process::setsid();
 }
 
+#[cfg(not(unix))]
+pub(super) fn detach() {}
+
 /// Tells the process that started this one how it went.
+#[cfg(unix)]
 pub(super) fn greet(served: Result<&str, &Failure>) {
+    use std::os::{fd::AsFd, unix::net::UnixStream};
     let greeting = match served {
         Ok(address) => Greeting::Serving { address: address.to_owned() },
         Err(failure) => Greeting::Failed { message: failure.message.clone(), exit_code: failure.code as u8 },
     };
-    let mut out = io::stdout().lock();
     // If that process has gone, there is nobody to tell.
-    let _ = serde_json::to_writer(&mut out, &greeting).map_err(io::Error::from).and_then(|()| writeln!(out));
-    let _ = out.flush();
+    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else { return };
+    let mut socket = UnixStream::from(socket);
+    let _ = serde_json::to_writer(&mut socket, &greeting).map_err(io::Error::from).and_then(|()| writeln!(socket));
+    let _ = socket.shutdown(std::net::Shutdown::Write);
 }
 
-/// Starts the node in the background, and returns where it listens, and where its log is.
+#[cfg(not(unix))]
+pub(super) fn greet(_: Result<&str, &Failure>) {}
+
+#[cfg(not(unix))]
+pub(super) fn spawn(_: &Record) -> Result<(String, u32, PathBuf), Failure> {
+    Err(Failure::usage("a node in the background takes a Unix; start it in the foreground, as a service"))
+}
+
+/// Starts the node in the background, and returns where it listens, its process, and where its log is.
+#[cfg(unix)]
 pub(super) fn spawn(record: &Record) -> Result<(String, u32, PathBuf), Failure> {
+    use std::os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt, net::UnixStream},
+    };
     let folder = record.start.data_folder.as_deref().unwrap_or(Path::new("."));
     let log_path = folder.join(LOG);
     let unwritable = |error: io::Error| {
         Failure::new(Code::Refused, format_args!("the log {} cannot be written: {error}", log_path.display()))
     };
     make_folder(folder).map_err(unwritable)?;
-    let log = File::options().create(true).append(true).open(&log_path).map_err(unwritable)?;
+    // Like the history, it may quote what jobs worked on.
+    let log = File::options().create(true).append(true).mode(0o600).open(&log_path).map_err(unwritable)?;
+    let (socket, childs) = UnixStream::pair()?;
     let mut process = Process::new(env::current_exe()?);
-    process.args(record.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    process.args(record.arguments()).stdin(OwnedFd::from(childs)).stdout(log.try_clone()?).stderr(log);
+    if let Some(folder) = record.folder.as_deref().filter(|folder| folder.is_dir()) {
+        process.current_dir(folder);
+    }
     // Everything is in its arguments, but for a key.
     for variable in
         ["ADDRESS", "KEY_FILE", "TLS_PIN", "TLS_AUTHORITIES", "TLS_CERTIFICATE", "TLS_KEY", "DATA", "CONFIG"]
@@ -153,12 +203,12 @@ pub(super) fn spawn(record: &Record) -> Result<(String, u32, PathBuf), Failure> 
         process.env_remove(format!("PROSCENIUM_{variable}"));
     }
     let mut child = process.spawn()?;
+    // It holds this process's copy of the child's end.
+    drop(process);
     let id = child.id();
     let mut said = String::new();
-    if let Some(out) = child.stdout.take() {
-        // The end of the stream, if the process ends before it says something.
-        BufReader::new(out).read_line(&mut said)?;
-    }
+    // Nothing, if the process ends before it says something.
+    BufReader::new(socket).read_line(&mut said)?;
     match serde_json::from_str(&said) {
         Ok(Greeting::Serving { address }) => Ok((address, id, log_path)),
         Ok(Greeting::Failed { message, exit_code }) => {
@@ -178,11 +228,6 @@ pub(super) fn spawn(record: &Record) -> Result<(String, u32, PathBuf), Failure> 
 fn make_folder(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-#[cfg(not(unix))]
-fn make_folder(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)
 }
 
 /// Waits until no process uses the data folder; `false` if one still does after `limit`.

@@ -27,7 +27,7 @@ fn reason(outcome: &Outcome) -> Option<String> {
 }
 
 fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    super::table::written(humantime::format_rfc3339_millis(time))
 }
 
 pub(super) fn job(status: &JobStatus) -> Value {

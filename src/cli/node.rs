@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    args::{NodeCommand, Restart, Start, StopNode},
+    args::{NodeCommand, Start, StopNode},
     daemon::{self, Record},
     exit::{Code, Failure},
     json,
@@ -14,13 +14,19 @@ use super::{
     settings::{self, KeyChoice, Settings, absolute},
     table,
 };
+use futures::future::BoxFuture;
+
 use crate::{
     blocking::block_on,
     bridge::{Key, TlsIdentity},
-    job::{Health, JobRegistry},
+    environment::{Environment, RemoteEnvironment},
+    job::{Health, JobId, JobRegistry, QueryError},
     link::NodeStop,
     node::Node,
 };
+
+/// Between one look for a node that cannot be reached and the next.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 pub(super) fn carry_out(
     command: NodeCommand,
@@ -49,11 +55,10 @@ pub(super) fn carry_out(
 
 /// What flags and variables say, else what the configuration file says.
 fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
-    let tls_is_flagged = flags.tls_certificate.is_some();
-    let (certificate, key) = match tls_is_flagged {
-        true => (flags.tls_certificate, flags.tls_key),
-        false => (file.tls_certificate, file.tls_key),
-    };
+    let variables = (settings::path_in("PROSCENIUM_TLS_CERTIFICATE"), settings::path_in("PROSCENIUM_TLS_KEY"));
+    let identity = [(flags.tls_certificate, flags.tls_key), variables, (file.tls_certificate, file.tls_key)];
+    let identity = identity.into_iter().find(|(certificate, key)| certificate.is_some() || key.is_some());
+    let (certificate, key) = identity.unwrap_or_default();
     if certificate.is_some() != key.is_some() {
         return Err(Failure::usage("TLS takes both a certificate and its key"));
     }
@@ -160,16 +165,11 @@ fn raise_descriptors() {
 fn raise_descriptors() {}
 
 fn stop_node(stop: &StopNode, settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
-    let folder = settings.node.data_folder.clone().or_else(|| data_folder_default().ok());
-    if stop_and_wait(stop, settings, &settings.address, folder.as_deref())? {
-        say(screen, "stopped", "the node has ended")?;
-        return Ok(Code::Done);
-    }
-    let message = format!(
-        "the node has been told to stop, and has not ended within {}: jobs are still draining; `jobmanager stop --cancel` cancels them",
-        humantime::format_duration(stop.wait_timeout)
-    );
-    Err(Failure::new(Code::WaitedTooLong, message))
+    let folder = stop.data_folder.clone().or_else(|| settings.node.data_folder.clone());
+    let folder = folder.or_else(|| data_folder_default().ok());
+    stop_and_wait(stop, settings, &settings.address, folder.as_deref())?;
+    say(screen, "stopped", "the node has ended")?;
+    Ok(Code::Done)
 }
 
 fn say(screen: &mut Screen, state: &str, sentence: &str) -> Result<(), Failure> {
@@ -181,31 +181,74 @@ fn say(screen: &mut Screen, state: &str, sentence: &str) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Whether the node has ended in time. `folder`: where its data may be, if it runs on this machine.
-fn stop_and_wait(stop: &StopNode, settings: &Settings, address: &str, folder: Option<&Path>) -> Result<bool, Failure> {
-    let begun = Instant::now();
+/// Returns once the node has ended. `folder`: where its data may be, if it runs on this machine.
+fn stop_and_wait(stop: &StopNode, settings: &Settings, address: &str, folder: Option<&Path>) -> Result<(), Failure> {
+    let deadline = Instant::now() + stop.wait_timeout;
     let env = settings.connect_to(address, Duration::ZERO)?;
-    let ended = env.disconnected();
+    let lost = env.disconnected();
     let how = if stop.cancel { NodeStop::Cancel } else { NodeStop::Drain };
     block_on(env.stop_node(how))?;
-    if block_on(env.timer().timeout(stop.wait_timeout, ended)).is_err() {
-        return Ok(false);
+    if !is_gone(&env, lost, deadline)? {
+        let message = format!(
+            "the node has been told to stop, and has not ended within {}: jobs are still draining; `jobmanager stop --cancel` cancels them",
+            humantime::format_duration(stop.wait_timeout)
+        );
+        return Err(Failure::new(Code::WaitedTooLong, message));
     }
     // The connection goes before the process does, which still writes its history.
-    let record = folder.and_then(|folder| Record::read(folder).map(|record| (folder, record)));
-    match record {
-        Some((folder, record)) if record.listens_at == address => {
-            Ok(daemon::wait_until_free(folder, stop.wait_timeout.saturating_sub(begun.elapsed())))
+    let record = folder.and_then(|folder| Some((folder, Record::read(folder).ok().flatten()?)));
+    if let Some((folder, record)) = record
+        && record.is_at(address)
+        && !daemon::wait_until_free(folder, deadline.saturating_duration_since(Instant::now()))
+    {
+        return Err(Failure::new(
+            Code::WaitedTooLong,
+            "the node takes no connections any more, but its process goes on",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the node, which was told to stop, is gone before the deadline. A lost connection alone does not say so: its
+/// host has to say that nobody listens there, or another start of it has to answer.
+fn is_gone(env: &RemoteEnvironment, lost: BoxFuture<'static, ()>, deadline: Instant) -> Result<bool, Failure> {
+    let timer = env.timer();
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let mut lost = lost;
+    loop {
+        if block_on(timer.timeout(left(), lost)).is_err() {
+            return Ok(false);
         }
-        _ => Ok(true),
+        // Of a job that no node has, so that the answer is of the node alone.
+        loop {
+            match block_on(timer.timeout(left(), env.job(JobId::random()))) {
+                Err(_) => return Ok(false),
+                Ok(Err(QueryError::Lost { .. })) => return Ok(true),
+                Ok(Err(QueryError::Unreachable { message })) => {
+                    let pause = left().min(RETRY_AFTER);
+                    if pause.is_zero() {
+                        let message = format!("whether the node has ended is not known: {message}");
+                        return Err(Failure::new(Code::NoNode, message));
+                    }
+                    // Nothing tells when the network is back.
+                    let _ = block_on(timer.timeout(pause, std::future::pending::<()>()));
+                }
+                Ok(_) => break,
+            }
+        }
+        lost = env.disconnected();
+        if block_on(env.health()).is_ok_and(|health| health.accepting) {
+            // That is its successor.
+            return Ok(true);
+        }
     }
 }
 
-fn restart_node(restart: &Restart, settings: Settings, screen: &mut Screen) -> Result<Code, Failure> {
+fn restart_node(restart: &StopNode, settings: Settings, screen: &mut Screen) -> Result<Code, Failure> {
     let flags = Start { data_folder: restart.data_folder.clone(), ..Start::default() };
     let now = merge(flags, settings.node.clone())?;
     let folder = folder_of(&now).to_owned();
-    let mut record = match Record::read(&folder) {
+    let mut record = match Record::read(&folder)? {
         Some(record) => record,
         // No node was started there yet.
         None => daemon::record(&settings, &now, String::new()),
@@ -220,10 +263,7 @@ fn restart_node(restart: &Restart, settings: Settings, screen: &mut Screen) -> R
         // A certificate of its own is one to trust.
         let tls_pin = settings.tls_pin.clone().or_else(|| record.start.tls_certificate.clone());
         let settings = Settings { key, tls_pin, insecure_plaintext, ..settings };
-        if !stop_and_wait(&restart.stop, &settings, &record.listens_at, Some(&folder))? {
-            let message = "the node has been told to stop, has not ended in time, and is not started anew";
-            return Err(Failure::new(Code::WaitedTooLong, message));
-        }
+        stop_and_wait(restart, &settings, &record.listens_at, Some(&folder))?;
     }
     spawn(&record, screen)
 }

@@ -1,20 +1,28 @@
 //! `job output`: the items of an output, whatever their type.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use futures::FutureExt;
 
 use super::{
     args::ReadOutput,
     exit::{Code, Failure},
-    screen::Screen,
+    screen::{Screen, json_text},
     table,
 };
-use crate::{blocking::block_on, job::JobHandle, port::OutputError, schema::TypeDescription};
+use crate::{
+    blocking::block_on,
+    job::{JobHandle, QueryError},
+    port::OutputError,
+    schema::TypeDescription,
+};
 
 pub(super) fn output(job: &JobHandle, read: &ReadOutput, screen: &mut Screen) -> Result<Code, Failure> {
     match &read.output {
-        Some(name) => print(job, name, read.limit.unwrap_or(u64::MAX), screen),
+        Some(name) => {
+            print(job, name, read.limit.unwrap_or(u64::MAX), screen)?;
+            Ok(Code::Done)
+        }
         None => list(job, screen),
     }
 }
@@ -39,8 +47,41 @@ fn list(job: &JobHandle, screen: &mut Screen) -> Result<Code, Failure> {
     Ok(Code::Done)
 }
 
+/// Why an output was not printed to its end.
+pub(super) enum Unprinted {
+    Output(OutputError),
+    Other(Failure),
+}
+
+impl From<OutputError> for Unprinted {
+    fn from(error: OutputError) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<io::Error> for Unprinted {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl From<QueryError> for Unprinted {
+    fn from(error: QueryError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl From<Unprinted> for Failure {
+    fn from(unprinted: Unprinted) -> Self {
+        match unprinted {
+            Unprinted::Output(error) => error.into(),
+            Unprinted::Other(failure) => failure,
+        }
+    }
+}
+
 /// Prints each item as one line of JSON, in either format: there is no other form for all types.
-pub(super) fn print(job: &JobHandle, name: &str, limit: u64, screen: &mut Screen) -> Result<Code, Failure> {
+pub(super) fn print(job: &JobHandle, name: &str, limit: u64, screen: &mut Screen) -> Result<(), Unprinted> {
     let outputs = block_on(job.output_types())?;
     let existing = || outputs.iter().map(|(name, _)| name.clone()).collect();
     let description = match outputs.iter().find(|(known, _)| known == name) {
@@ -48,10 +89,10 @@ pub(super) fn print(job: &JobHandle, name: &str, limit: u64, screen: &mut Screen
         Some((_, None)) => return Err(OutputError::Gone { id: job.id() }.into()),
         Some((_, Some(description))) => description.clone(),
     };
-    if let Err(untraceable) = description.shown() {
+    if let Err(untraceable) = description.known() {
         let message =
             format!("the items of output `{name}` can only be read by code that has their type: {untraceable}");
-        return Err(Failure::new(Code::Refused, message));
+        return Err(Unprinted::Other(Failure::new(Code::Refused, message)));
     }
     let mut output = block_on(job.shown_output(name, description))?;
     let mut out = screen.buffered();
@@ -65,8 +106,8 @@ pub(super) fn print(job: &JobHandle, name: &str, limit: u64, screen: &mut Screen
             }
         };
         let Some(item) = item else { break };
-        writeln!(out, "{item}")?;
+        writeln!(out, "{}", json_text(&item))?;
     }
     out.flush()?;
-    Ok(Code::Done)
+    Ok(())
 }

@@ -36,11 +36,28 @@ impl Screen {
     }
 
     pub(super) fn json(&mut self, value: &Value) -> io::Result<()> {
-        self.line(format_args!("{value}"))
+        self.line(format_args!("{}", json_text(value)))
     }
 
     /// For many lines, which are passed on when there are enough of them, or by a flush.
     pub(super) fn buffered(&mut self) -> io::BufWriter<io::StdoutLock<'_>> {
         io::BufWriter::new(self.out.lock())
     }
+}
+
+/// One line of JSON. What would steer a terminal, and JSON lets pass, is escaped.
+pub(super) fn json_text(value: &Value) -> String {
+    let text = value.to_string();
+    if !text.contains(|c: char| c.is_control()) {
+        return text;
+    }
+    text.chars().fold(String::with_capacity(text.len()), |mut text, c| {
+        if c.is_control() {
+            // All of them are in the first plane.
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+        text
+    })
 }

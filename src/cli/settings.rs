@@ -64,15 +64,17 @@ impl Settings {
     /// `ignore_file`: the background process of `--daemon` is told everything by flags.
     pub(super) fn load(common: &Common, ignore_file: bool) -> Result<Self, Failure> {
         let file = if ignore_file { File::default() } else { read_file(common.config.as_deref())? };
-        let tls_pin = absolute(common.tls_pin.clone())?;
-        let tls_authorities = absolute(common.tls_authorities.clone())?;
-        // What the file says of trust does not mix with what flags say.
-        let trusts = tls_pin.is_some() || tls_authorities.is_some();
+        // What is trusted is said by flags, or by variables, or by the file: one of them alone.
+        let flags = (common.tls_pin.clone(), common.tls_authorities.clone());
+        let variables = (path_in("PROSCENIUM_TLS_PIN"), path_in("PROSCENIUM_TLS_AUTHORITIES"));
+        let trust = [flags, variables, (file.tls_pin, file.tls_authorities)];
+        let trust = trust.into_iter().find(|(pin, authorities)| pin.is_some() || authorities.is_some());
+        let (tls_pin, tls_authorities) = trust.unwrap_or_default();
         Ok(Self {
             address: common.address.clone().or(file.address).unwrap_or_else(|| ADDRESS.to_owned()),
             key: key_choice(common.key_file.clone(), file.key_file)?,
-            tls_pin: if trusts { tls_pin } else { file.tls_pin },
-            tls_authorities: if trusts { tls_authorities } else { file.tls_authorities },
+            tls_pin: absolute(tls_pin)?,
+            tls_authorities: absolute(tls_authorities)?,
             insecure_plaintext: common.insecure_plaintext || file.insecure_plaintext,
             format: common.format.or(file.format).unwrap_or_default(),
             node: file.node,
@@ -105,6 +107,11 @@ impl Settings {
             (None, None) => None,
         })
     }
+}
+
+/// The path in a variable, if it is set.
+pub(super) fn path_in(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 pub(super) fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {

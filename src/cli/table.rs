@@ -38,7 +38,16 @@ pub(super) fn clean(text: &str) -> String {
 
 /// In a form that sorts, in UTC, to the second.
 pub(super) fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+    written(humantime::format_rfc3339_seconds(time))
+}
+
+/// A time, which may be a peer's and beyond what can be written.
+pub(super) fn written(time: humantime::Rfc3339Timestamp) -> String {
+    let mut text = String::new();
+    match write!(text, "{time}") {
+        Ok(()) => text,
+        Err(_) => "at no time that can be written".to_owned(),
+    }
 }
 
 /// To as much as is of interest: `0.4s`, `12s`, `3m 20s`, `2h 5m`, `3days 4h`.

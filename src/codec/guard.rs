@@ -65,10 +65,11 @@ fn decode_guarded<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Decod
 /// Decodes a value of a type that is only known by its description.
 #[cfg(feature = "cli")]
 pub(crate) fn decode_shown(
-    shown: crate::schema::Shown<'_>,
+    schema: &crate::schema::Schema,
     bytes: &[u8],
 ) -> Result<(serde_json::Value, usize), DecodeError> {
-    decode_guarded_by(shown, bytes)
+    let budget = crate::schema::Budget::for_bytes(bytes.len());
+    decode_guarded_by(crate::schema::Shown::new(schema, &budget), bytes)
 }
 
 fn decode_guarded_by<'de, S: DeserializeSeed<'de>>(

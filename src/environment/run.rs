@@ -34,31 +34,38 @@ const EXIT_INTERRUPTED: i32 = 130;
 #[must_use = "nothing is run until it is awaited"]
 pub struct Run {
     submit: Submit,
+    accepted: Option<Box<dyn FnOnce(JobHandle) + Send>>,
 }
 
 impl Run {
     pub(super) fn new(submit: Submit) -> Self {
-        Self { submit: submit.autostop(true) }
+        Self { submit: submit.autostop(true), accepted: None }
+    }
+
+    /// Hands out the job once it is accepted, to read from it while it runs.
+    #[cfg(feature = "cli")]
+    pub(crate) fn accepted(self, accepted: impl FnOnce(JobHandle) + Send + 'static) -> Self {
+        Self { accepted: Some(Box::new(accepted)), ..self }
     }
 
     /// As [`Submit::parallelism`].
     pub fn parallelism(self, instances: usize) -> Self {
-        Self { submit: self.submit.parallelism(instances) }
+        Self { submit: self.submit.parallelism(instances), ..self }
     }
 
     /// As [`Submit::name`].
     pub fn name(self, name: impl Into<String>) -> Self {
-        Self { submit: self.submit.name(name) }
+        Self { submit: self.submit.name(name), ..self }
     }
 
     /// As [`Submit::run_limit`].
     pub fn run_limit(self, limit: Duration) -> Self {
-        Self { submit: self.submit.run_limit(limit) }
+        Self { submit: self.submit.run_limit(limit), ..self }
     }
 
     /// As [`Submit::error_policy`].
     pub fn error_policy(self, policy: ErrorPolicy) -> Self {
-        Self { submit: self.submit.error_policy(policy) }
+        Self { submit: self.submit.error_policy(policy), ..self }
     }
 
     /// Runs the job, and blocks the calling thread until it has ended.
@@ -81,6 +88,9 @@ impl IntoFuture for Run {
             let mut interrupts = Interrupts { signals: link.interrupts().await, seen: 0, obeyed: 0 };
             drop(link);
             let job = interrupts.during(self.submit.into_future(), None).await?;
+            if let Some(accepted) = self.accepted {
+                accepted(job.clone());
+            }
             let mut wait = Box::pin(job.wait());
             loop {
                 interrupts.obey(&job).await;

@@ -52,7 +52,7 @@ impl Recording {
     }
 
     /// Without waiting for it: what is not forgotten now is so later.
-    fn forget(&mut self, jobs: Vec<JobId>) {
+    pub(super) fn forget(&mut self, jobs: Vec<JobId>) {
         if let Some(archive) = &mut self.archive
             && !jobs.is_empty()
         {
@@ -101,6 +101,10 @@ impl JobManager {
 
     /// Begins a job once it is in the archive.
     pub(super) fn record(&mut self, mut prepared: JobPrepared, ctx: &mut Context<Self>) {
+        if !self.preparing.contains_key(&prepared.job) {
+            // Nobody waits for it any more: the environment is closing.
+            return prepared.dispatcher.do_send(DiscardJob);
+        }
         if let (Some(archive), Some(record)) = (&mut self.recording.archive, prepared.record.take()) {
             let manager = ctx.address();
             let recorded = move |recorded| manager.do_send(JobRecorded { prepared, recorded });

@@ -39,10 +39,7 @@ impl ShownOutput {
     /// As for an output of a known type.
     pub(crate) async fn next(&mut self) -> Result<Option<Value>, OutputError> {
         let Self { items, description } = self;
-        let decode = |bytes: &[u8]| {
-            let shown = description.shown().map_err(DecodeError::Invalid)?;
-            decode_shown(shown, bytes)
-        };
+        let decode = |bytes: &[u8]| decode_shown(description.known().map_err(DecodeError::Invalid)?, bytes);
         poll_fn(|cx| items.poll_item(cx, &decode)).await
     }
 }

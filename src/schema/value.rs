@@ -1,23 +1,42 @@
 //! Values of a type that this program does not have, by its description.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::{Body, Form, Node, NodeId, Schema, TypeDescription};
 
+/// Levels of nesting at most, as for types that this program has.
+const DEPTH_MAX: usize = 128;
+
+/// Parts of a value at most, for each of its bytes, and to begin with: a description can be of a type whose values have
+/// many parts and no bytes.
+const PARTS_PER_BYTE: usize = 64;
+const PARTS_FREE: usize = 1 << 16;
+
 impl TypeDescription {
-    /// Decodes a value of the type into what `serde_json` would make of it.
+    /// The structure, by which a value of the type can be decoded into what `serde_json` would make of it.
     ///
     /// # Errors
     ///
     /// Why nothing can be known of the type's values.
-    pub(crate) fn shown(&self) -> Result<Shown<'_>, String> {
-        match &self.schema {
-            Ok(schema) => Ok(Shown { schema, node: 0 }),
-            Err(untraceable) => Err(untraceable.to_string()),
-        }
+    pub(crate) fn known(&self) -> Result<&Schema, String> {
+        self.schema.as_ref().map_err(ToString::to_string)
+    }
+}
+
+/// How many parts a value may still have.
+pub(crate) struct Budget(Cell<usize>);
+
+impl Budget {
+    pub(crate) fn for_bytes(bytes: usize) -> Self {
+        Self(Cell::new(bytes.saturating_mul(PARTS_PER_BYTE).saturating_add(PARTS_FREE)))
+    }
+
+    fn charge<E: Error>(&self) -> Result<(), E> {
+        let left = self.0.get().checked_sub(1).ok_or_else(|| E::custom("it has more parts than so few bytes can mean"));
+        left.map(|left| self.0.set(left))
     }
 }
 
@@ -27,11 +46,17 @@ impl TypeDescription {
 pub(crate) struct Shown<'a> {
     schema: &'a Schema,
     node: NodeId,
+    depth: usize,
+    budget: &'a Budget,
 }
 
 impl<'a> Shown<'a> {
+    pub(crate) fn new(schema: &'a Schema, budget: &'a Budget) -> Self {
+        Self { schema, node: 0, depth: 0, budget }
+    }
+
     fn at(self, node: NodeId) -> Self {
-        Self { node, ..self }
+        Self { node, depth: self.depth + 1, ..self }
     }
 
     fn body<'de, D: Deserializer<'de>>(self, body: &'a Body, deserializer: D) -> Result<Value, D::Error> {
@@ -49,6 +74,11 @@ impl<'de> DeserializeSeed<'de> for Shown<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        // The description may be of a peer's making: a type can be made of itself, and of nothing else.
+        if self.depth > DEPTH_MAX {
+            return Err(D::Error::custom(format_args!("it is nested deeper than {DEPTH_MAX} levels")));
+        }
+        self.budget.charge()?;
         match &self.schema.nodes[self.node] {
             Node::Unknown | Node::Unread => Err(D::Error::custom("the description of its type is not complete")),
             Node::Plain(label) => plain(label, deserializer),
@@ -317,7 +347,10 @@ mod tests {
     use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
     use super::*;
-    use crate::codec::{self, decode_shown};
+    use crate::{
+        codec::{self, decode_shown},
+        schema::Definition,
+    };
 
     #[derive(Debug, Clone, Serialize, Deserialize)]
     enum Shape {
@@ -338,7 +371,7 @@ mod tests {
         codec::encode_into(value, &mut bytes).expect("it can be encoded");
         let description = TypeDescription::of::<T>();
         let (shown, used) =
-            decode_shown(description.shown().expect("it is described"), &bytes).expect("it is such a value");
+            decode_shown(description.known().expect("it is described"), &bytes).expect("it is such a value");
         assert_eq!(used, bytes.len());
         shown
     }
@@ -358,6 +391,24 @@ mod tests {
         assert_eq!(shown(&BTreeMap::from([(1u8, 'x')])), serde_json::json!([[1, "x"]]));
     }
 
+    fn described(nodes: Vec<Node>, forms: Vec<Form>) -> Schema {
+        let definitions = forms.into_iter().map(|form| Definition { name: "T".into(), form }).collect();
+        Schema { nodes, definitions }
+    }
+
+    #[test]
+    fn a_description_of_endless_values_is_refused_where_it_is_used() {
+        // A struct of itself.
+        let schema = described(vec![Node::Defined(0)], vec![Form::Struct(Body::Newtype(0))]);
+        let error = decode_shown(&schema, &[]).unwrap_err().to_string();
+        assert!(error.contains("nested deeper"), "{error}");
+        // Of two of the next, and so on, a hundred times, down to nothing.
+        let nodes: Vec<Node> = (0..100).map(Node::Defined).chain([Node::Plain("()".into())]).collect();
+        let forms = (0..100).map(|level| Form::Struct(Body::Tuple(vec![level + 1; 2]))).collect();
+        let error = decode_shown(&described(nodes, forms), &[]).unwrap_err().to_string();
+        assert!(error.contains("more parts"), "{error}");
+    }
+
     proptest! {
         #[test]
         fn any_value_is_shown_as_its_own_code_would_show_it(
@@ -374,7 +425,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
             for description in [TypeDescription::of::<Shape>(), TypeDescription::of::<Vec<Tree>>()] {
-                let _ = decode_shown(description.shown().expect("it is described"), &bytes);
+                let _ = decode_shown(description.known().expect("it is described"), &bytes);
             }
         }
     }

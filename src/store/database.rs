@@ -167,7 +167,11 @@ fn make(path: &Path) -> Result<(), HistoryError> {
         transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
         transaction.open_table(JOBS)?;
         transaction.commit()?;
-        Ok::<(), redb::Error>(file.close()?)
+        file.close()?;
+        // Also in a folder that others may look into: causes of dead letters may quote items.
+        #[cfg(unix)]
+        fs::set_permissions(&unfinished, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok::<(), redb::Error>(())
     });
     let made = made.map_err(|message| failed(&message)).and_then(|made| made.map_err(|error| failed(&error)));
     made.and_then(|()| put_in_place(&unfinished, path).map_err(|error| failed(&error))).inspect_err(|_| {

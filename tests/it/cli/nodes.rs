@@ -53,6 +53,42 @@ fn jobs_that_ran_when_their_node_was_killed_read_lost() {
 }
 
 #[test]
+fn a_node_in_the_background_holds_nothing_of_whoever_started_it() {
+    let mut user = User::new();
+    // Files that others may read are not what a history is kept in.
+    fs::create_dir(user.data()).unwrap();
+    user.start_node(&[]);
+    let process = user.node_process().expect("it runs");
+    let descriptor = |number: u32| fs::read_link(format!("/proc/{process}/fd/{number}")).unwrap();
+    // What its jobs print must have somewhere to go.
+    assert_eq!(descriptor(1), user.data().join("node.log"));
+    assert_eq!(descriptor(2), user.data().join("node.log"));
+    #[cfg(unix)]
+    for file in ["history.redb", "lock", "node.json", "node.log"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(user.data().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file} can be read by others");
+    }
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn a_node_is_stopped_by_another_of_its_names_and_its_folder_is_free_then() {
+    let mut user = User::new();
+    let folder = user.home.path().join("elsewhere").display().to_string();
+    user.start_node(&["--data-folder", &folder]);
+    let address = user.address.replace("127.0.0.1", "localhost");
+    user.well(&["jobmanager", "stop", "--address", &address, "--data-folder", &folder]);
+    user.well(&["jobmanager", "start", "--daemon", "--address", "127.0.0.1:0", "--data-folder", &folder]);
+    let said = user.types(&["jobmanager", "restart", "--data-folder", &folder, "--format", "json"]).with(0);
+    user.address = said.json()["address"].as_str().unwrap().to_owned();
+    fs::write(std::path::Path::new(&folder).join("node.json"), "{").unwrap();
+    let said = user.types(&["jobmanager", "restart", "--data-folder", &folder]).with(2);
+    assert!(said.err.contains("node.json"), "{said:?}");
+    user.well(&["jobmanager", "stop", "--data-folder", &folder]);
+}
+
+#[test]
 fn two_nodes_do_not_share_a_folder_nor_an_address() {
     let user = User::with_node();
     let held = user.node_process().expect("it runs");

@@ -17,6 +17,10 @@ fn a_job_runs_in_this_process() {
     assert_eq!(counts, [r#"["a",1]"#, r#"["b",2]"#]);
     let said = user.types_into(&["run", "word-count", "-", "--format", "json"], &count(&text)).with(0);
     assert_eq!(said.json()["outcome"], "completed");
+    // A streamed output is printed while the job runs: it would hold the job up.
+    let ticker = r#"{"interval_ms": 1, "readable": true}"#;
+    let said = user.types(&["run", "ticker", ticker, "--output", "ticks", "--run-limit", "300ms"]).with(12);
+    assert!(said.out.starts_with("1\n2\n") && said.out.contains("run limit reached"), "{said:?}");
     let said = user.types(&["run", "ticker", "--run-limit", "5ms"]).with(12);
     assert!(said.out.contains("run limit reached"), "{said:?}");
     let said = user.types(&["run", "word-count", &count(&text), "--output", "words"]).with(1);
