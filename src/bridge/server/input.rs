@@ -92,6 +92,11 @@ impl InputPump {
         self.change(|state| state.closed = Some(Closed { for_good }));
     }
 
+    /// Whether nothing is taken any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.borrow().closed.is_some()
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.borrow_mut();
         change(&mut state);

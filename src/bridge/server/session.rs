@@ -41,6 +41,9 @@ use crate::{
 /// answers makes itself wait.
 const BACKLOG_MAX: usize = 4 << 20;
 
+/// Tasks of a session: one for each question, and for each stream that is open or about to end.
+const TASKS_MAX: usize = REQUESTS_MAX + 3 * STREAMS_MAX;
+
 pub(super) struct Session {
     pub(super) server: Rc<Server>,
     pub(super) outbound: Arc<Outbound>,
@@ -58,7 +61,8 @@ pub(super) struct Streams {
     requests: HashMap<u64, AbortHandle>,
     /// What keeps a job readable for a handle of the client, by the question that the handle came from.
     holds: HashMap<u64, Keep>,
-    routes: HashMap<u64, Route>,
+    /// Without a value while the service is looked for.
+    routes: HashMap<u64, Option<Route>>,
     outputs: HashMap<u64, Rc<OutputPump>>,
     inputs: HashMap<u64, Rc<InputPump>>,
 }
@@ -146,6 +150,7 @@ impl Session {
             }
             FromClient::OpenOutput { job, output, item_type, from, bytes } => {
                 self.bounded(|streams| streams.outputs.len())?;
+                self.unused(id, |streams| streams.outputs.contains_key(&id))?;
                 let pump = OutputPump::new(id, from, bytes);
                 self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
                 let (host, outbound) = self.ends();
@@ -166,10 +171,10 @@ impl Session {
             }
             FromClient::OpenInput { job, input, item_type, writer } => {
                 self.bounded(|streams| streams.inputs.len())?;
+                // After a refusal it is opened again.
+                self.unused(id, |streams| streams.inputs.get(&id).is_some_and(|before| !before.is_closed()))?;
                 let pump = InputPump::new(id, writer);
-                if let Some(before) = self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump)) {
-                    before.close(false);
-                }
+                self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump));
                 let (host, outbound) = self.ends();
                 self.tasks.spawn_local(pump.run(host, outbound, job, input, item_type));
                 Ok(())
@@ -195,10 +200,19 @@ impl Session {
     }
 
     fn bounded(&self, count: impl FnOnce(&Streams) -> usize) -> Result<(), Violation> {
-        if count(&self.streams.borrow()) < STREAMS_MAX {
+        // What was closed may still be about to end.
+        if count(&self.streams.borrow()) < STREAMS_MAX && self.tasks.len() < TASKS_MAX {
             return Ok(());
         }
         Err(Violation::new(format_args!("more than {STREAMS_MAX} streams of one kind are open")))
+    }
+
+    /// What is under way is counted by its number.
+    fn unused(&self, id: u64, is_used: impl FnOnce(&Streams) -> bool) -> Result<(), Violation> {
+        if is_used(&self.streams.borrow()) {
+            return Err(Violation::new(format_args!("the number {id} is used twice")));
+        }
+        Ok(())
     }
 
     /// Answers a question when `answer` is ready.
@@ -210,6 +224,7 @@ impl Session {
         if self.streams.borrow().requests.len() >= REQUESTS_MAX {
             return Err(Violation::new(format_args!("more than {REQUESTS_MAX} questions wait for an answer")));
         }
+        self.unused(id, |streams| streams.requests.contains_key(&id))?;
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let task = self.tasks.spawn_local(async move {
             let reply = answer.await;
@@ -245,6 +260,8 @@ impl Session {
     fn open_route(&mut self, id: u64, open: OpenRoute) -> Result<(), Violation> {
         let OpenRoute { job, service, actor, message, message_type, reply_type } = open;
         self.bounded(|streams| streams.routes.len())?;
+        self.unused(id, |streams| streams.routes.contains_key(&id))?;
+        self.streams.borrow_mut().routes.insert(id, None);
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let gate = self.server.host.gate(job, &service);
         self.tasks.spawn_local(async move {
@@ -267,10 +284,16 @@ impl Session {
                 let credit = RouteCredit::new(id, &outbound);
                 let watcher = Arc::downgrade(&credit);
                 watch = Some((Arc::clone(&entrance), watcher));
-                streams.borrow_mut().routes.insert(id, Route { entrance, credit });
+                // It may have been closed meanwhile.
+                if let Some(route) = streams.borrow_mut().routes.get_mut(&id) {
+                    *route = Some(Route { entrance, credit });
+                }
                 Ok(())
             };
             let opened = opened.await;
+            if opened.is_err() {
+                streams.borrow_mut().routes.remove(&id);
+            }
             say(&outbound, id, &FromNode::RouteOpened(opened));
             if let Some((entrance, watcher)) = watch {
                 entrance.watch(watcher);
@@ -307,7 +330,7 @@ impl Session {
     }
 
     fn route(&self, id: u64) -> Result<Route, Violation> {
-        let route = self.streams.borrow().routes.get(&id).cloned();
+        let route = self.streams.borrow().routes.get(&id).cloned().flatten();
         route.ok_or_else(|| Violation::new("a message over a route that is not open"))
     }
 }
