@@ -1,6 +1,6 @@
 //! Keeps a client connected: dials, shows that it knows the key, runs the connection, and begins again when it is lost.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{cell::Cell, future::pending, sync::Arc, time::Duration};
 
 use futures::future::{Either, select};
 use tokio::{
@@ -88,6 +88,7 @@ impl Keeper {
     }
 
     async fn attempt(&self, opened: &mut Option<oneshot::Sender<Result<(), ConnectFault>>>) -> Attempt {
+        let begun = Instant::now();
         let connect = std::pin::pin!(timeout(self.connect_limit, self.connect()));
         let closing = std::pin::pin!(self.shared.closing());
         let (stream, incarnation) = match select(connect, closing).await {
@@ -104,14 +105,26 @@ impl Keeper {
         let running = connection::run(reader, &outbound, limits, self.heartbeat, &mut handler);
         let mut running = std::pin::pin!(running);
         let closing = std::pin::pin!(self.shared.closing());
-        let end = match select(running.as_mut(), closing).await {
+        // A node may know the key, give signs of life, and yet not serve.
+        let unwelcome = std::pin::pin!(async {
+            let left = self.connect_limit.saturating_sub(begun.elapsed());
+            let _ = timeout(left, pending::<()>()).await;
+            if welcomed.get() {
+                pending::<()>().await;
+            }
+        });
+        let end = match select(running.as_mut(), select(closing, unwelcome)).await {
             Either::Left((end, _)) => end,
-            Either::Right(_) => {
+            Either::Right((Either::Left(_), _)) => {
                 say_goodbye(&outbound, &Goodbye::Closed);
                 // It ends in any case; how, is of no interest any more.
                 let _ = timeout(FAREWELL_LIMIT, running).await;
                 outbound.abandon();
                 return Attempt::Closed;
+            }
+            Either::Right((Either::Right(_), _)) => {
+                outbound.abandon();
+                return Attempt::Failed(ConnectFault::TimedOut(self.connect_limit));
             }
         };
         self.shared.disconnected();
