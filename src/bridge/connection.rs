@@ -28,6 +28,10 @@ use crate::codec;
 /// bytes unread is reset, and the peer might lose the words of farewell.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// While more than this is on the way to a peer, its pings are not answered: it hears from this side in any case, and one
+/// that does not listen cannot have answers piled up.
+const UNHEARD_MAX: usize = 8 << 20;
+
 /// When to ask a silent peer whether it is there, and when to give it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heartbeat {
@@ -159,6 +163,7 @@ async fn read<R: AsyncRead + Unpin>(
                 Err(error) => return error.into(),
             };
             let handled = match message.kind {
+                Kind::Ping if outbound.backlog() > UNHEARD_MAX => Ok(()),
                 Kind::Ping => {
                     outbound.push(Kind::Pong, Lane::Control, message.id, &[]);
                     Ok(())

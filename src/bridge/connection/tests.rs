@@ -168,3 +168,19 @@ fn a_connection_that_is_cut_ends_whatever_was_under_way() {
         assert_eq!((end, handled.len()), (End::Closed, 0), "cut at {cut}");
     }
 }
+
+#[test]
+fn pings_of_a_peer_that_does_not_listen_do_not_pile_up_answers() {
+    let pings: Vec<u8> = (0..4_096).flat_map(|id| frames(&[(Kind::Ping, Lane::Control, id, b"")])).collect();
+    let (end, _, backlog) = block_on(run_against(CALM, 1 << 16, async |mut stream, outbound| {
+        for _ in 0..(32 << 20) / pings.len() {
+            stream.write_all(&pings).await.expect("it is read");
+        }
+        outbound.backlog()
+    }));
+    assert_eq!(end, End::Closed);
+    assert!((UNHEARD_MAX / 2..=UNHEARD_MAX + READ_SLACK).contains(&backlog), "{backlog} bytes");
+}
+
+/// What one read may add.
+const READ_SLACK: usize = 256 << 10;
