@@ -72,7 +72,8 @@ pub struct JobStatus {
     pub dead_letters: u64,
     /// What went wrong without changing the outcome.
     pub warnings: Vec<Warning>,
-    /// When the job was accepted.
+    /// When the job was accepted, by the clock of the machine that runs it. If that is set back while the job runs, later
+    /// times are not before this one all the same.
     pub submitted_at: SystemTime,
     /// When its first task started, if one has.
     pub started_at: Option<SystemTime>,

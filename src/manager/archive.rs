@@ -71,7 +71,8 @@ impl PlainJob {
         status.state = JobState::Ended;
         status.version += 1;
         (status.task_count, status.service_count) = (0, 0);
-        status.ended_at.get_or_insert(at);
+        let began = status.started_at.unwrap_or(status.submitted_at);
+        status.ended_at.get_or_insert(at.max(began));
         status.outcome = Some(outcome);
     }
 }

@@ -53,6 +53,11 @@ impl JobRecord {
         }
     }
 
+    /// The job's last time so far. The clock may have been set back since.
+    pub(crate) fn began(&self) -> SystemTime {
+        self.started_at.unwrap_or(self.submitted_at)
+    }
+
     /// A snapshot; `progress` supplies the counters.
     pub(crate) fn status(&self, completion: &Completion, progress: &Progress) -> JobStatus {
         let mut tasks: Vec<TaskStatus> = self.graph.tasks.iter().map(|task| task_status(task, completion)).collect();

@@ -204,7 +204,7 @@ impl JobSupervisor {
     /// The outcome is known. The job ends for its clients once the last counters have been read, for the worker
     /// forgets them when it is told to release the job.
     fn end(&mut self, outcome: &Outcome, ctx: &mut Context<Self>) {
-        self.record.ended_at = Some(SystemTime::now());
+        self.record.ended_at = Some(SystemTime::now().max(self.record.began()));
         let (environment, job, name) = (&self.environment, self.record.id, &self.record.name);
         if outcome.is_failed() {
             tracing::warn!(%environment, %job, name, %outcome, "job ended");
@@ -269,7 +269,8 @@ impl JobSupervisor {
     fn note(&mut self, event: &mut TaskEvent) {
         match event {
             TaskEvent::Started => {
-                self.record.started_at.get_or_insert_with(SystemTime::now);
+                let now = SystemTime::now().max(self.record.submitted_at);
+                self.record.started_at.get_or_insert(now);
             }
             TaskEvent::DeadLettered { count, newest } => self.record.dead.add(*count, std::mem::take(newest)),
             _ => {}
