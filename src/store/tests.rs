@@ -2,13 +2,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::mpsc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::*;
 use crate::{
+    bridge::Key,
     flow::Graph,
     job::{DeadLetter, DeadLetters, JobState, JobStatus, Outcome},
+    node::Node,
 };
 
 fn job(id: JobId, outcome: Option<Outcome>) -> PlainJob {
@@ -89,6 +91,44 @@ fn a_job_that_was_running_is_lost_and_stays_so() {
     assert_eq!((status.state, status.task_count), (JobState::Ended, 0));
     assert!(status.ended_at.is_some());
     assert_eq!(jobs_in(folder.path()), jobs);
+}
+
+#[test]
+fn whatever_the_clock_says_when_a_node_starts_its_jobs_read_as_they_were_written() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let ended = |moved: &dyn Fn(SystemTime) -> SystemTime, outcome| {
+        let mut job = job(JobId::random(), Some(outcome));
+        let JobStatus { submitted_at, started_at, ended_at, .. } = &mut job.status;
+        *submitted_at = moved(*submitted_at);
+        (*started_at, *ended_at) = (started_at.map(moved), ended_at.map(moved));
+        job
+    };
+    // By today's clock they ended yesterday, in ten years, and before they began.
+    let yesterday = ended(&|at| at - day, Outcome::Completed);
+    let in_ten_years = ended(&|at| at + 3_650 * day, Outcome::Stopped);
+    let mut backwards = ended(&|at| at, Outcome::Stopped);
+    backwards.status.ended_at = backwards.status.ended_at.map(|at| at - day);
+    let mut running = job(JobId::random(), None);
+    running.status.submitted_at += 3_650 * day;
+    running.status.started_at = None;
+    let folder = folder_with(&[in_ten_years.clone(), running.clone(), backwards.clone(), yesterday.clone()]);
+    // Again and again, for nothing of it is to change by being read.
+    for _ in 0..3 {
+        let node = Node::builder().without_listener().key(Key::generate()).data_folder(folder.path());
+        let node = node.open().expect("a node");
+        let env = node.connect("test").blocking().expect("it is there");
+        let read = env.blocking().jobs().expect("it answers");
+        assert_eq!(read.len(), 4);
+        for job in &read {
+            let before = [&yesterday, &in_ten_years, &backwards].into_iter().find(|before| before.status.id == job.id);
+            match before {
+                Some(before) => assert_eq!(*job, before.status),
+                None => assert!(matches!(job.outcome, Some(Outcome::Lost { .. })), "{job:?}"),
+            }
+        }
+        env.blocking().close();
+        drop(node);
+    }
 }
 
 #[test]
