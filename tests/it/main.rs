@@ -6,6 +6,8 @@ mod support;
 #[cfg(feature = "cli")]
 mod cli;
 mod edges;
+#[cfg(target_os = "linux")]
+mod faults;
 mod history;
 mod inputs;
 mod interrupts;
@@ -34,6 +36,8 @@ mod properties;
 fn jobs() -> proscenium::JobRegistry {
     let modules = [
         edges::jobs(),
+        #[cfg(target_os = "linux")]
+        faults::jobs(),
         history::jobs(),
         inputs::jobs(),
         jobs::jobs(),

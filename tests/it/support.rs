@@ -22,9 +22,9 @@ use serde::de::DeserializeOwned;
 pub use self::{
     door::{Door, Doorway, Visitor},
     journal::{Journal, JournalSink, Pen},
-    node::NodeProcess,
+    node::{NodeProcess, NodeSetup},
     places::{Opened, Place, each_environment, each_environment_with, each_place_with},
-    proxy::{Cut, Proxy},
+    proxy::{Cut, Proxy, Swallow},
     services::{Answer, Counter, Crash, Echo, Increment, LateAnswer, LoseReply, SlowAnswer, Total},
 };
 

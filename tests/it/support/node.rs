@@ -3,19 +3,53 @@
 use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
+    time::Duration,
 };
 
 use proscenium::{Connect, Key, Limits, Node, NodeStop, RemoteEnvironment};
+use serde::{Deserialize, Serialize};
 
 use super::on_a_thread;
 
-/// Holds the node's limits, in the process that is to be one.
+/// Holds the node's setup, in the process that is to be one.
 const VARIABLE: &str = "PROSCENIUM_TEST_NODE";
 
 /// Says where the node listens.
 const GREETING: &str = "the node listens at ";
+
+/// What a node is like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeSetup {
+    pub address: String,
+    /// Its digits.
+    pub key: String,
+    pub limits: Limits,
+    /// For tasks.
+    pub threads: usize,
+    /// Where it keeps its history, if not in memory. With the feature `store`.
+    pub folder: Option<PathBuf>,
+    /// How long a client may be silent, if not for as long as usual.
+    pub silence: Option<Duration>,
+    /// Whether it may be reached from other machines.
+    pub exposed: bool,
+}
+
+impl Default for NodeSetup {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:0".to_owned(),
+            key: "5a".repeat(32),
+            limits: Limits::default(),
+            threads: 2,
+            folder: None,
+            silence: None,
+            exposed: false,
+        }
+    }
+}
 
 /// A node that runs until it is told to end, or this process does.
 #[derive(Debug)]
@@ -41,12 +75,21 @@ impl NodeProcess {
     }
 
     fn start_as(address: &str, key: &str, limits: &Limits, threads: usize) -> Self {
-        let limits = serde_json::to_string(&(address, limits, threads)).expect("limits are plain data");
+        let (address, key, limits) = (address.to_owned(), key.to_owned(), limits.clone());
+        Self::set_up(&NodeSetup { address, key, limits, threads, ..NodeSetup::default() })
+    }
+
+    pub fn set_up(setup: &NodeSetup) -> Self {
+        Self::set_up_by(setup, Command::new(env::current_exe().expect("this is a program")))
+    }
+
+    /// A node whose process is made by `command`, which runs this program with what is added to it.
+    pub fn set_up_by(setup: &NodeSetup, mut command: Command) -> Self {
         let test = "support::node::a_test_binary_can_be_a_node";
-        let mut child = Command::new(env::current_exe().expect("this is a program"))
+        let mut child = command
             .args([test, "--exact", "--nocapture"])
-            .env(VARIABLE, limits)
-            .env("PROSCENIUM_KEY", key)
+            .env(VARIABLE, serde_json::to_string(setup).expect("a setup is plain data"))
+            .env("PROSCENIUM_KEY", &setup.key)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -63,7 +106,7 @@ impl NodeProcess {
         });
         // What it says later is read, so that it never waits for that.
         thread::spawn(move || rest.for_each(drop));
-        Self { child, address, key: Key::from_hex(key).expect("it is a key") }
+        Self { child, address, key: Key::from_hex(&setup.key).expect("it is a key") }
     }
 
     pub fn address(&self) -> &str {
@@ -77,6 +120,13 @@ impl NodeProcess {
     /// A connection to it.
     pub fn connect(&self) -> Connect {
         RemoteEnvironment::connect("test", &*self.address).key(self.key.clone())
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]).status();
+        assert!(sent.expect("`kill` can be run").success());
     }
 
     /// Kills it: nothing of it is ended in an orderly way.
@@ -106,9 +156,16 @@ impl NodeProcess {
 #[test]
 fn a_test_binary_can_be_a_node() {
     let Ok(setup) = env::var(VARIABLE) else { return };
-    let (address, limits, threads): (String, Limits, usize) =
-        serde_json::from_str(&setup).expect("it was made by `start`");
-    let node = Node::builder().jobs(crate::jobs()).name("test").address(address).task_threads(threads).limits(limits);
+    let setup: NodeSetup = serde_json::from_str(&setup).expect("it was made by `set_up`");
+    let node = Node::builder().jobs(crate::jobs()).name("test").address(setup.address).limits(setup.limits);
+    let mut node = node.task_threads(setup.threads).insecure_plaintext(setup.exposed);
+    if let Some(silence) = setup.silence {
+        node = node.heartbeat(silence / 10, silence);
+    }
+    #[cfg(feature = "store")]
+    if let Some(folder) = setup.folder {
+        node = node.data_folder(folder);
+    }
     let node = node.open().expect("a node can be opened");
     let address = node.address().expect("it listens");
     writeln!(std::io::stdout(), "{GREETING}{address}").expect("the parent listens");

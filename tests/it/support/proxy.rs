@@ -1,4 +1,4 @@
-//! A stretch of wire between a client and a node, which can be cut.
+//! A stretch of wire between a client and a node, which can be cut, and can swallow what is sent over it.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +29,25 @@ struct Shared {
     connections: AtomicU64,
     /// To the node, and to the client.
     forwarded: [AtomicU64; 2],
+    /// What becomes of later connections.
+    mouth: Mutex<Swallow>,
+    swallows: Mutex<Vec<Arc<[AtomicBool; 2]>>>,
+    /// Ways that lead nowhere any more.
+    ended: AtomicU64,
     over: AtomicBool,
+}
+
+/// Which ways bytes vanish, without either side being told: as if a cable were cut.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Swallow {
+    pub to_node: bool,
+    pub to_client: bool,
+}
+
+impl Swallow {
+    pub const NOTHING: Self = Self { to_node: false, to_client: false };
+    pub const ALL: Self = Self { to_node: true, to_client: true };
+    pub const ANSWERS: Self = Self { to_node: false, to_client: true };
 }
 
 /// After how many bytes a connection is cut.
@@ -49,6 +67,9 @@ impl Proxy {
             alive: Mutex::default(),
             connections: AtomicU64::new(0),
             forwarded: Default::default(),
+            mouth: Mutex::default(),
+            swallows: Mutex::default(),
+            ended: AtomicU64::new(0),
             over: AtomicBool::new(false),
         });
         let forwarding = Arc::clone(&shared);
@@ -87,9 +108,27 @@ impl Proxy {
         }
     }
 
+    /// From now on the connections there are swallow what is sent these ways, for good.
+    pub fn swallow(&self, ways: Swallow) {
+        for swallows in self.shared.swallows.lock().iter() {
+            swallows[0].fetch_or(ways.to_node, Ordering::SeqCst);
+            swallows[1].fetch_or(ways.to_client, Ordering::SeqCst);
+        }
+    }
+
+    /// Later connections swallow what is sent these ways.
+    pub fn swallow_new(&self, ways: Swallow) {
+        *self.shared.mouth.lock() = ways;
+    }
+
     /// Bytes so far to the node, and to the client.
     pub fn forwarded(&self) -> [u64; 2] {
         self.shared.forwarded.each_ref().map(|bytes| bytes.load(Ordering::SeqCst))
+    }
+
+    /// How many ways have ended so far, of two for each connection.
+    pub fn ended(&self) -> u64 {
+        self.shared.ended.load(Ordering::SeqCst)
     }
 
     /// Connections so far.
@@ -112,20 +151,33 @@ impl Shared {
         let Ok(node) = TcpStream::connect(*self.target.lock()) else { return };
         self.connections.fetch_add(1, Ordering::SeqCst);
         let cut = self.cuts.lock().pop_front().unwrap_or_default();
+        let mouth = *self.mouth.lock();
+        let swallows = Arc::new([mouth.to_node, mouth.to_client].map(AtomicBool::new));
+        self.swallows.lock().push(Arc::clone(&swallows));
         let both = |stream: &TcpStream| stream.try_clone().expect("a descriptor is free");
         self.alive.lock().extend([both(&client), both(&node)]);
         let ways = [(both(&client), both(&node), cut.to_node), (node, client, cut.to_client)];
         for (way, (from, to, limit)) in ways.into_iter().enumerate() {
-            let shared = Arc::clone(self);
-            thread::spawn(move || pump(from, to, limit.unwrap_or(u64::MAX), &shared.forwarded[way]));
+            let (shared, swallows) = (Arc::clone(self), Arc::clone(&swallows));
+            thread::spawn(move || {
+                pump(from, to, limit.unwrap_or(u64::MAX), &shared.forwarded[way], &swallows[way]);
+                shared.ended.fetch_add(1, Ordering::SeqCst);
+            });
         }
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, mut left: u64, forwarded: &AtomicU64) {
+fn pump(mut from: TcpStream, mut to: TcpStream, mut left: u64, forwarded: &AtomicU64, swallow: &AtomicBool) {
     let mut bytes = vec![0; 64 << 10];
     let _ = to.set_nodelay(true);
     while let Ok(count) = from.read(&mut bytes) {
+        if swallow.load(Ordering::SeqCst) {
+            if count == 0 {
+                // Not even the end is passed on.
+                return;
+            }
+            continue;
+        }
         let now = usize::try_from(left).unwrap_or(usize::MAX).min(count);
         left -= now as u64;
         forwarded.fetch_add(now as u64, Ordering::SeqCst);
