@@ -5,6 +5,7 @@
 //! beside their code.
 
 mod fakes;
+mod network;
 mod peers;
 mod process;
 mod silence;
