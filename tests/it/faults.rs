@@ -4,6 +4,7 @@
 //! Connections that are cut at any byte, strangers, and nodes that die are in `remote`; the bytes of hellos and frames
 //! beside their code.
 
+mod clock;
 mod fakes;
 mod network;
 mod peers;
