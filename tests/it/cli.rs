@@ -1,6 +1,5 @@
 //! The command line, typed as a user types it: each command a process of its own.
 
-mod clock;
 mod disks;
 mod documents;
 mod jobs;
