@@ -7,7 +7,7 @@ use std::{
     fmt,
     future::IntoFuture,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, mpsc as std_mpsc},
     thread::{self, JoinHandle},
 };
 
@@ -74,6 +74,8 @@ pub struct Node {
     /// Its sender is dropped once the node has ended.
     closed: watch::Receiver<()>,
     thread_name: String,
+    /// Whether it was told to listen for signals.
+    listens: Mutex<bool>,
 }
 
 impl Node {
@@ -87,6 +89,27 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// From when this returns, the first SIGINT (Ctrl+C) or SIGTERM stops the node with [`NodeStop::Drain`], the second with
+    /// [`NodeStop::Cancel`]. [`serve`](Self::serve) has the same done when it is awaited; this is for those who tell somebody
+    /// that the node is ready before.
+    pub fn listen_for_signals(&self) {
+        if let Some(listening) = self.order_to_listen() {
+            // An error says that the node has ended, and has no use for signals.
+            let _ = listening.recv();
+        }
+    }
+
+    /// The receiver hears when it is done; none if it was ordered before.
+    fn order_to_listen(&self) -> Option<std_mpsc::Receiver<()>> {
+        if std::mem::replace(&mut *self.listens.lock(), true) {
+            return None;
+        }
+        let (listening, is_listening) = std_mpsc::sync_channel(1);
+        // A node that has ended has no use for signals.
+        let _ = self.commands.send(Command::ListenForSignals(listening));
+        Some(is_listening)
     }
 
     /// Serves until the node is stopped, and until all that follows from that is done. While it is awaited, the first
@@ -156,8 +179,8 @@ impl IntoFuture for Serve {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            // A node that has ended has no use for signals.
-            let _ = self.node.commands.send(Command::ListenForSignals);
+            // Not waited for: that would hold up the executor.
+            let _ = self.node.order_to_listen();
             let mut closed = self.node.closed.clone();
             // Nothing is ever sent: this ends by the error that the sender is gone.
             while closed.changed().await.is_ok() {}

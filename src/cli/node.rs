@@ -135,6 +135,8 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     }
     raise_descriptors();
     let node = node.open()?;
+    // Before anybody hears that it serves, and may stop it.
+    node.listen_for_signals();
     let address = node.address().map(|address| address.to_string()).unwrap_or_default();
     let record = daemon::record(settings, &start, address.clone());
     if let Err(error) = record.write(folder) {

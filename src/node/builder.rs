@@ -245,7 +245,7 @@ impl NodeBuilder {
             Err(_) => return Err(NodeError::Thread(io::Error::other("the node's thread broke off"))),
         };
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Node { commands, address, key, thread, closed: closed_rx, thread_name })
+        Ok(Node { commands, address, key, thread, closed: closed_rx, thread_name, listens: Mutex::new(false) })
     }
 }
 

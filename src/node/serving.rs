@@ -30,7 +30,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What a node's thread is told.
 pub(super) enum Command {
     Stop(NodeStop),
-    ListenForSignals,
+    /// The sender is told when that is so.
+    ListenForSignals(SyncSender<()>),
     /// A client of this process.
     Welcome(DuplexStream),
 }
@@ -189,7 +190,7 @@ async fn until_stopped(
     loop {
         match orders.recv().await {
             Some(Command::Stop(how)) => return how,
-            Some(Command::ListenForSignals) => listen_for_signals(stops.clone()),
+            Some(Command::ListenForSignals(listening)) => listen_for_signals(stops.clone(), &listening),
             Some(Command::Welcome(stream)) => server.welcome(in_process(stream)),
             // The node itself holds a sender, so this does not happen.
             None => return NodeStop::Cancel,
@@ -234,7 +235,9 @@ async fn end_jobs(
                 }
                 // A signal while draining is the second one.
                 Either::Right((Some(Command::Stop(NodeStop::Drain)), _)) => {}
-                Either::Right((Some(Command::ListenForSignals), _)) => listen_for_signals(stops.clone()),
+                Either::Right((Some(Command::ListenForSignals(listening)), _)) => {
+                    listen_for_signals(stops.clone(), &listening);
+                }
                 Either::Right((Some(Command::Welcome(stream)), _)) => server.welcome(in_process(stream)),
                 Either::Right((Some(Command::Stop(_)) | None, _)) => {}
             }
@@ -244,13 +247,15 @@ async fn end_jobs(
 
 /// The first signal drains, later ones cancel.
 #[cfg(unix)]
-fn listen_for_signals(stops: mpsc::UnboundedSender<Command>) {
+fn listen_for_signals(stops: mpsc::UnboundedSender<Command>, listening: &SyncSender<()>) {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
     let (mut interrupt, mut terminate) = match signals {
         Ok(signals) => signals,
         Err(error) => return tracing::warn!(%error, "signals cannot be listened for"),
     };
+    // Whoever ordered it may not wait.
+    let _ = listening.try_send(());
     spawn_local(async move {
         let mut how = NodeStop::Drain;
         loop {
@@ -266,7 +271,8 @@ fn listen_for_signals(stops: mpsc::UnboundedSender<Command>) {
 
 /// The first Ctrl+C drains, later ones cancel.
 #[cfg(not(unix))]
-fn listen_for_signals(stops: mpsc::UnboundedSender<Command>) {
+fn listen_for_signals(stops: mpsc::UnboundedSender<Command>, listening: &SyncSender<()>) {
+    let _ = listening.try_send(());
     spawn_local(async move {
         let mut how = NodeStop::Drain;
         while tokio::signal::ctrl_c().await.is_ok() && stops.send(Command::Stop(how)).is_ok() {

@@ -168,6 +168,7 @@ fn a_test_binary_can_be_a_node() {
     }
     let node = node.open().expect("a node can be opened");
     let address = node.address().expect("it listens");
+    node.listen_for_signals();
     writeln!(std::io::stdout(), "{GREETING}{address}").expect("the parent listens");
     let stopper = node.connect("parent").blocking().expect("it is there");
     thread::spawn(move || {
