@@ -77,7 +77,7 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) 
 
 /// Decodes one value that takes up all of `bytes`.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, used) = decode_prefix(bytes)?;
+    let (value, used) = guard::decode_sparing(bytes)?;
     match bytes.len() - used {
         0 => Ok(value),
         count => Err(DecodeError::TrailingBytes { count }),
@@ -85,7 +85,8 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError
 }
 
 /// Decodes the value at the beginning of `bytes`, and says how many bytes it took: possibly none, for a type such as
-/// `()`. So a run of values cannot be told from its bytes alone; their number must travel beside them.
+/// `()`. So a run of values cannot be told from its bytes alone; their number must travel beside them. For bytes that were
+/// encoded here: others may have it take as much room as a length in them claims.
 pub(crate) fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     bincode::serde::decode_from_slice(bytes, CONFIG).map_err(decode_error)
 }

@@ -2,7 +2,9 @@
 //!
 //! The format itself bounds neither how deep values are nested, where a stack overflow would end the process, nor the
 //! number of elements that take no bytes, which would keep it busy for ever. Most types can have neither, as their
-//! structure tells, and are decoded directly. The others go through a deserializer that counts.
+//! structure tells; for the others the deserializer counts. None of them gets room for a text or for bytes on the word of
+//! a length alone: the format's own deserializer would take as much as the limit of a value allows, before it looks how
+//! many bytes there are.
 
 use std::{
     cell::Cell,
@@ -14,7 +16,7 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{DecodeError, decode_by, decode_prefix};
+use super::{DecodeError, decode_by};
 use crate::schema::TypeDescription;
 
 /// How deep a value of a recursive type may be nested.
@@ -31,7 +33,7 @@ pub(crate) type DecodePrefix<T> = fn(&[u8]) -> Result<(T, usize), DecodeError>;
 /// type's `Deserialize` is not caught; see [`catching`].
 pub(crate) fn untrusted<T: DeserializeOwned + 'static>() -> DecodePrefix<T> {
     let hazards = TypeDescription::of::<T>().hazards();
-    if hazards.recursive || hazards.weightless { decode_guarded::<T> } else { decode_prefix::<T> }
+    if hazards.recursive || hazards.weightless { decode_guarded::<T> } else { decode_sparing::<T> }
 }
 
 /// As [`decode`](super::decode), for bytes of which nothing is known.
@@ -56,6 +58,12 @@ pub(crate) fn catching<R>(decode: impl FnOnce() -> Result<R, DecodeError>) -> Re
         let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         Err(DecodeError::Panicked { message })
     })
+}
+
+/// As [`decode_prefix`](super::decode_prefix), for bytes of which nothing is known, and types that are known to be
+/// harmless.
+pub(super) fn decode_sparing<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    decode_by(Guarded { inner: std::marker::PhantomData::<T>, guard: &Unwatched }, bytes)
 }
 
 fn decode_guarded<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
@@ -85,6 +93,30 @@ fn decode_guarded_by<'de, S: DeserializeSeed<'de>>(
     decode_by(seed, bytes).map_err(|error| guard.fault.take().unwrap_or(error))
 }
 
+/// What is asked on the way through a value.
+trait Watch {
+    /// Runs `decode` one level further down.
+    fn within<R, E: serde::de::Error>(&self, decode: impl FnOnce() -> Result<R, E>) -> Result<R, E>;
+
+    /// One more element of a list or map.
+    fn element<E: serde::de::Error>(&self) -> Result<(), E>;
+}
+
+/// For types whose values can do no harm.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    #[inline]
+    fn within<R, E: serde::de::Error>(&self, decode: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+        decode()
+    }
+
+    #[inline]
+    fn element<E: serde::de::Error>(&self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
 struct Guard {
     depth: Cell<usize>,
     elements_left: Cell<usize>,
@@ -98,8 +130,9 @@ impl Guard {
         self.fault.set(Some(fault));
         error
     }
+}
 
-    /// Runs `decode` one level further down.
+impl Watch for Guard {
     fn within<R, E: serde::de::Error>(&self, decode: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         if self.depth.get() == DEPTH_MAX {
             return Err(self.fail(DecodeError::TooDeep { depth_max: DEPTH_MAX }));
@@ -122,21 +155,21 @@ impl Guard {
 }
 
 /// A part of serde's machinery, watched.
-struct Guarded<'g, I> {
+struct Guarded<'g, I, G> {
     inner: I,
-    guard: &'g Guard,
+    guard: &'g G,
 }
 
-impl<'g, I> Guarded<'g, I> {
-    fn wrap<J>(&self, inner: J) -> Guarded<'g, J> {
+impl<'g, I, G> Guarded<'g, I, G> {
+    fn wrap<J>(&self, inner: J) -> Guarded<'g, J, G> {
         Guarded { inner, guard: self.guard }
     }
 }
 
 /// A watched visitor, which tells whether the elements that it is shown are those of a list or map.
-struct Watched<'g, V> {
+struct Watched<'g, V, G> {
     visitor: V,
-    guard: &'g Guard,
+    guard: &'g G,
     counts: bool,
 }
 
@@ -149,7 +182,7 @@ macro_rules! forward {
     };
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
+impl<'de, D: Deserializer<'de>, G: Watch> Deserializer<'de> for Guarded<'_, D, G> {
     type Error = D::Error;
 
     forward! {
@@ -169,9 +202,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
         deserialize_f64() counts false;
         deserialize_char() counts false;
         deserialize_str() counts false;
-        deserialize_string() counts false;
         deserialize_bytes() counts false;
-        deserialize_byte_buf() counts false;
         deserialize_option() counts false;
         deserialize_unit() counts false;
         deserialize_unit_struct(name: &'static str) counts false;
@@ -186,8 +217,37 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
         deserialize_ignored_any() counts true;
     }
 
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let Self { inner, guard } = self;
+        guard.within(|| inner.deserialize_str(Owning(visitor)))
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let Self { inner, guard } = self;
+        guard.within(|| inner.deserialize_bytes(Owning(visitor)))
+    }
+
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
+    }
+}
+
+/// A visitor that asked for a text or bytes of its own. It gets a copy of those that are there.
+struct Owning<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Owning<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<V::Value, E> {
+        self.0.visit_string(value.to_owned())
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, value: &[u8]) -> Result<V::Value, E> {
+        self.0.visit_byte_buf(value.to_owned())
     }
 }
 
@@ -199,7 +259,7 @@ macro_rules! visit {
     };
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Watched<'_, V> {
+impl<'de, V: Visitor<'de>, G: Watch> Visitor<'de> for Watched<'_, V, G> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -261,13 +321,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Watched<'_, V> {
 }
 
 /// The parts of a list, a map, a tuple or a struct.
-struct Elements<'g, A> {
+struct Elements<'g, A, G> {
     inner: A,
-    guard: &'g Guard,
+    guard: &'g G,
     counts: bool,
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+impl<'de, A: SeqAccess<'de>, G: Watch> SeqAccess<'de> for Elements<'_, A, G> {
     type Error = A::Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, A::Error> {
@@ -282,7 +342,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
+impl<'de, A: MapAccess<'de>, G: Watch> MapAccess<'de> for Elements<'_, A, G> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
@@ -301,7 +361,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guarded<'_, S> {
+impl<'de, S: DeserializeSeed<'de>, G: Watch> DeserializeSeed<'de> for Guarded<'_, S, G> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
@@ -310,9 +370,9 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guarded<'_, S> {
     }
 }
 
-impl<'g, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Guarded<'g, A> {
+impl<'g, 'de, A: EnumAccess<'de>, G: Watch> EnumAccess<'de> for Guarded<'g, A, G> {
     type Error = A::Error;
-    type Variant = Guarded<'g, A::Variant>;
+    type Variant = Guarded<'g, A::Variant, G>;
 
     fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), A::Error> {
         let Self { inner, guard } = self;
@@ -321,7 +381,7 @@ impl<'g, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Guarded<'g, A> {
     }
 }
 
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
+impl<'de, A: VariantAccess<'de>, G: Watch> VariantAccess<'de> for Guarded<'_, A, G> {
     type Error = A::Error;
 
     fn unit_variant(self) -> Result<(), A::Error> {
@@ -405,6 +465,24 @@ mod tests {
         assert_eq!(decode_untrusted::<BTreeSet<Nothing>>(&many), Err(DecodeError::TooManyElements));
         assert_eq!(decode_untrusted::<BTreeMap<(), ()>>(&many), Err(DecodeError::TooManyElements));
         assert_eq!(decode_untrusted::<Vec<()>>(&encoded(&1000u64)).map(|units| units.len()), Ok(1000));
+    }
+
+    #[test]
+    fn a_length_alone_gets_no_room() {
+        let claims = [encoded(&(1u64 << 30)), b"short".to_vec()].concat();
+        let held = |decode: &dyn Fn(&[u8]) -> DecodeError| {
+            let mut error = None;
+            let allocated = allocation_counter::measure(|| error = Some(decode(&claims)));
+            assert_eq!(error, Some(DecodeError::Truncated));
+            allocated.bytes_max
+        };
+        // What is looked up about a type once is not counted.
+        let _ = decode_untrusted::<(String, Vec<()>)>(&[]);
+        let _ = decode_untrusted::<String>(&[]);
+        assert!(held(&|bytes| decode_untrusted::<String>(bytes).unwrap_err()) < 1_000);
+        assert!(held(&|bytes| crate::codec::decode::<String>(bytes).unwrap_err()) < 1_000);
+        assert!(held(&|bytes| decode_untrusted::<(String, Vec<()>)>(bytes).unwrap_err()) < 1_000);
+        assert_eq!(decode_untrusted(&encoded(&"text")), Ok("text".to_owned()));
     }
 
     #[test]
