@@ -25,6 +25,9 @@ const DEPTH_MAX: usize = 128;
 /// Elements of lists and maps that a value may have beyond one for each of its bytes.
 const WEIGHTLESS_MAX: usize = 65_536;
 
+/// Elements that a list of a value that may be nested gets room for before they are there.
+const ROOM_MAX: usize = 64;
+
 /// Decodes the value at the beginning of bytes of which nothing is known, and says how many it took. Of the two ways to do
 /// that, it is the one that the type needs.
 pub(crate) type DecodePrefix<T> = fn(&[u8]) -> Result<(T, usize), DecodeError>;
@@ -100,6 +103,10 @@ trait Watch {
 
     /// One more element of a list or map.
     fn element<E: serde::de::Error>(&self) -> Result<(), E>;
+
+    /// For how many elements a list or map that claims to have so many may get room beforehand. Whoever makes it takes no
+    /// more than a mebibyte, but that for each list inside another.
+    fn room(&self, claimed: usize) -> usize;
 }
 
 /// For types whose values can do no harm.
@@ -114,6 +121,12 @@ impl Watch for Unwatched {
     #[inline]
     fn element<E: serde::de::Error>(&self) -> Result<(), E> {
         Ok(())
+    }
+
+    /// Lists are inside others only as often as the type says.
+    #[inline]
+    fn room(&self, claimed: usize) -> usize {
+        claimed
     }
 }
 
@@ -151,6 +164,10 @@ impl Watch for Guard {
             }
             None => Err(self.fail(DecodeError::TooManyElements)),
         }
+    }
+
+    fn room(&self, claimed: usize) -> usize {
+        claimed.min(ROOM_MAX)
     }
 }
 
@@ -338,7 +355,7 @@ impl<'de, A: SeqAccess<'de>, G: Watch> SeqAccess<'de> for Elements<'_, A, G> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.inner.size_hint().map(|claimed| self.guard.room(claimed))
     }
 }
 
@@ -357,7 +374,7 @@ impl<'de, A: MapAccess<'de>, G: Watch> MapAccess<'de> for Elements<'_, A, G> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.inner.size_hint().map(|claimed| self.guard.room(claimed))
     }
 }
 
@@ -483,6 +500,19 @@ mod tests {
         assert!(held(&|bytes| crate::codec::decode::<String>(bytes).unwrap_err()) < 1_000);
         assert!(held(&|bytes| decode_untrusted::<(String, Vec<()>)>(bytes).unwrap_err()) < 1_000);
         assert_eq!(decode_untrusted(&encoded(&"text")), Ok("text".to_owned()));
+    }
+
+    #[test]
+    fn nested_lists_that_claim_many_elements_get_no_room_for_them() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Tree(u64, Vec<Tree>);
+        // Each has one element so far, which is again one, and says that there are many more.
+        let claims = [&[1][..], &encoded(&(1u64 << 30))].concat().repeat(100);
+        let _ = decode_untrusted::<Tree>(&[]);
+        let mut error = None;
+        let allocated = allocation_counter::measure(|| error = decode_untrusted::<Tree>(&claims).err());
+        assert!(matches!(error, Some(DecodeError::Truncated | DecodeError::TooDeep { .. })), "{error:?}");
+        assert!(allocated.bytes_max < 1 << 20, "{allocated:?}");
     }
 
     #[test]
