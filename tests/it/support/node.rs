@@ -169,8 +169,9 @@ fn a_test_binary_can_be_a_node() {
     let node = node.open().expect("a node can be opened");
     let address = node.address().expect("it listens");
     node.listen_for_signals();
-    writeln!(std::io::stdout(), "{GREETING}{address}").expect("the parent listens");
     let stopper = node.connect("parent").blocking().expect("it is there");
+    // Behind all that it takes for itself, so that what it holds is settled.
+    writeln!(std::io::stdout(), "{GREETING}{address}").expect("the parent listens");
     thread::spawn(move || {
         // Until the parent closes it, or is gone.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
