@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
     sync::{mpsc, watch},
-    task::{LocalSet, spawn_local},
+    task::{LocalSet, spawn_local, yield_now},
 };
 
 use super::NodeError;
@@ -112,6 +112,7 @@ async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, Node
     if opened.send(Ok(address)).is_ok() {
         let how = until_stopped(&server, &mut orders, &stops).await;
         end_jobs(&environment, &server, how, &mut orders, &stops).await;
+        tell_ends(&environment).await;
     }
     if let Some(accepting) = accepting {
         accepting.abort();
@@ -195,6 +196,16 @@ async fn until_stopped(
             // The node itself holds a sender, so this does not happen.
             None => return NodeStop::Cancel,
         }
+    }
+}
+
+/// Clients that wait for a job's end are answered by tasks of this thread, which may still be about to run: they come before
+/// the farewell, behind which nothing is said.
+async fn tell_ends(environment: &LocalEnvironment) {
+    // Answered behind whatever the control thread was answering when the last job ended.
+    let _ = environment.health().await;
+    for _ in 0..8 {
+        yield_now().await;
     }
 }
 
