@@ -27,6 +27,9 @@ const PIPE_BYTES: usize = 256 << 10;
 /// The wait after an attempt to accept failed, as when there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// What is left of answers that are on their way to clients is given this long before the farewell.
+const FAREWELL_GRACE: Duration = Duration::from_millis(100);
+
 /// What a node's thread is told.
 pub(super) enum Command {
     Stop(NodeStop),
@@ -207,6 +210,7 @@ async fn tell_ends(environment: &LocalEnvironment) {
     for _ in 0..8 {
         yield_now().await;
     }
+    let _ = tokio::time::timeout(FAREWELL_GRACE, std::future::pending::<()>()).await;
 }
 
 /// Ends all jobs, and more firmly if another order says so. Clients can connect, ask and wait meanwhile: a node that
