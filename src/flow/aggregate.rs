@@ -128,6 +128,10 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
         self.next.wants_more()
     }
 
+    fn owes(&self) -> bool {
+        self.next.owes()
+    }
+
     fn settle(&mut self, ending: Ending) {
         self.meter.settle(ending);
         self.next.settle(ending);
@@ -197,6 +201,10 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for FoldByKey<K, T, D> {
 
     fn wants_more(&self) -> bool {
         self.next.wants_more()
+    }
+
+    fn owes(&self) -> bool {
+        self.next.owes()
     }
 
     fn settle(&mut self, ending: Ending) {
@@ -324,6 +332,10 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for Combine<K, T, D> {
 
     fn wants_more(&self) -> bool {
         self.next.wants_more()
+    }
+
+    fn owes(&self) -> bool {
+        self.next.owes()
     }
 
     fn settle(&mut self, ending: Ending) {

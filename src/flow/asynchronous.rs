@@ -201,6 +201,10 @@ where
         self.next.wants_more()
     }
 
+    fn owes(&self) -> bool {
+        self.calls.len() > 0 || !self.waiting.is_empty() || self.next.owes()
+    }
+
     fn settle(&mut self, ending: Ending) {
         self.meter.settle(ending);
         self.next.settle(ending);

@@ -71,6 +71,11 @@ pub(crate) trait Stage<T> {
     /// False once every further item would be thrown away.
     fn wants_more(&self) -> bool;
 
+    /// Whether something may still come out although nothing comes in: a call is in flight, a timer is set. What comes
+    /// out only with a mark does not count.
+    #[allow(dead_code, reason = "feedback loops, which come next, ask for it")]
+    fn owes(&self) -> bool;
+
     /// Writes the accounts into the task's report.
     fn settle(&mut self, ending: Ending);
 }
@@ -94,6 +99,9 @@ pub(crate) struct TaskState {
     at: Cell<(usize, u64)>,
     /// Why the task last returned `Pending`; written by the stage or head that had to wait.
     pub wait: Cell<Wait>,
+    /// The job is being paused, and the mark that says so is in the chain or has left it: no stage may give anything out of
+    /// its own accord.
+    pub holding: Cell<bool>,
     pub items_out: Cell<u64>,
     dead: RefCell<Vec<DeadLetter>>,
     dead_count: Cell<u64>,
@@ -129,6 +137,7 @@ impl TaskState {
             counters,
             at: Cell::new((0, 0)),
             wait: Cell::default(),
+            holding: Cell::new(false),
             items_out: Cell::new(0),
             dead: RefCell::default(),
             dead_count: Cell::new(0),

@@ -281,6 +281,10 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
         self.lanes.iter().any(|lane| !lane.closed)
     }
 
+    fn owes(&self) -> bool {
+        false
+    }
+
     fn settle(&mut self, ending: Ending) {
         for lane in &mut self.lanes {
             if ending == Ending::Discarded {

@@ -277,6 +277,10 @@ where
         self.next.wants_more()
     }
 
+    fn owes(&self) -> bool {
+        self.next.owes()
+    }
+
     fn settle(&mut self, ending: Ending) {
         self.meter.settle(ending);
         self.next.settle(ending);

@@ -26,6 +26,10 @@ macro_rules! pass_on {
             self.next.wants_more()
         }
 
+        fn owes(&self) -> bool {
+            self.next.owes()
+        }
+
         fn settle(&mut self, ending: Ending) {
             self.meter.settle(ending);
             self.next.settle(ending);
@@ -293,6 +297,10 @@ impl<T> Stage<T> for Take<T> {
         self.left > 0 && self.next.wants_more()
     }
 
+    fn owes(&self) -> bool {
+        self.next.owes()
+    }
+
     fn settle(&mut self, ending: Ending) {
         self.meter.settle(ending);
         self.next.settle(ending);
@@ -348,6 +356,10 @@ impl<T: Clone> Stage<T> for Tee<T> {
 
     fn wants_more(&self) -> bool {
         self.left.wants_more() || self.right.wants_more()
+    }
+
+    fn owes(&self) -> bool {
+        self.left.owes() || self.right.owes()
     }
 
     fn settle(&mut self, ending: Ending) {
@@ -434,6 +446,10 @@ impl<T, F: FnMut(T) -> Either<A, B>, A, B> Stage<T> for Split<F, A, B> {
 
     fn wants_more(&self) -> bool {
         self.left.wants_more() || self.right.wants_more()
+    }
+
+    fn owes(&self) -> bool {
+        self.left.owes() || self.right.owes()
     }
 
     fn settle(&mut self, ending: Ending) {

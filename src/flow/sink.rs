@@ -114,6 +114,10 @@ impl<T, F: FnMut(T) -> Result<(), TaskError>> Stage<T> for ForEach<F> {
         true
     }
 
+    fn owes(&self) -> bool {
+        false
+    }
+
     fn settle(&mut self, ending: Ending) {
         self.meter.settle(ending);
     }
@@ -285,6 +289,10 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
         true
     }
 
+    fn owes(&self) -> bool {
+        self.working.is_some() || !self.waiting.is_empty()
+    }
+
     fn settle(&mut self, ending: Ending) {
         self.meter.settle(ending);
     }
@@ -343,6 +351,10 @@ impl<T: Serialize> Stage<T> for OutputStage {
 
     fn wants_more(&self) -> bool {
         true
+    }
+
+    fn owes(&self) -> bool {
+        false
     }
 
     fn settle(&mut self, ending: Ending) {

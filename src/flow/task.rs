@@ -63,6 +63,9 @@ pub(crate) struct ChainTask<T> {
     quantum: usize,
     passing: Option<Mark>,
     held: Option<u32>,
+    /// The newest hold that was ordered or came in, and the newest that was resumed: a mark may come after either.
+    newest_hold: u32,
+    resumed_hold: u32,
     /// The head was told that nothing more is wanted.
     closed: bool,
 }
@@ -78,6 +81,8 @@ impl<T> ChainTask<T> {
             quantum,
             passing: None,
             held: None,
+            newest_hold: 0,
+            resumed_hold: 0,
             closed: false,
         }
     }
@@ -105,6 +110,10 @@ impl<T> ChainTask<T> {
                 self.chain.batch(&mut self.buffer)?;
             }
             Input::Mark(mark) => {
+                if let Mark::Hold(epoch) = mark {
+                    self.newest_hold = self.newest_hold.max(epoch);
+                    self.state.holding.set(epoch > self.resumed_hold);
+                }
                 self.chain.mark(mark)?;
                 self.passing = Some(mark);
             }
@@ -177,6 +186,14 @@ impl<T> Task for ChainTask<T> {
     }
 
     fn command(&mut self, command: TaskCommand) {
+        match command {
+            TaskCommand::Hold { epoch } => self.newest_hold = self.newest_hold.max(epoch),
+            TaskCommand::Resume | TaskCommand::Stop => {
+                self.resumed_hold = self.newest_hold;
+                self.state.holding.set(false);
+            }
+            TaskCommand::Cancel => {}
+        }
         self.head.command(command);
     }
 
