@@ -37,9 +37,9 @@ pub use environment::{
     OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
-    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Flow, Graph, IntoBatchSource, Iterable,
-    IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, RangePart, Sink,
-    Source, Splittable, Stream, TaskContext, TaskError, TextFile, TextPart, partitioned,
+    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Flow, FutureStream, Graph, IntoBatchSource,
+    Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, RangePart,
+    Sink, Source, Splittable, Stream, TaskContext, TaskError, TextFile, TextPart, partitioned,
 };
 pub use job::{
     ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,

@@ -43,6 +43,32 @@ pub(crate) enum TaskCommand {
     Hold { epoch: u32 },
     /// Sources: go on.
     Resume,
+    /// Tasks of this loop: say whether you are at rest, and what you have sent and received within it.
+    Scan { id: LoopId, wave: u32 },
+    /// This loop is quiet: its heads end.
+    EndLoop { id: LoopId },
+    /// Loops take nothing round any more, and end.
+    CutLoops,
+}
+
+/// A feedback loop of a job: its position among those of the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct LoopId(pub u32);
+
+impl LoopId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a task says of its part in a loop, at one moment between two steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct LoopScan {
+    /// It waits for input and owes nothing, and nothing more can enter the loop by it.
+    pub at_rest: bool,
+    /// Batches that it has put on channels within the loop, and that it has taken off them or thrown away.
+    pub sent: u64,
+    pub received: u64,
 }
 
 /// What a worker reports to the JobSupervisor.
@@ -64,6 +90,16 @@ pub(crate) enum TaskEvent {
     /// A `Hold` mark of this epoch has passed through the task, and nothing of what came before it is in flight here.
     Held {
         epoch: u32,
+    },
+    /// The loop this task is part of may have gone quiet.
+    LoopQuiet {
+        id: LoopId,
+    },
+    /// The answer to `Scan`.
+    Scanned {
+        id: LoopId,
+        wave: u32,
+        scan: LoopScan,
     },
     /// Items were set aside. Sent at most once for each step of the task; `newest` is bounded by the sender.
     DeadLettered {
@@ -92,6 +128,8 @@ pub(crate) struct TaskReport {
     pub sent: Vec<Sent>,
     /// For each operator of the chain, in order.
     pub operators: Vec<OperatorAccount>,
+    /// Of a task that is part of a loop.
+    pub looped: LoopScan,
 }
 
 /// What the consuming end of a channel counted, in items.

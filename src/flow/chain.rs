@@ -11,7 +11,12 @@ use std::{
 };
 
 use crate::{
-    flow::{context::TaskContext, counters::SharedCounters, error::TaskError},
+    flow::{
+        context::TaskContext,
+        counters::SharedCounters,
+        error::TaskError,
+        loops::{LoopPart, LoopPlan},
+    },
     job::{DeadLetter, ErrorPolicy, FailureCause, Limits, message_of},
     protocol::{OperatorAccount, Received, Sent, TaskReport, Wait},
 };
@@ -73,7 +78,6 @@ pub(crate) trait Stage<T> {
 
     /// Whether something may still come out although nothing comes in: a call is in flight, a timer is set. What comes
     /// out only with a mark does not count.
-    #[allow(dead_code, reason = "feedback loops, which come next, ask for it")]
     fn owes(&self) -> bool;
 
     /// Writes the accounts into the task's report.
@@ -102,6 +106,8 @@ pub(crate) struct TaskState {
     /// The job is being paused, and the mark that says so is in the chain or has left it: no stage may give anything out of
     /// its own accord.
     pub holding: Cell<bool>,
+    /// Its part in a feedback loop, if it is in one.
+    pub looped: Option<LoopPart>,
     pub items_out: Cell<u64>,
     dead: RefCell<Vec<DeadLetter>>,
     dead_count: Cell<u64>,
@@ -128,6 +134,7 @@ impl TaskState {
         operators: Vec<OperatorInfo>,
         limits: Limits,
         counters: std::sync::Arc<SharedCounters>,
+        looped: Option<LoopPlan>,
     ) -> Self {
         let report = ReportParts { operators: vec![OperatorAccount::default(); operators.len()], ..Default::default() };
         Self {
@@ -138,6 +145,7 @@ impl TaskState {
             at: Cell::new((0, 0)),
             wait: Cell::default(),
             holding: Cell::new(false),
+            looped: looped.map(LoopPart::new),
             items_out: Cell::new(0),
             dead: RefCell::default(),
             dead_count: Cell::new(0),
@@ -171,6 +179,7 @@ impl TaskState {
             received: parts.received.into_iter().map(|(_, received)| received).collect(),
             sent: parts.sent.into_iter().map(|(_, sent)| sent).collect(),
             operators: parts.operators,
+            looped: self.looped.as_ref().map(LoopPart::scan).unwrap_or_default(),
         }
     }
 

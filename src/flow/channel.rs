@@ -3,6 +3,10 @@
 //! A gate has one lane for each producing task. Credit is counted per lane in batches and bytes and is given back when
 //! a batch has been *consumed*, not when it has been taken. A waiting producer is woken once half of its credit is
 //! back, so that the two sides do not take turns batch by batch. Marks need no credit.
+//!
+//! In a feedback loop credit would be waited for in a circle. So the lane that closes a loop takes what comes, up to a limit
+//! at which it fails; and what is in a loop already goes before what is about to enter it, so that a loop whose items do not
+//! multiply stays far from that limit however long its input is.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +14,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{flow::chain::Mark, protocol::Received};
 
@@ -52,6 +56,39 @@ struct Lane<T> {
 enum Packet<T> {
     Batch(Vec<T>, usize),
     Mark(Mark),
+}
+
+impl<T> GateState<T> {
+    /// The next batch of the lanes looked at, with its lane and weight. Notes the marks in front of it.
+    fn next_batch(
+        &mut self,
+        held: &mut [Option<u32>],
+        looks_at: impl Fn(usize) -> bool,
+    ) -> Option<(Vec<T>, (usize, usize))> {
+        let lanes = self.lanes.len();
+        let first = self.turn;
+        let mut offset = 0;
+        while offset < lanes {
+            let index = (first + offset) % lanes;
+            if !looks_at(index) {
+                offset += 1;
+                continue;
+            }
+            let lane = &mut self.lanes[index];
+            match lane.queue.pop_front() {
+                None => offset += 1,
+                Some(Packet::Batch(batch, bytes)) => {
+                    lane.accounts.received += batch.len() as u64;
+                    self.turn = (index + 1) % lanes;
+                    self.queued -= 1;
+                    return Some((batch, (index, bytes)));
+                }
+                Some(Packet::Mark(Mark::End)) => lane.ended = true,
+                Some(Packet::Mark(Mark::Hold(epoch))) => held[index] = held[index].max(Some(epoch)),
+            }
+        }
+        None
+    }
 }
 
 impl<T> Gate<T> {
@@ -106,6 +143,12 @@ impl<T> LaneSender<T> {
         if lane.batches > 0 && (lane.batches >= limits.batches || lane.bytes + bytes > limits.bytes) {
             return Offer::Full;
         }
+        Self::put(state, self.lane, batch, bytes);
+        Offer::Taken
+    }
+
+    fn put(mut state: MutexGuard<'_, GateState<T>>, lane: usize, batch: &mut Vec<T>, bytes: usize) {
+        let lane = &mut state.lanes[lane];
         lane.batches += 1;
         lane.bytes += bytes;
         let empty = lane.spares.pop().unwrap_or_default();
@@ -114,6 +157,21 @@ impl<T> LaneSender<T> {
         let consumer = state.consumer.take();
         drop(state);
         wake(consumer);
+    }
+
+    /// Offers a batch that no credit holds back, as long as no more than `items_max` items wait. `sent` is how many items
+    /// were put on this lane before.
+    pub fn offer_freely(&self, batch: &mut Vec<T>, bytes: usize, sent: u64, items_max: usize) -> Offer {
+        let mut state = self.gate.state.lock();
+        let lane = &mut state.lanes[self.lane];
+        if lane.closed {
+            return Offer::Closed;
+        }
+        let waiting = sent - lane.accounts.received + batch.len() as u64;
+        if waiting > items_max as u64 {
+            return Offer::Full;
+        }
+        Self::put(state, self.lane, batch, bytes);
         Offer::Taken
     }
 
@@ -155,13 +213,38 @@ pub(crate) struct GateReceiver<T> {
     held: Vec<Option<u32>>,
     /// The `Hold` given out last.
     hold: Option<u32>,
+    /// What each lane is to a loop that this task is part of; empty if it is part of none.
+    places: Vec<Place>,
     ended: bool,
+}
+
+/// What a lane is to the loop that its consumer is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It leads into the loop.
+    Entry,
+    /// It lies within the loop: what is in it goes before what has yet to enter.
+    Inner,
+    /// It closes the loop, and never ends by itself: marks that come round on it say nothing new.
+    Closing,
 }
 
 impl<T> GateReceiver<T> {
     pub fn new(gate: Arc<Gate<T>>) -> Self {
         let lanes = gate.state.lock().lanes.len();
-        Self { gate, in_hand: None, held: vec![None; lanes], hold: None, ended: false }
+        Self { gate, in_hand: None, held: vec![None; lanes], hold: None, places: Vec::new(), ended: false }
+    }
+
+    /// For a task of a loop: what each lane is to it.
+    pub fn in_loop(gate: Arc<Gate<T>>, places: Vec<Place>) -> Self {
+        Self { places, ..Self::new(gate) }
+    }
+
+    /// Whether nothing more can enter the loop by this task.
+    pub fn is_entered(&self) -> bool {
+        let state = self.gate.state.lock();
+        let mut entries = state.lanes.iter().zip(&self.places).filter(|(_, place)| **place == Place::Entry);
+        entries.all(|(lane, _)| lane.closed || (lane.ended && lane.queue.is_empty()))
     }
 
     /// Gives back the credit of the batch taken last, with its emptied buffer.
@@ -186,6 +269,11 @@ impl<T> GateReceiver<T> {
         self.in_hand.map(|(lane, _)| lane)
     }
 
+    /// What a lane is to the loop that this task is part of.
+    pub fn place(&self, lane: usize) -> Place {
+        self.places.get(lane).copied().unwrap_or(Place::Entry)
+    }
+
     /// Takes the next batch or mark. A `Hold` comes out once it has come in on every lane that has not ended, an end
     /// once all lanes have.
     pub fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken<T>> {
@@ -193,35 +281,28 @@ impl<T> GateReceiver<T> {
             return Poll::Pending;
         }
         let mut state = self.gate.state.lock();
-        if state.lanes.iter().all(|lane| lane.closed || (lane.ended && lane.queue.is_empty())) {
+        let places = &self.places;
+        let counts = |index: usize| places.get(index) != Some(&Place::Closing);
+        let over = |lane: &Lane<T>| lane.closed || (lane.ended && lane.queue.is_empty());
+        if state.lanes.iter().enumerate().all(|(index, lane)| over(lane) || !counts(index)) {
             self.ended = true;
             return Poll::Ready(Taken::Mark(Mark::End));
         }
-        let lanes = state.lanes.len();
-        let first = state.turn;
-        let mut offset = 0;
-        while offset < lanes {
-            let index = (first + offset) % lanes;
-            let lane = &mut state.lanes[index];
-            match lane.queue.pop_front() {
-                None => offset += 1,
-                Some(Packet::Batch(batch, bytes)) => {
-                    lane.accounts.received += batch.len() as u64;
-                    state.turn = (index + 1) % lanes;
-                    state.queued -= 1;
-                    self.in_hand = Some((index, bytes));
-                    return Poll::Ready(Taken::Batch(batch));
-                }
-                Some(Packet::Mark(Mark::End)) => lane.ended = true,
-                Some(Packet::Mark(Mark::Hold(epoch))) => self.held[index] = self.held[index].max(Some(epoch)),
-            }
+        // Outside of loops, where most tasks are, there is nothing to go first.
+        let mut next = None;
+        if !places.is_empty() {
+            next = state.next_batch(&mut self.held, |index| places[index] != Place::Entry);
         }
-        if state.lanes.iter().all(|lane| lane.ended) {
+        if let Some((batch, in_hand)) = next.or_else(|| state.next_batch(&mut self.held, |_| true)) {
+            self.in_hand = Some(in_hand);
+            return Poll::Ready(Taken::Batch(batch));
+        }
+        if state.lanes.iter().enumerate().all(|(index, lane)| lane.ended || !counts(index)) {
             self.ended = true;
             return Poll::Ready(Taken::Mark(Mark::End));
         }
-        let live = state.lanes.iter().zip(&self.held).filter(|(lane, _)| !lane.ended);
-        let everywhere = live.map(|(_, held)| *held).min().flatten();
+        let live = state.lanes.iter().enumerate().filter(|(index, lane)| !lane.ended && counts(*index));
+        let everywhere = live.map(|(index, _)| self.held[index]).min().flatten();
         if everywhere > self.hold
             && let Some(epoch) = everywhere
         {
@@ -234,12 +315,24 @@ impl<T> GateReceiver<T> {
         Poll::Pending
     }
 
-    /// Refuses everything from now on: what waits in the lanes is `as_discarded` or else refused.
-    pub fn close(&mut self, ending: CloseAs) {
-        let (mut producers, mut dropped) = (Vec::new(), Vec::new());
+    /// Refuses everything from now on: what waits in the lanes is `as_discarded` or else refused. Returns how many batches
+    /// were thrown away of those that lay within a loop.
+    pub fn close(&mut self, ending: CloseAs) -> usize {
+        self.close_where(ending, |_| true)
+    }
+
+    /// The same for the lanes that close a loop only.
+    pub fn close_loop(&mut self, ending: CloseAs) -> usize {
+        self.close_where(ending, |place| place == Some(Place::Closing))
+    }
+
+    fn close_where(&mut self, ending: CloseAs, closes: impl Fn(Option<Place>) -> bool) -> usize {
+        let (mut producers, mut dropped, mut looping) = (Vec::new(), Vec::new(), 0);
         let mut state = self.gate.state.lock();
-        for lane in &mut state.lanes {
-            if lane.closed {
+        let mut thrown = 0;
+        for (index, lane) in state.lanes.iter_mut().enumerate() {
+            let place = self.places.get(index).copied();
+            if lane.closed || !closes(place) {
                 continue;
             }
             lane.closed = true;
@@ -248,6 +341,8 @@ impl<T> GateReceiver<T> {
                 let Packet::Batch(batch, bytes) = packet else { continue };
                 lane.batches -= 1;
                 lane.bytes -= bytes;
+                thrown += 1;
+                looping += usize::from(matches!(place, Some(Place::Inner | Place::Closing)));
                 match ending {
                     CloseAs::Refused => lane.accounts.refused += batch.len() as u64,
                     CloseAs::Discarded => lane.accounts.discarded += batch.len() as u64,
@@ -256,11 +351,12 @@ impl<T> GateReceiver<T> {
             dropped.push(queue);
             producers.extend(lane.producer.take());
         }
-        state.queued = 0;
+        state.queued -= thrown;
         drop(state);
         producers.into_iter().for_each(Waker::wake);
         // Last, because dropping items is user code: no lock is held, and nobody is left unwoken if it panics.
         drop(dropped);
+        looping
     }
 
     /// The accounts of each lane, final once the gate is closed or all lanes have ended.

@@ -11,11 +11,13 @@ use std::{
 use crate::{
     flow::{
         chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, TaskState},
-        channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Taken},
+        channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Place, Taken},
         hash::{KEY_GROUPS, hash_of, instance_of},
+        loops::LoopPart,
         task::{Head, Input},
     },
-    protocol::{Sent, TaskCommand, Wait},
+    job::FailureCause,
+    protocol::{LoopId, Sent, TaskCommand, Wait},
 };
 
 /// How a batch is dealt out to the lanes of an exchange.
@@ -114,6 +116,8 @@ pub(crate) struct OutLane<T> {
     /// Items thrown away because the consumer had closed its end.
     thrown: u64,
     sent: Sent,
+    /// What the channel is to the loop that its producer is part of. One that leaves the loop is an `Entry` to what follows.
+    place: Place,
 }
 
 enum Held<T> {
@@ -124,43 +128,97 @@ enum Held<T> {
 impl<T> OutLane<T> {
     pub fn new(channel: usize, sender: LaneSender<T>) -> Self {
         let sent = Sent::default();
-        Self { channel, sender, buffer: Vec::new(), backlog: VecDeque::new(), closed: false, thrown: 0, sent }
+        Self {
+            channel,
+            sender,
+            buffer: Vec::new(),
+            backlog: VecDeque::new(),
+            closed: false,
+            thrown: 0,
+            sent,
+            place: Place::Entry,
+        }
     }
 
-    /// Sends what the backlog and then the buffer hold, as far as there is credit.
-    fn push(&mut self, weigh: &Option<Weigh<T>>, partial: bool, batch_items: usize) {
+    /// Sends what the backlog and then the buffer hold, as far as there is credit. Fails only where a loop is closed.
+    fn push(&mut self, out: &Out<T>, partial: bool) -> Result<(), Failure> {
         if self.closed {
-            return self.close();
+            self.close();
+            return Ok(());
         }
-        while let Some(held) = self.backlog.front_mut() {
+        while let Some(held) = self.backlog.pop_front() {
             match held {
-                Held::Mark(mark) => self.sender.mark(*mark),
-                Held::Batch(batch) => {
-                    let items = batch.len() as u64;
-                    let bytes = weight(batch, weigh);
-                    match self.sender.offer(batch, bytes) {
-                        Offer::Taken => self.sent.sent += items,
-                        Offer::Full => return,
-                        Offer::Closed => return self.close(),
+                Held::Mark(mark) => self.sender.mark(mark),
+                Held::Batch(mut batch) => {
+                    let offer = self.offer(&mut batch, out);
+                    if !matches!(offer, Ok(Offer::Taken)) {
+                        self.backlog.push_front(Held::Batch(batch));
+                    }
+                    match offer? {
+                        Offer::Taken => {}
+                        Offer::Full => return Ok(()),
+                        Offer::Closed => {
+                            self.close();
+                            return Ok(());
+                        }
                     }
                 }
             }
-            self.backlog.pop_front();
         }
-        let due = if partial { 1 } else { batch_items };
+        let due = if partial { 1 } else { out.batch_items };
         if self.buffer.len() >= due {
-            let items = self.buffer.len() as u64;
-            let bytes = weight(&self.buffer, weigh);
-            match self.sender.offer(&mut self.buffer, bytes) {
-                Offer::Taken => self.sent.sent += items,
+            let mut batch = std::mem::take(&mut self.buffer);
+            let offer = self.offer(&mut batch, out);
+            self.buffer = batch;
+            match offer? {
+                Offer::Taken => {}
                 Offer::Full => {
                     // Kept as a batch only when it is full; a partial one may still grow.
-                    if self.buffer.len() >= batch_items {
+                    if self.buffer.len() >= out.batch_items {
                         self.backlog.push_back(Held::Batch(std::mem::take(&mut self.buffer)));
                     }
                 }
                 Offer::Closed => self.close(),
             }
+        }
+        Ok(())
+    }
+
+    /// Offers a batch to the channel, and counts it if it is taken.
+    fn offer(&mut self, batch: &mut Vec<T>, out: &Out<T>) -> Result<Offer, Failure> {
+        let (items, bytes) = (batch.len() as u64, weight(batch, &out.weigh));
+        let offer = match out.task.looped.as_ref().filter(|_| self.place != Place::Entry) {
+            None => self.sender.offer(batch, bytes),
+            Some(looped) => self.offer_in_loop(batch, bytes, looped)?,
+        };
+        if offer == Offer::Taken {
+            self.sent.sent += items;
+        }
+        Ok(offer)
+    }
+
+    fn offer_in_loop(&mut self, batch: &mut Vec<T>, bytes: usize, looped: &LoopPart) -> Result<Offer, Failure> {
+        let future = looped.plan.channels.get(&self.channel).and_then(Option::as_ref);
+        if let Some(future) = future.filter(|_| looped.plan.watch.has_ended()) {
+            let (future, items) = (future.to_string(), batch.len() as u64);
+            return Err(FailureCause::LoopEnded { future, items }.into());
+        }
+        looped.plan.watch.take_token();
+        let offer = match self.place {
+            Place::Closing => self.sender.offer_freely(batch, bytes, self.sent.sent, looped.plan.items_max),
+            Place::Entry | Place::Inner => self.sender.offer(batch, bytes),
+        };
+        if offer == Offer::Taken {
+            looped.sent();
+            return Ok(offer);
+        }
+        looped.not_sent();
+        match future.filter(|_| offer == Offer::Full) {
+            Some(future) => {
+                let (future, limit_items) = (future.to_string(), looped.plan.items_max as u64);
+                Err(FailureCause::LoopTooLarge { future, limit_items }.into())
+            }
+            None => Ok(offer),
         }
     }
 
@@ -197,18 +255,30 @@ fn weight<T>(batch: &[T], weigh: &Option<Weigh<T>>) -> usize {
     }
 }
 
+/// What all lanes of an exchange are sent with.
+struct Out<T> {
+    task: Rc<TaskState>,
+    weigh: Option<Weigh<T>>,
+    batch_items: usize,
+}
+
 /// The last stage of a chain whose items go on to other tasks.
 pub(crate) struct ExchangeStage<T, R> {
     meter: Meter,
     route: R,
     lanes: Vec<OutLane<T>>,
-    weigh: Option<Weigh<T>>,
+    out: Out<T>,
     registered: bool,
 }
 
 impl<T: 'static, R: Route<T> + 'static> ExchangeStage<T, R> {
-    pub fn boxed(meter: Meter, route: R, lanes: Vec<OutLane<T>>, weigh: Option<Weigh<T>>) -> BoxStage<T> {
-        Box::new(Self { meter, route, lanes, weigh, registered: false })
+    pub fn boxed(meter: Meter, route: R, mut lanes: Vec<OutLane<T>>, weigh: Option<Weigh<T>>) -> BoxStage<T> {
+        let task = Rc::clone(&meter.task);
+        if let Some(looped) = &task.looped {
+            lanes.iter_mut().for_each(|lane| lane.place = looped.plan.place(lane.channel));
+        }
+        let batch_items = task.limits.batch_items;
+        Box::new(Self { meter, route, lanes, out: Out { task, weigh, batch_items }, registered: false })
     }
 }
 
@@ -220,26 +290,23 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
         self.meter.account.processed += count as u64;
         self.route.deal(items, &mut self.lanes);
         self.meter.task.put_out(count * self.route.copies(self.lanes.len()));
-        let batch_items = self.meter.task.limits.batch_items;
         for lane in &mut self.lanes {
-            if lane.closed || lane.buffer.len() >= batch_items {
-                lane.push(&self.weigh, false, batch_items);
+            if lane.closed || lane.buffer.len() >= self.out.batch_items {
+                lane.push(&self.out, false)?;
             }
         }
         Ok(())
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
-        let batch_items = self.meter.task.limits.batch_items;
         for lane in &mut self.lanes {
             lane.mark(mark);
-            lane.push(&self.weigh, true, batch_items);
+            lane.push(&self.out, true)?;
         }
         Ok(())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let batch_items = self.meter.task.limits.batch_items;
         let mut blocked = false;
         for lane in &mut self.lanes {
             if lane.closed || (self.registered && lane.backlog.is_empty()) {
@@ -250,7 +317,7 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
             if lane.sender.register(cx) {
                 lane.close();
             }
-            lane.push(&self.weigh, false, batch_items);
+            lane.push(&self.out, false)?;
             blocked |= !lane.backlog.is_empty();
         }
         self.registered = true;
@@ -262,10 +329,9 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
     }
 
     fn flush(&mut self, _lull: Lull) -> Result<(), Failure> {
-        let batch_items = self.meter.task.limits.batch_items;
         for lane in &mut self.lanes {
             if !lane.buffer.is_empty() {
-                lane.push(&self.weigh, true, batch_items);
+                lane.push(&self.out, true)?;
             }
             if !lane.buffer.is_empty() {
                 // No credit: it goes to the backlog, so that `poll` waits for it.
@@ -309,12 +375,45 @@ pub(crate) struct GateHead<T> {
     cut: Option<(usize, u64)>,
     closed: bool,
     ended: bool,
+    /// Of a task that a loop begins at.
+    start: Option<LoopStart<T>>,
+}
+
+/// What it takes to begin and end a loop.
+struct LoopStart<T> {
+    id: LoopId,
+    /// A lane by which the task tells itself of holds, and of the end: to the gate, the loop is one more producer.
+    orders: LaneSender<T>,
 }
 
 impl<T> GateHead<T> {
     pub fn new(state: &Rc<TaskState>, gate: Arc<Gate<T>>, channels: Vec<usize>) -> Self {
-        let gate = GateReceiver::new(gate);
-        Self { state: Rc::clone(state), gate, channels, rest: None, cut: None, closed: false, ended: false }
+        let mut start = None;
+        let receiver = match &state.looped {
+            None => GateReceiver::new(gate),
+            Some(looped) => {
+                let mut places: Vec<Place> = channels.iter().map(|channel| looped.plan.place(*channel)).collect();
+                if places.contains(&Place::Closing) {
+                    start = Some(LoopStart { id: looped.plan.id, orders: gate.add_lane() });
+                    places.push(Place::Inner);
+                }
+                GateReceiver::in_loop(gate, places)
+            }
+        };
+        let state = Rc::clone(state);
+        Self { state, gate: receiver, channels, rest: None, cut: None, closed: false, ended: false, start }
+    }
+
+    fn is_looping(&self) -> bool {
+        let lane = self.gate.lane_in_hand();
+        self.state.looped.is_some() && lane.is_some_and(|lane| self.gate.place(lane) != Place::Entry)
+    }
+
+    /// What was thrown away in front of the task is no longer under way in the loop.
+    fn refused(&self, batches: usize) {
+        if let Some(looped) = &self.state.looped {
+            looped.refused(batches);
+        }
     }
 
     fn drop_rest(&mut self) {
@@ -340,6 +439,11 @@ impl<T> Head<T> for GateHead<T> {
             }
             return Poll::Ready(Ok(Input::Items));
         }
+        // What waits to go round is held at the loop's start.
+        if self.start.is_some() && self.state.holding.get() {
+            self.state.wait.set(Wait::Resume);
+            return Poll::Pending;
+        }
         // The batch taken last has been consumed; its buffer, emptied by the chain, goes back to its producer.
         self.gate.release(Some(std::mem::take(into)));
         match self.gate.poll_take(cx) {
@@ -349,13 +453,23 @@ impl<T> Head<T> for GateHead<T> {
             }
             Poll::Ready(Taken::Mark(mark)) => {
                 self.ended = mark == Mark::End;
+                if self.ended && self.start.is_some() {
+                    // Nothing waits there, or the loop would not have been quiet; if it does, the accounts show it.
+                    let thrown = self.gate.close_loop(CloseAs::Discarded);
+                    self.refused(thrown);
+                }
                 Poll::Ready(Ok(Input::Mark(mark)))
             }
-            Poll::Ready(Taken::Batch(batch)) if batch.len() <= max => {
-                *into = batch;
-                Poll::Ready(Ok(Input::Items))
-            }
             Poll::Ready(Taken::Batch(batch)) => {
+                if self.is_looping()
+                    && let Some(looped) = &self.state.looped
+                {
+                    looped.received();
+                }
+                if batch.len() <= max {
+                    *into = batch;
+                    return Poll::Ready(Ok(Input::Items));
+                }
                 let mut rest = batch.into_iter();
                 into.extend(rest.by_ref().take(max));
                 self.rest = Some(rest);
@@ -364,22 +478,45 @@ impl<T> Head<T> for GateHead<T> {
         }
     }
 
-    fn command(&mut self, _command: TaskCommand) {
-        // Not a source: the end and the hold reach this task through its channels.
+    fn is_entered(&self) -> bool {
+        self.gate.is_entered()
+    }
+
+    /// Elsewhere than at the start of a loop, the end and the hold reach a task through its channels.
+    fn command(&mut self, command: TaskCommand) {
+        let Some(LoopStart { id, orders }) = &self.start else { return };
+        match command {
+            TaskCommand::Hold { epoch } => orders.mark(Mark::Hold(epoch)),
+            TaskCommand::EndLoop { id: ended } if ended == *id => {
+                if let Some(looped) = &self.state.looped {
+                    looped.plan.watch.end();
+                }
+                orders.mark(Mark::End);
+            }
+            TaskCommand::CutLoops if !self.ended && !self.closed => {
+                orders.mark(Mark::End);
+                self.state.cut_short();
+                let thrown = self.gate.close_loop(CloseAs::Refused);
+                self.refused(thrown);
+            }
+            _ => {}
+        }
     }
 
     fn close(&mut self) {
         if !self.closed {
             self.closed = true;
             self.drop_rest();
-            self.gate.close(CloseAs::Refused);
+            let thrown = self.gate.close(CloseAs::Refused);
+            self.refused(thrown);
         }
     }
 
     fn settle(&mut self, ending: Ending) {
         if ending == Ending::Discarded {
             self.drop_rest();
-            self.gate.close(CloseAs::Discarded);
+            let thrown = self.gate.close(CloseAs::Discarded);
+            self.refused(thrown);
         }
         self.gate.release(None);
         let mut accounts = self.gate.accounts();

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fmt,
+    ops::Range,
     rc::Rc,
     sync::Arc,
 };
@@ -15,6 +16,7 @@ use crate::{
         Flow,
         chain::{OperatorInfo, Recipe, catch},
         channel::LaneLimits,
+        loops::{self, LoopPlan},
         task::Task,
     },
     job::{ErasedJob, ErrorPolicy, JobPayload, Limits, TaskId},
@@ -94,6 +96,24 @@ pub enum BuildRefusal {
         /// The operator.
         operator: String,
     },
+    /// Nothing fills a future.
+    #[error("nothing fills the future `{future}`; end a stream in it with `fill_future`")]
+    UnfilledFuture {
+        /// The name.
+        future: String,
+    },
+    /// Two streams fill one future.
+    #[error("the future `{future}` is filled twice; `union` the two streams first")]
+    FutureFilledTwice {
+        /// The name.
+        future: String,
+    },
+    /// Two futures, or loops, have one name.
+    #[error("two futures or loops are named `{future}`")]
+    DuplicateFuture {
+        /// The name.
+        future: String,
+    },
     /// A limit of 0 calls in flight.
     #[error("`{operator}` allows 0 calls in flight; the least is 1")]
     ZeroConcurrency {
@@ -118,6 +138,8 @@ pub struct Graph {
     pub(crate) services: Vec<String>,
     pub(crate) outputs: Vec<String>,
     pub(crate) inputs: Vec<String>,
+    /// The tasks of each feedback loop.
+    pub(crate) loops: Vec<Vec<TaskId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -189,6 +211,8 @@ pub(crate) struct TaskPlan {
     pub instance: u32,
     pub parallelism: u32,
     pub operators: Vec<OperatorInfo>,
+    /// Its part in a feedback loop.
+    pub looped: Option<LoopPlan>,
     pub recipe: Recipe<Box<dyn Task>>,
 }
 
@@ -218,11 +242,21 @@ pub(crate) struct Blueprint {
     pub services: Vec<Box<dyn ErasedService>>,
     pub outputs: Vec<(String, Arc<OutputStore>)>,
     pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+    pub futures: Vec<Future>,
     /// Streams nobody has consumed yet: where each comes from.
     pub open: HashMap<u64, (usize, usize)>,
     pub next_stream: u64,
     /// The first thing wrong. What follows an error may be its consequence.
     pub refusal: Option<BuildRefusal>,
+}
+
+/// A stream whose items come from further down the flow.
+pub(crate) struct Future {
+    pub name: Arc<str>,
+    pub chain: usize,
+    pub filled: bool,
+    /// The channels from what fills it.
+    pub filled_by: Range<usize>,
 }
 
 /// A chain in the making.
@@ -255,6 +289,7 @@ impl Blueprint {
             services: Vec::new(),
             outputs: Vec::new(),
             inputs: Vec::new(),
+            futures: Vec::new(),
             open: HashMap::new(),
             next_stream: 0,
             refusal: None,
@@ -285,6 +320,15 @@ impl Blueprint {
         let operators = &mut self.chains[chain].operators;
         operators.push(Operator { kind, uid: None, policy: None });
         operators.len() - 1
+    }
+
+    /// Returns the future's position among those of the flow.
+    pub fn add_future(&mut self, name: &Arc<str>, chain: usize) -> usize {
+        if self.futures.iter().any(|future| future.name == *name) {
+            self.refuse(BuildRefusal::DuplicateFuture { future: name.to_string() });
+        }
+        self.futures.push(Future { name: Arc::clone(name), chain, filled: false, filled_by: 0..0 });
+        self.futures.len() - 1
     }
 
     pub fn lane_limits(&self) -> LaneLimits {
@@ -334,6 +378,10 @@ impl Blueprint {
     /// Turns the finished layout into a plan.
     fn finish(mut self) -> Result<Plan, BuildRefusal> {
         let names = self.names();
+        if let Some(future) = self.futures.iter().find(|future| !future.filled) {
+            let future = future.name.to_string();
+            self.refuse(BuildRefusal::UnfilledFuture { future });
+        }
         if let Some((chain, operator)) = self.open.values().min().copied() {
             let operator = names[chain][operator].name.clone();
             self.refuse(BuildRefusal::Unconsumed { operator });
@@ -341,20 +389,26 @@ impl Blueprint {
         if let Some(refusal) = self.refusal {
             return Err(refusal);
         }
+        let loops = loops::find(&self);
         let mut graph = Graph {
             services: self.services.iter().map(|service| service.name().to_owned()).collect(),
             outputs: self.outputs.iter().map(|(name, _)| name.clone()).collect(),
             inputs: self.inputs.iter().map(|(name, _)| name.clone()).collect(),
+            loops: vec![Vec::new(); loops.count],
             ..Graph::default()
         };
         let mut tasks = Vec::new();
         let first_tasks: Vec<u32> = self.chains.iter().map(|chain| chain.first_task).collect();
-        for (chain, operators) in self.chains.into_iter().zip(names) {
+        for (index, (chain, operators)) in self.chains.into_iter().zip(names).enumerate() {
+            let looped = loops.of_chain.get(&index);
             let Some(mut factory) = chain.factory else {
                 return Err(BuildRefusal::User("a chain was left without an end".to_owned()));
             };
             let op_names: Vec<String> = operators.iter().map(|operator| operator.name.clone()).collect();
             for instance in 0..chain.parallelism {
+                if let Some(looped) = looped {
+                    graph.loops[looped.id.index()].push(TaskId(chain.first_task + instance as u32));
+                }
                 graph.tasks.push(TaskNode {
                     id: TaskId(chain.first_task + instance as u32),
                     name: op_names.join(" -> "),
@@ -368,6 +422,7 @@ impl Blueprint {
                     instance: instance as u32,
                     parallelism: chain.parallelism as u32,
                     operators: operators.clone(),
+                    looped: looped.cloned(),
                     recipe: factory(instance),
                 });
             }

@@ -38,6 +38,28 @@ macro_rules! pass_on {
 }
 pub(crate) use pass_on;
 
+/// Passes every item on: an operator that stands for where a stream comes from.
+pub(crate) struct Pass<T> {
+    meter: Meter,
+    next: BoxStage<T>,
+}
+
+impl<T> Pass<T> {
+    pub fn new(meter: Meter, next: BoxStage<T>) -> Self {
+        Self { meter, next }
+    }
+}
+
+impl<T> Stage<T> for Pass<T> {
+    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
+        self.meter.account.received += items.len() as u64;
+        self.meter.account.processed += items.len() as u64;
+        self.next.batch(items)
+    }
+
+    pass_on!();
+}
+
 /// One item in, one out; the closure cannot fail.
 pub(crate) struct Map<F, U> {
     meter: Meter,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    flow::chain::{BoxStage, Ending, Failure, Lull, Mark, TaskState},
+    flow::{
+        chain::{BoxStage, Ending, Failure, Lull, Mark, TaskState},
+        loops::LoopPart,
+    },
     protocol::{TaskCommand, Wait},
 };
 
@@ -20,7 +23,12 @@ pub(crate) trait Head<T> {
     /// waits for when it is pending.
     fn poll_batch(&mut self, cx: &mut Context<'_>, into: &mut Vec<T>, max: usize) -> Poll<Result<Input, Failure>>;
 
-    /// Has effect on sources only: `Stop` makes the next input an end, `Hold` makes it a mark, after which the head
+    /// Whether nothing more can enter the loop, if it is part of one, by this head.
+    fn is_entered(&self) -> bool {
+        true
+    }
+
+    /// Has effect on sources and heads of loops only: `Stop` makes the next input an end, `Hold` makes it a mark, after which the head
     /// waits until `Resume`. `Cancel` never gets here.
     fn command(&mut self, command: TaskCommand);
 
@@ -66,6 +74,8 @@ pub(crate) struct ChainTask<T> {
     /// The newest hold that was ordered or came in, and the newest that was resumed: a mark may come after either.
     newest_hold: u32,
     resumed_hold: u32,
+    /// The head had nothing when it was asked last.
+    starved: bool,
     /// The head was told that nothing more is wanted.
     closed: bool,
 }
@@ -83,12 +93,14 @@ impl<T> ChainTask<T> {
             held: None,
             newest_hold: 0,
             resumed_hold: 0,
+            starved: false,
             closed: false,
         }
     }
 
     /// Takes one batch or mark through the chain.
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Failure>> {
+        self.starved = false;
         std::task::ready!(self.chain.poll(cx))?;
         match self.passing.take() {
             Some(Mark::End) => return Poll::Ready(Ok(Progress::Ended)),
@@ -102,7 +114,9 @@ impl<T> ChainTask<T> {
             self.closed = true;
             self.head.close();
         }
-        match std::task::ready!(self.head.poll_batch(cx, &mut self.buffer, self.quantum))? {
+        let input = self.head.poll_batch(cx, &mut self.buffer, self.quantum);
+        self.starved = input.is_pending();
+        match std::task::ready!(input)? {
             // A source may come back empty-handed without having ended.
             Input::Items if self.buffer.is_empty() => {}
             Input::Items => {
@@ -121,9 +135,39 @@ impl<T> ChainTask<T> {
         Poll::Ready(Ok(Progress::More))
     }
 
+    /// The task cannot go on: passes on what was held back only to fill batches. A failure, or newly blocked output, shows at
+    /// the next poll, for which the stage has registered the waker. Ready if there is something to do after all.
+    fn lull(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let (wait, sent) = (self.state.wait.get(), self.sent_in_loop());
+        self.chain.flush(Lull::Idle)?;
+        std::task::ready!(self.chain.poll(cx))?;
+        // It was this poll that saw a consumer close, and there may be no other wake-up; or what was passed on went round to
+        // this very task.
+        if self.is_done_early() || (self.starved && self.sent_in_loop() != sent) {
+            return Poll::Ready(Ok(()));
+        }
+        self.state.wait.set(wait);
+        self.rest();
+        Poll::Pending
+    }
+
     /// Whether nothing more is wanted, and the head has not been told yet.
     fn is_done_early(&self) -> bool {
         !self.closed && !self.chain.wants_more()
+    }
+
+    fn sent_in_loop(&self) -> u64 {
+        self.state.looped.as_ref().map_or(0, LoopPart::sent_so_far)
+    }
+
+    /// All that came in has been worked off and passed on. A task of a loop is at rest, unless something may yet come out.
+    fn rest(&self) {
+        if let Some(looped) = &self.state.looped
+            && self.starved
+            && !self.chain.owes()
+        {
+            looped.rest(self.head.is_entered());
+        }
     }
 
     fn adapt(&mut self, took: Duration) {
@@ -150,23 +194,14 @@ impl<T> Task for ChainTask<T> {
                 Poll::Ready(Ok(Progress::More)) => {}
                 Poll::Ready(Ok(Progress::Ended)) => break Poll::Ready(Ok(())),
                 Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
-                Poll::Pending => {
-                    // What was held back to fill batches goes out before the task waits. A failure, or newly blocked
-                    // output, shows at the next poll, for which the stage has registered the waker.
-                    let wait = self.state.wait.get();
-                    if let Err(failure) = self.chain.flush(Lull::Idle) {
-                        break Poll::Ready(Err(failure));
+                Poll::Pending => match self.lull(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
+                    Poll::Pending => {
+                        self.state.counters.waits_for(self.state.wait.get(), Instant::now());
+                        break Poll::Pending;
                     }
-                    match self.chain.poll(cx) {
-                        Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
-                        // It was this poll that saw a consumer close: there may be no other wake-up.
-                        Poll::Ready(Ok(())) if self.is_done_early() => continue,
-                        Poll::Ready(Ok(())) => self.state.wait.set(wait),
-                        Poll::Pending => {}
-                    }
-                    self.state.counters.waits_for(self.state.wait.get(), Instant::now());
-                    break Poll::Pending;
-                }
+                },
             }
             let after = Instant::now();
             self.adapt(after - now);
@@ -192,7 +227,7 @@ impl<T> Task for ChainTask<T> {
                 self.resumed_hold = self.newest_hold;
                 self.state.holding.set(false);
             }
-            TaskCommand::Cancel => {}
+            TaskCommand::Cancel | TaskCommand::Scan { .. } | TaskCommand::EndLoop { .. } | TaskCommand::CutLoops => {}
         }
         self.head.command(command);
     }
@@ -204,6 +239,9 @@ impl<T> Task for ChainTask<T> {
     fn settle(&mut self, ending: Ending) {
         self.head.settle(ending);
         self.chain.settle(ending);
+        if let Some(looped) = &self.state.looped {
+            looped.leave();
+        }
         self.state.counters.put(self.state.items_out.get());
         self.state.counters.queued(0);
         self.state.counters.ended(Instant::now());
@@ -232,7 +270,7 @@ impl Course {
                 self.announce = None;
                 self.holding = false;
             }
-            TaskCommand::Cancel => {}
+            TaskCommand::Cancel | TaskCommand::Scan { .. } | TaskCommand::EndLoop { .. } | TaskCommand::CutLoops => {}
         }
     }
 

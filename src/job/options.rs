@@ -68,6 +68,10 @@ pub struct Limits {
     pub output_memory_bytes: usize,
     /// Encoded bytes of one collected output; beyond them the job fails. Default 16 GiB.
     pub output_bytes_max: u64,
+    /// Items that wait to go round at one instance of a feedback loop; beyond them the job fails. Default 1,048,576.
+    pub loop_items_max: usize,
+    /// How long feedback loops may take to go quiet after `stop`, before they are cut. Default 10 s.
+    pub loop_drain_deadline: Duration,
     /// Items that wait in an output of `stream_out` or in an input of `from_channel`. Default 16,384.
     pub port_items: usize,
 }
@@ -99,6 +103,8 @@ impl Default for Limits {
             dead_letters_max: 1000,
             output_memory_bytes: 64 << 20,
             output_bytes_max: 16 << 30,
+            loop_items_max: 1 << 20,
+            loop_drain_deadline: Duration::from_secs(10),
             port_items: 16_384,
         }
     }

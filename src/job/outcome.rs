@@ -147,6 +147,24 @@ pub enum FailureCause {
         /// The figures.
         detail: String,
     },
+    /// More items than a limit allows wait to go round in a feedback loop.
+    #[error("more than {limit_items} items wait to go round in the loop `{future}`")]
+    LoopTooLarge {
+        /// The name of the loop's future.
+        future: String,
+        /// `Limits::loop_items_max`.
+        limit_items: u64,
+    },
+    /// An operator within a feedback loop gave something out at the end of its input, which cannot go round again.
+    #[error(
+        "the loop `{future}` had gone quiet when {items} more items came to go round; what an operator gives out at the end of its input can only leave a loop"
+    )]
+    LoopEnded {
+        /// The name of the loop's future.
+        future: String,
+        /// How many came at once.
+        items: u64,
+    },
     /// A named output outgrew its limit.
     #[error("output `{output}` outgrew its limit of {limit_bytes} bytes")]
     OutputTooLarge {

@@ -17,6 +17,7 @@
 //! verdict, once no service is live either).
 
 mod accounts;
+mod loops;
 #[cfg(test)]
 mod model;
 mod services;
@@ -26,7 +27,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use self::{services::Service, tasks::Task};
+use self::{loops::Loop, services::Service, tasks::Task};
 use crate::{
     job::{
         ActorState, Attempt, CancelReason, FailureCause, Incarnation, JobState, Outcome, ServiceId, TaskId, Warning,
@@ -43,6 +44,8 @@ pub(crate) struct Setup {
     pub channels: Vec<ChannelSetup>,
     /// Names, in order of registration: the position is the [`ServiceId`].
     pub services: Vec<String>,
+    /// The tasks of each feedback loop; no task is in two.
+    pub loops: Vec<Vec<TaskId>>,
     pub autostop: bool,
     /// Whether a [`Deadline::RunLimit`] is to be armed.
     pub run_limit: bool,
@@ -98,6 +101,8 @@ pub(crate) enum Deadline {
     Tasks,
     /// This service has to stop.
     Service(ServiceId),
+    /// Feedback loops have to go quiet after `stop`.
+    Loops,
     /// The job has to end.
     RunLimit,
 }
@@ -145,6 +150,7 @@ pub(crate) struct Completion {
     begun: bool,
     tasks: Vec<Task>,
     services: Vec<Service>,
+    loops: Vec<Loop>,
     stop_requested: bool,
     course: Course,
     /// Set once no task is live, and replaced only on the way out of `Idle`.
@@ -152,6 +158,7 @@ pub(crate) struct Completion {
     /// The number of the last hold; marks of earlier ones are stale.
     hold_epoch: u32,
     tasks_deadline_armed: bool,
+    loops_deadline_armed: bool,
     run_limit_armed: bool,
     warnings: Vec<Warning>,
     restarts: u32,
@@ -166,11 +173,13 @@ impl Completion {
             begun: false,
             tasks: vec![Task::default(); setup.tasks.len()],
             services: vec![Service::default(); setup.services.len()],
+            loops: vec![Loop::default(); setup.loops.len()],
             stop_requested: false,
             course: Course::Onward,
             verdict: None,
             hold_epoch: 0,
             tasks_deadline_armed: false,
+            loops_deadline_armed: false,
             run_limit_armed: false,
             warnings: Vec::new(),
             restarts: 0,
@@ -281,6 +290,7 @@ impl Completion {
             JobState::Running | JobState::Pausing | JobState::Paused => {
                 // Also ends the hold of a paused job: a separate `Resume` could let a source emit once more.
                 self.command_tasks(TaskCommand::Stop, out);
+                self.limit_loops(out);
                 self.enter(JobState::Draining);
             }
             JobState::Starting | JobState::Idle => self.conclude(out),
@@ -312,12 +322,13 @@ impl Completion {
                 self.tasks_deadline_armed = false;
                 self.abandon_tasks(out);
             }
+            Deadline::Loops if self.loops_deadline_armed => self.cut_loops(out),
             Deadline::Service(service) => self.abandon_service(service, out),
             Deadline::RunLimit if self.run_limit_armed => {
                 self.run_limit_armed = false;
                 self.divert(Course::Cancelled(CancelReason::Deadline), out);
             }
-            Deadline::Tasks | Deadline::RunLimit => {}
+            Deadline::Tasks | Deadline::Loops | Deadline::RunLimit => {}
         }
     }
 
@@ -341,6 +352,7 @@ impl Completion {
     fn conclude(&mut self, out: &mut Vec<Command>) {
         let sealed = self.verdict.is_some();
         let verdict = self.judge();
+        self.release_loops(out);
         if self.tasks_deadline_armed {
             self.tasks_deadline_armed = false;
             out.push(Command::Disarm(Deadline::Tasks));

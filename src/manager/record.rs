@@ -46,6 +46,7 @@ impl JobRecord {
             tasks: self.graph.tasks.iter().map(task).collect(),
             channels: self.graph.channels.iter().map(channel).collect(),
             services: self.graph.services.clone(),
+            loops: self.graph.loops.clone(),
             autostop: self.autostop,
             run_limit,
             restarts_max,

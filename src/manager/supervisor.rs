@@ -176,6 +176,7 @@ impl JobSupervisor {
     fn arm(&mut self, deadline: Deadline, ctx: &mut Context<Self>) {
         let after = match deadline {
             Deadline::Tasks => self.limits.cancel_deadline,
+            Deadline::Loops => self.limits.loop_drain_deadline,
             Deadline::Service(_) => self.limits.service_stop_deadline,
             Deadline::RunLimit => self.run_limit.unwrap_or(Duration::MAX),
         };

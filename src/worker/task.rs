@@ -18,7 +18,7 @@ use crate::{
         task::Task,
     },
     job::{Attempt, FailureCause, JobId, Limits, TaskId},
-    protocol::{TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
+    protocol::{LoopId, TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
     worker::thread::Occupied,
 };
 
@@ -69,7 +69,7 @@ impl TaskActor {
         let TaskSetup { job, attempt, task, plan, context, limits, counters, events, occupied } = setup;
         let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
-        let state = Rc::new(TaskState::new(context, plan.operators, limits, counters));
+        let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped));
         let stage = Stage::Unmade(plan.recipe);
         Self { job, attempt, task, state, events, stage, reported: false, early: Vec::new(), span, _occupied: occupied }
     }
@@ -102,6 +102,7 @@ impl TaskActor {
         let polled = catch(|| task.poll(cx));
         let held = task.take_held();
         self.report_dead();
+        self.report_quiet();
         if let Some(epoch) = held {
             self.report(TaskEvent::Held { epoch });
         }
@@ -128,6 +129,21 @@ impl TaskActor {
         }
     }
 
+    fn report_quiet(&self) {
+        if let Some(looped) = &self.state.looped
+            && looped.take_hint()
+        {
+            self.report(TaskEvent::LoopQuiet { id: looped.plan.id });
+        }
+    }
+
+    /// Answers a question about a loop, if this task is part of it.
+    fn report_scan(&self, id: LoopId, wave: u32) {
+        if let Some(looped) = self.state.looped.as_ref().filter(|looped| looped.plan.id == id) {
+            self.report(TaskEvent::Scanned { id, wave, scan: looped.scan() });
+        }
+    }
+
     /// Settles the accounts, drops everything the user gave the task, and reports: in this order, so that nothing of
     /// the task lives once its end is known.
     fn end(&mut self, event: impl FnOnce(crate::protocol::TaskReport) -> TaskEvent, ending: Ending) {
@@ -142,6 +158,7 @@ impl TaskActor {
         }
         self.reported = true;
         self.report_dead();
+        self.report_quiet();
         self.report(event(self.state.take_report()));
     }
 }
@@ -172,6 +189,7 @@ impl Handler<Command> for TaskActor {
         match (&mut self.stage, command) {
             (Stage::Ended, _) => {}
             (_, TaskCommand::Cancel) => self.end(TaskEvent::Cancelled, Ending::Discarded),
+            (_, TaskCommand::Scan { id, wave }) => self.report_scan(id, wave),
             (Stage::Unmade(_), command) => self.early.push(command),
             (Stage::Made(task), command) => {
                 if let Err(panic) = catch(|| task.command(command)) {

@@ -13,6 +13,7 @@ mod inputs;
 mod interrupts;
 mod jobs;
 mod keys;
+mod loops;
 mod operators;
 mod outputs;
 mod parallelism;
@@ -42,6 +43,7 @@ fn jobs() -> proscenium::JobRegistry {
         inputs::jobs(),
         jobs::jobs(),
         keys::jobs(),
+        loops::jobs(),
         operators::jobs(),
         outputs::jobs(),
         parallelism::jobs(),

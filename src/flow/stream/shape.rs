@@ -233,7 +233,7 @@ pub(crate) struct Exchange<T> {
     chain: usize,
     gates: Vec<Arc<Gate<T>>>,
     /// The channel of each lane, for each gate.
-    channels: Vec<Vec<usize>>,
+    channels: Rc<RefCell<Vec<Vec<usize>>>>,
 }
 
 impl<T: Send + 'static> Exchange<T> {
@@ -244,7 +244,13 @@ impl<T: Send + 'static> Exchange<T> {
         let limits = shared.lane_limits();
         drop(shared);
         let gates = (0..parallelism).map(|_| Gate::new(limits)).collect();
-        Self { blueprint: Rc::clone(blueprint), asked, chain, gates, channels: vec![Vec::new(); parallelism] }
+        Self {
+            blueprint: Rc::clone(blueprint),
+            asked,
+            chain,
+            gates,
+            channels: Rc::new(RefCell::new(vec![Vec::new(); parallelism])),
+        }
     }
 
     /// Ends `stream` in this exchange.
@@ -275,7 +281,7 @@ impl<T: Send + 'static> Exchange<T> {
                 }
                 let channel = blueprint.channels.len();
                 blueprint.channels.push(((stream.chain, producer), (self.chain, consumer)));
-                self.channels[consumer].push(channel);
+                self.channels.borrow_mut()[consumer].push(channel);
                 own.push(OutLane::new(channel, gate.add_lane()));
             }
             lanes.push(RefCell::new(own));
@@ -290,11 +296,16 @@ impl<T: Send + 'static> Exchange<T> {
         });
     }
 
-    /// The stream on the other side.
-    pub fn finish(self) -> Stream<T> {
-        let (gates, channels) = (self.gates, self.channels);
+    /// The chain on the other side.
+    pub fn chain(&self) -> usize {
+        self.chain
+    }
+
+    /// The stream on the other side, to be taken once. What feeds it may still be added.
+    pub fn finish(&self) -> Stream<T> {
+        let (gates, channels) = (self.gates.clone(), Rc::clone(&self.channels));
         new_chain(&self.blueprint, self.chain, move |instance| {
-            let (gate, channels) = (Arc::clone(&gates[instance]), channels[instance].clone());
+            let (gate, channels) = (Arc::clone(&gates[instance]), channels.borrow()[instance].clone());
             Box::new(move |task| Box::new(GateHead::new(task, gate, channels)))
         })
     }

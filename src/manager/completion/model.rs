@@ -66,6 +66,9 @@ impl Model for Job {
                 Fault::Misdirected => ("orders fit what they are for", |_, world| !world.saw(Fault::Misdirected)),
                 Fault::ArmedTwice => ("a deadline is armed once", |_, world| !world.saw(Fault::ArmedTwice)),
                 Fault::SilentChange => ("a change raises the version", |_, world| !world.saw(Fault::SilentChange)),
+                Fault::EndedBusy => {
+                    ("a loop is ended once, and only when it is quiet", |_, world| !world.saw(Fault::EndedBusy))
+                }
                 Fault::Unbegun => ("tasks start once all services are up", |_, world| !world.saw(Fault::Unbegun)),
             }
         };
@@ -214,7 +217,8 @@ fn stale_events(world: &World) -> Vec<Event> {
         }
     }
     let deadlines = (0..world.services.len()).map(|at| Deadline::Service(super::service_id(at)));
-    let silent = deadlines.chain([Deadline::Tasks, Deadline::RunLimit]).filter(|it| !world.is_armed(*it));
+    let silent =
+        deadlines.chain([Deadline::Tasks, Deadline::Loops, Deadline::RunLimit]).filter(|it| !world.is_armed(*it));
     stale.extend(silent.map(Event::Elapsed));
     stale
 }
@@ -258,6 +262,12 @@ impl Job {
 
     fn autostop(mut self) -> Self {
         self.setup.autostop = true;
+        self
+    }
+
+    /// Makes a loop of these tasks, which begins at the first of them.
+    fn looped(mut self, members: &[u32]) -> Self {
+        self.setup.loops = vec![members.iter().map(|&task| crate::job::TaskId(task)).collect()];
         self
     }
 
@@ -363,6 +373,56 @@ fn a_lost_item_never_passes_for_completion() {
     let sights = [ENDS_COMPLETED, ENDS_STOPPED, ENDS_CANCELLED, FAILS_BY_ACCOUNTS];
     let states = Job::new(3, &[(0, 2), (1, 2)], 1).autostop().allowing(budget).seeing(&sights).check();
     assert!(states > 1_000, "only {states} states");
+}
+
+const LOOP_TOLD: (&str, Condition) = ("ends a loop that is quiet", |_, world| world.looping_told());
+const LOOP_CUT: (&str, Condition) = ("cuts a loop", |_, world| world.looping_cut());
+
+/// A source, a loop of two tasks, and a sink behind it.
+fn looping() -> Job {
+    Job::new(4, &[(0, 1), (1, 2), (2, 1), (2, 3)], 0).looped(&[1, 2]).autostop()
+}
+
+#[test]
+fn a_loop_ends_at_the_moment_it_is_quiet_and_never_before() {
+    let budget = Budget { trips: 3, hints: 1, ..Budget::default() };
+    let states = looping().allowing(budget).seeing(&[ENDS_COMPLETED, LOOP_TOLD]).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+/// A source and a loop of two tasks.
+fn bare_loop(budget: Budget) -> Job {
+    Job::new(3, &[(0, 1), (1, 2), (2, 1)], 0).looped(&[1, 2]).autostop().allowing(budget)
+}
+
+#[test]
+fn the_rules_hold_for_a_loop_that_is_stopped() {
+    let budget = Budget { stop: 1, trips: 2, ..Budget::default() };
+    let states = bare_loop(budget).seeing(&[ENDS_COMPLETED, ENDS_STOPPED, LOOP_TOLD, LOOP_CUT]).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn the_rules_hold_for_a_loop_that_is_paused_and_cancelled() {
+    let budget = Budget { cancel: 1, pause: 1, resume: 1, trips: 1, ..Budget::default() };
+    let states = bare_loop(budget).seeing(&[ENDS_COMPLETED, ENDS_CANCELLED, PAUSES, LOOP_TOLD]).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn the_rules_hold_for_a_loop_whose_tasks_fail_and_hang() {
+    let budget = Budget { stop: 1, hangs: 1, task_failures: 1, trips: 1, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_STOPPED, ENDS_FAILED, ABANDONS_A_TASK, LOOP_TOLD, LOOP_CUT];
+    let states = bare_loop(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn a_loop_of_one_task_that_nothing_enters_ends() {
+    let budget = Budget { stop: 1, trips: 3, hints: 2, ..Budget::default() };
+    let states = Job::new(1, &[(0, 0)], 0).looped(&[0]).autostop().allowing(budget);
+    let states = states.seeing(&[ENDS_COMPLETED, ENDS_STOPPED, LOOP_TOLD]).check();
+    assert!(states > 100, "only {states} states");
 }
 
 #[test]

@@ -48,6 +48,8 @@ impl Completion {
                     self.settle_hold();
                 }
             }
+            TaskEvent::LoopQuiet { id: quiet } => self.hear_quiet(quiet, out),
+            TaskEvent::Scanned { id: scanned, wave, scan } => self.hear_scan(id, scanned, wave, scan, out),
             TaskEvent::DeadLettered { .. } => self.touch(),
             TaskEvent::Finished(report) => self.end_task(id, ActorState::Finished, report, None, out),
             TaskEvent::Failed { cause, report } => self.end_task(id, ActorState::Failed, report, Some(cause), out),
@@ -79,6 +81,7 @@ impl Completion {
             self.cancel_tasks(out);
         } else {
             self.settle_hold();
+            self.settle_waves(id, out);
         }
     }
 
@@ -99,6 +102,7 @@ impl Completion {
     }
 
     pub(super) fn cancel_tasks(&mut self, out: &mut Vec<Command>) {
+        self.release_loops(out);
         self.command_tasks(TaskCommand::Cancel, out);
         self.tasks_deadline_armed = true;
         out.push(Command::Arm(Deadline::Tasks));

@@ -30,6 +30,7 @@ fn setup(tasks: u32, services: usize) -> Setup {
         tasks: (0..tasks).map(|at| TaskSetup { name: format!("t{at}"), operators: vec![format!("o{at}")] }).collect(),
         channels: (0..tasks.saturating_sub(1)).map(channel).collect(),
         services: (0..services).map(|at| format!("s{at}")).collect(),
+        loops: Vec::new(),
         autostop: false,
         run_limit: false,
         restarts_max: 3,
@@ -96,6 +97,7 @@ impl Job {
             received: vec![Received { received: 7, ..Received::default() }; ends(|channel| channel.to)],
             sent: vec![Sent { sent: 7, dropped: 0 }; ends(|channel| channel.from)],
             operators: vec![OperatorAccount { received: 7, processed: 7, ..OperatorAccount::default() }],
+            ..TaskReport::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! The world around the rules: every step of a task, a service or a client is a choice.
 
+mod looping;
 mod obey;
 mod step;
 
@@ -33,6 +34,10 @@ pub(super) struct Budget {
     pub(super) hook_panics: u8,
     /// Items that a consumer never sees.
     pub(super) lost_items: u8,
+    /// Batches sent within a loop.
+    pub(super) trips: u8,
+    /// Hints that a loop may be quiet that nothing stands behind.
+    pub(super) hints: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +66,7 @@ pub(super) struct TaskActor {
     cancel: bool,
     /// The hold it was ordered to pass on, and whether it has.
     hold: Option<(u32, bool)>,
+    looped: looping::Part,
     /// From its end to the delivery.
     report: Option<TaskReport>,
 }
@@ -115,6 +121,8 @@ impl ServiceActor {
 pub(super) enum Mail {
     Held { task: usize, epoch: u32 },
     TaskEnded { task: usize },
+    Quiet { task: usize },
+    Scanned { task: usize, wave: u32, at_rest: bool, sent: u64, received: u64 },
     ServiceStarted { service: usize, incarnation: u32 },
     ServiceFailed { service: usize, incarnation: u32 },
     ServiceStopped { service: usize, incarnation: u32, hook_panicked: bool },
@@ -131,6 +139,11 @@ pub(super) enum Action {
     PassHold { task: usize },
     End { task: usize, end: End, lost: bool },
     HangTask { task: usize },
+    Send { channel: usize },
+    Take { channel: usize },
+    Rest { task: usize },
+    AnswerScan { task: usize },
+    Hint { task: usize },
     Start { service: usize },
     Fail { service: usize, late: bool },
     StopAsTold { service: usize, hook_panicked: bool },
@@ -141,7 +154,9 @@ impl Action {
     /// Whether the world could as well have done without.
     pub(super) fn is_mishap(&self) -> bool {
         match *self {
-            Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } => true,
+            Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } | Self::Hint { .. } => true,
+            // A loop need not go on.
+            Self::Send { .. } => true,
             Self::End { end, lost, .. } => end == End::Failed || lost,
             _ => false,
         }
@@ -168,10 +183,11 @@ pub(super) enum Fault {
     ArmedTwice,
     SilentChange,
     Unbegun,
+    EndedBusy,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Endless,
         Self::AfterEnd,
         Self::SealedTwice,
@@ -182,6 +198,7 @@ impl Fault {
         Self::ArmedTwice,
         Self::SilentChange,
         Self::Unbegun,
+        Self::EndedBusy,
     ];
 }
 
@@ -197,6 +214,7 @@ pub(super) struct World {
     pub(super) first: Option<First>,
     /// Items reported as thrown away.
     pub(super) dropped: u64,
+    looping: looping::Looping,
     mail: BTreeSet<Mail>,
     pub(super) budget: Budget,
     gates_closed: bool,
@@ -214,6 +232,7 @@ pub(super) fn setup(tasks: usize, channels: &[(u32, u32)], services: usize) -> S
         tasks: (0..tasks).map(|at| TaskSetup { name: at.to_string(), operators: Vec::new() }).collect(),
         channels: channels.iter().map(channel).collect(),
         services: (0..services).map(|at| at.to_string()).collect(),
+        loops: Vec::new(),
         autostop: false,
         run_limit: false,
         restarts_max: RESTARTS_MAX,
@@ -223,8 +242,15 @@ pub(super) fn setup(tasks: usize, channels: &[(u32, u32)], services: usize) -> S
 
 impl World {
     pub(super) fn begin(setup: Setup, budget: Budget) -> Self {
-        let task =
-            TaskActor { stage: TaskStage::Waiting, lost: false, stop: false, cancel: false, hold: None, report: None };
+        let task = TaskActor {
+            stage: TaskStage::Waiting,
+            lost: false,
+            stop: false,
+            cancel: false,
+            hold: None,
+            looped: looping::Part::default(),
+            report: None,
+        };
         let service = ServiceActor { stage: ServiceStage::Waiting, incarnation: 0, clock: 0, failures: 0 };
         let mut world = Self {
             tasks: vec![task; setup.tasks.len()],
@@ -235,12 +261,14 @@ impl World {
             was_idle: false,
             first: None,
             dropped: 0,
+            looping: looping::Looping::default(),
             mail: BTreeSet::new(),
             budget,
             gates_closed: false,
             ended: false,
             faults: BTreeSet::new(),
         };
+        world.close_loop();
         world.tell(Event::Begin);
         world
     }
@@ -277,7 +305,7 @@ impl World {
             Mail::ServiceStarted { service, .. }
             | Mail::ServiceFailed { service, .. }
             | Mail::ServiceStopped { service, .. } => *service == at,
-            Mail::Held { .. } | Mail::TaskEnded { .. } => false,
+            Mail::Held { .. } | Mail::TaskEnded { .. } | Mail::Quiet { .. } | Mail::Scanned { .. } => false,
         })
     }
 
@@ -301,7 +329,7 @@ impl World {
             ServiceStage::Hung => 1,
             ServiceStage::Gone => 0,
         });
-        let unarmed = 2 + self.services.len() - self.deadlines.len();
+        let unarmed = 3 + self.services.len() - self.deadlines.len();
         let deadlines = 2 * unarmed + self.deadlines.values().filter(|armed| **armed).count();
         requests
             + usize::from(budget.service_failures) * 8
@@ -309,6 +337,7 @@ impl World {
             + tasks.sum::<usize>()
             + services.sum::<usize>()
             + deadlines
+            + self.loop_rank()
     }
 
     /// What tasks, services, deadlines and reports on their way may do next.
@@ -320,6 +349,7 @@ impl World {
                 self.task_actions(at, actions);
             }
         }
+        self.loop_actions(actions);
         for (service, actor) in self.services.iter().enumerate() {
             match actor.stage {
                 ServiceStage::Starting => actions.push(Action::Start { service }),
@@ -346,14 +376,17 @@ impl World {
 
     fn task_actions(&self, at: usize, actions: &mut Vec<Action>) {
         let task = &self.tasks[at];
-        let mut upstream = self.neighbours(|channel| (channel.to.index() == at).then_some(channel.from.index()));
+        let channels = self.machine.setup.channels.iter().enumerate();
+        // What closes a loop neither ends nor holds its start.
+        let upstream = channels.filter(|(index, channel)| channel.to.index() == at && !self.closes(*index));
+        let mut upstream = upstream.map(|(_, channel)| &self.tasks[channel.from.index()]);
         let is_source = upstream.clone().next().is_none();
         let accepted = self
             .neighbours(|channel| (channel.from.index() == at).then_some(channel.to.index()))
             .all(|consumer| !matches!(consumer.stage, TaskStage::Ended(End::Failed | End::Cancelled)));
         let mut end = |end, lost| actions.push(Action::End { task: at, end, lost });
-        if upstream.clone().all(TaskActor::is_drained) && !task.holds() && accepted {
-            end(End::Finished, false);
+        if upstream.clone().all(TaskActor::is_drained) && !task.holds() && accepted && self.may_end(at) {
+            end(if self.is_cut(at) { End::Cut } else { End::Finished }, false);
             if !is_source && self.budget.lost_items > 0 {
                 end(End::Finished, true);
             }
@@ -371,6 +404,7 @@ impl World {
             actions.push(Action::HangTask { task: at });
         }
         let mark_came = is_source
+            || self.begins_loop(at) && upstream.clone().all(|task| task.holds() || task.is_drained())
             || upstream.clone().any(TaskActor::holds) && upstream.all(|task| task.holds() || task.is_drained());
         if matches!(task.hold, Some((_, false))) && mark_came {
             actions.push(Action::PassHold { task: at });

@@ -97,13 +97,15 @@ impl World {
             task.hold = match command {
                 TaskCommand::Hold { epoch } => Some((epoch, false)),
                 TaskCommand::Stop | TaskCommand::Cancel | TaskCommand::Resume => None,
+                TaskCommand::Scan { .. } | TaskCommand::EndLoop { .. } | TaskCommand::CutLoops => task.hold,
             };
             task.stop |= command == TaskCommand::Stop;
             task.cancel |= command == TaskCommand::Cancel;
         }
+        self.command_loop(command);
     }
 
-    fn fault_if(&mut self, wrong: bool, fault: Fault) {
+    pub(super) fn fault_if(&mut self, wrong: bool, fault: Fault) {
         if wrong {
             self.faults.insert(fault);
         }

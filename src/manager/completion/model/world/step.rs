@@ -1,10 +1,13 @@
 //! How each step changes the world, and what it makes the rules hear.
 
-use super::{Action, End, Fault, First, Mail, RESTART_WINDOW, RESTARTS_MAX, ServiceStage, TaskActor, TaskStage, World};
+use super::{
+    Action, End, Fault, First, Mail, RESTART_WINDOW, RESTARTS_MAX, ServiceStage, TaskActor, TaskStage, World,
+    looping::Inner,
+};
 use crate::{
     job::{Attempt, CancelReason, FailureCause, Incarnation, JobState},
     manager::completion::{Deadline, Event, service_id, task_id},
-    protocol::{Received, Sent, ServiceEvent, TaskEvent, TaskReport},
+    protocol::{LoopScan, Received, Sent, ServiceEvent, TaskEvent, TaskReport},
 };
 
 impl World {
@@ -54,6 +57,11 @@ impl World {
                 self.budget.hangs -= 1;
                 self.tasks[task].stage = TaskStage::Hung;
             }
+            Action::Send { channel } => self.send(channel),
+            Action::Take { channel } => self.take(channel),
+            Action::Rest { task } => self.rest(task),
+            Action::AnswerScan { task } => self.answer_scan(task),
+            Action::Hint { task } => self.hint(task),
             Action::Start { service } => {
                 let actor = &mut self.services[service];
                 actor.stage = ServiceStage::Running;
@@ -85,23 +93,39 @@ impl World {
     /// Every channel carries one item from the start, and a second one if its producer gets to its end.
     fn end_task(&mut self, at: usize, end: End, lost: bool) {
         let sent_by = |task: &TaskActor| if task.stage == TaskStage::Ended(End::Finished) { 2 } else { 1 };
-        let received = self.neighbours(|channel| (channel.to.index() == at).then_some(channel.from.index()));
-        let received = received.map(sent_by).map(|sent| match end {
-            End::Finished | End::Cut => Received { received: sent - u64::from(lost), ..Received::default() },
-            End::Failed | End::Cancelled => Received { discarded: sent, ..Received::default() },
+        let channels = || self.machine.setup.channels.iter().enumerate();
+        let received = channels().filter(|(_, channel)| channel.to.index() == at).map(|(index, channel)| {
+            let drained = matches!(end, End::Finished | End::Cut);
+            match self.inner(index) {
+                Some(inner) => Received {
+                    received: u64::from(inner.taken),
+                    refused: u64::from(inner.refused),
+                    discarded: u64::from(inner.waiting()),
+                },
+                None if drained => {
+                    let sent = sent_by(&self.tasks[channel.from.index()]);
+                    Received { received: sent - u64::from(lost), ..Received::default() }
+                }
+                None => Received { discarded: sent_by(&self.tasks[channel.from.index()]), ..Received::default() },
+            }
         });
         let received = received.collect();
+        let inner: Vec<_> =
+            channels().filter(|(_, channel)| channel.from.index() == at).map(|(index, _)| self.inner(index)).collect();
+        let looped = LoopScan { at_rest: true, ..self.scan_of(at) };
         self.budget.lost_items -= u8::from(lost);
         self.budget.task_failures -= u8::from(end == End::Failed);
         self.tasks[at].stage = TaskStage::Ended(end);
         self.tasks[at].lost = lost;
         self.tasks[at].hold = None;
         let dropped = u64::from(matches!(end, End::Failed | End::Cancelled));
-        let sent = Sent { sent: sent_by(&self.tasks[at]), dropped };
-        let outputs = self.machine.setup.channels.iter().filter(|channel| channel.from.index() == at).count();
-        let sent = vec![sent; outputs];
-        let report = TaskReport { cut_short: end == End::Cut, received, sent, operators: Vec::new() };
+        let by_end = sent_by(&self.tasks[at]);
+        let sent = |inner: Option<Inner>| Sent { sent: inner.map_or(by_end, |inner| u64::from(inner.sent)), dropped };
+        let sent = inner.into_iter().map(sent).collect();
+        let cut_short = end == End::Cut;
+        let report = TaskReport { cut_short, received, sent, looped, ..TaskReport::default() };
         self.tasks[at].report = Some(report);
+        self.leave_loop(at);
         self.mail.insert(Mail::TaskEnded { task: at });
     }
 
@@ -110,6 +134,7 @@ impl World {
         let (service, incarnation, event) = match mail {
             Mail::Held { task, epoch } => return self.tell_of(task, TaskEvent::Held { epoch }),
             Mail::TaskEnded { task } => return self.deliver_end(task),
+            Mail::Quiet { .. } | Mail::Scanned { .. } => return self.deliver_scan(mail),
             Mail::ServiceStarted { service, incarnation } => (service, incarnation, ServiceEvent::Started),
             Mail::ServiceFailed { service, incarnation } => {
                 let actor = &mut self.services[service];
@@ -164,7 +189,7 @@ impl World {
         }
     }
 
-    fn tell_of(&mut self, task: usize, event: TaskEvent) {
+    pub(super) fn tell_of(&mut self, task: usize, event: TaskEvent) {
         self.tell(Event::Task { attempt: Attempt(1), task: task_id(task), event });
     }
 

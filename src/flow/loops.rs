@@ -1,0 +1,273 @@
+//! Feedback loops: which tasks are in one, and when it has gone quiet.
+//!
+//! A loop has no end of its own: the end of the stream would have to come out of itself. It ends once it is *quiet*: nothing
+//! more can enter it, every task of it is at rest (it waits for input and owes nothing: no call in flight, no timer set), and
+//! no batch is on its way within it.
+//!
+//! That is found out in two steps. Within this process each batch on its way, and each task that is not at rest, holds a
+//! token of the loop's [`LoopWatch`]; whoever gives the last one back *hints* to the JobSupervisor. The supervisor takes the
+//! hint for no more than that, for it speaks of one process: it asks every task whether it is at rest and how many batches it
+//! has sent and received within the loop, twice, and only if both times all were at rest, what was sent had been received,
+//! and nothing had moved in between, it ends the loop. That is the four counter method of Mattern (1987), "Algorithms for
+//! distributed termination detection".
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use crate::{
+    flow::{channel::Place, graph::Blueprint},
+    protocol::{LoopId, LoopScan},
+};
+
+/// What the tasks of a loop share within a process.
+#[derive(Debug)]
+pub(crate) struct LoopWatch {
+    tokens: AtomicUsize,
+    /// It was found quiet and told to end: nothing that comes round now can go round again.
+    ended: AtomicBool,
+}
+
+impl LoopWatch {
+    fn new(tasks: usize) -> Self {
+        // One for each task, until it has started and is at rest for the first time with nothing left to enter by it.
+        Self { tokens: AtomicUsize::new(tasks), ended: AtomicBool::new(false) }
+    }
+
+    /// A batch is about to be on its way. Before it is, so that whoever takes it cannot give its token back first.
+    pub fn take_token(&self) {
+        self.tokens.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether those were the last ones.
+    fn give_back(&self, tokens: usize) -> bool {
+        // `AcqRel`: whoever sees the last one given back sees all that was done under the others.
+        tokens > 0 && self.tokens.fetch_sub(tokens, Ordering::AcqRel) == tokens
+    }
+
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// One task's part in a loop, as the plan has it.
+#[derive(Debug, Clone)]
+pub(crate) struct LoopPlan {
+    pub id: LoopId,
+    pub watch: Arc<LoopWatch>,
+    /// The channels that lie within the loop; for those that close it, the name of the future they fill.
+    pub channels: Arc<HashMap<usize, Option<Arc<str>>>>,
+    pub items_max: usize,
+}
+
+impl LoopPlan {
+    /// What this channel is to a task of the loop that it leads to.
+    pub fn place(&self, channel: usize) -> Place {
+        match self.channels.get(&channel) {
+            None => Place::Entry,
+            Some(None) => Place::Inner,
+            Some(Some(_)) => Place::Closing,
+        }
+    }
+}
+
+/// One task's part in a loop, as it runs.
+#[derive(Debug)]
+pub(crate) struct LoopPart {
+    pub plan: LoopPlan,
+    sent: Cell<u64>,
+    received: Cell<u64>,
+    /// Tokens of this task's own.
+    tokens: Cell<usize>,
+    /// The token of the beginning has been given back.
+    entered: Cell<bool>,
+    hint: Cell<bool>,
+}
+
+impl LoopPart {
+    pub fn new(plan: LoopPlan) -> Self {
+        Self {
+            plan,
+            sent: Cell::new(0),
+            received: Cell::new(0),
+            tokens: Cell::new(0),
+            entered: Cell::new(false),
+            hint: Cell::new(false),
+        }
+    }
+
+    /// A batch whose token was taken is on its way.
+    pub fn sent(&self) {
+        self.sent.set(self.sent.get() + 1);
+    }
+
+    /// How many batches were sent within the loop so far.
+    pub fn sent_so_far(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// The token of a batch that found no room was taken for nothing.
+    pub fn not_sent(&self) {
+        self.give_back(1);
+    }
+
+    /// A batch has come in, and its token with it.
+    pub fn received(&self) {
+        self.received.set(self.received.get() + 1);
+        self.tokens.set(self.tokens.get() + 1);
+    }
+
+    /// Batches were thrown away in front of this task.
+    pub fn refused(&self, batches: usize) {
+        self.received.set(self.received.get() + batches as u64);
+        self.give_back(batches);
+    }
+
+    /// The task waits for input and owes nothing. `entered`: nothing more can enter the loop by it.
+    pub fn rest(&self, entered: bool) {
+        let first = usize::from(entered && !self.entered.replace(entered));
+        self.give_back(self.tokens.take() + first);
+    }
+
+    /// The task has ended, whichever way.
+    pub fn leave(&self) {
+        self.rest(true);
+    }
+
+    pub fn scan(&self) -> LoopScan {
+        let at_rest = self.entered.get() && self.tokens.get() == 0;
+        LoopScan { at_rest, sent: self.sent.get(), received: self.received.get() }
+    }
+
+    /// Whether the supervisor is to be told that the loop may be quiet.
+    pub fn take_hint(&self) -> bool {
+        self.hint.take()
+    }
+
+    fn give_back(&self, tokens: usize) {
+        if self.plan.watch.give_back(tokens) {
+            self.hint.set(true);
+        }
+    }
+}
+
+/// The loops of a flow: for each the chains in it, and the channels that lie within it as [`LoopPlan`] has them.
+pub(crate) struct Loops {
+    pub of_chain: HashMap<usize, LoopPlan>,
+    pub count: usize,
+}
+
+/// Finds the loops: the strongly connected parts of the graph of chains, each of which a future closes.
+pub(crate) fn find(blueprint: &Blueprint) -> Loops {
+    let mut loops = Loops { of_chain: HashMap::new(), count: 0 };
+    if blueprint.futures.is_empty() {
+        return loops;
+    }
+    let edges: HashSet<(usize, usize)> = blueprint.channels.iter().map(|(from, to)| (from.0, to.0)).collect();
+    for future in &blueprint.futures {
+        if loops.of_chain.contains_key(&future.chain) {
+            continue;
+        }
+        let behind = reach(future.chain, |chain| edges.iter().filter(move |edge| edge.0 == chain).map(|edge| edge.1));
+        let before = reach(future.chain, |chain| edges.iter().filter(move |edge| edge.1 == chain).map(|edge| edge.0));
+        let members: HashSet<usize> = behind.intersection(&before).copied().collect();
+        if members.is_empty() {
+            // What fills it does not come from it: a stream like any other.
+            continue;
+        }
+        let plan = plan(blueprint, &members, loops.count);
+        loops.count += 1;
+        loops.of_chain.extend(members.into_iter().map(|chain| (chain, plan.clone())));
+    }
+    loops
+}
+
+fn plan(blueprint: &Blueprint, members: &HashSet<usize>, index: usize) -> LoopPlan {
+    let tasks = members.iter().map(|&chain| blueprint.chains[chain].parallelism).sum();
+    let inner = blueprint.channels.iter().enumerate().filter(|(_, (from, to))| {
+        // Of a chain with itself there is a channel only by way of a future.
+        members.contains(&from.0) && members.contains(&to.0)
+    });
+    let fills = |channel: usize| {
+        let future = blueprint.futures.iter().find(|future| future.filled_by.contains(&channel));
+        future.map(|future| Arc::clone(&future.name))
+    };
+    LoopPlan {
+        id: LoopId(u32::try_from(index).unwrap_or(u32::MAX)),
+        watch: Arc::new(LoopWatch::new(tasks)),
+        channels: Arc::new(inner.map(|(channel, _)| (channel, fills(channel))).collect()),
+        items_max: blueprint.options.limits.loop_items_max,
+    }
+}
+
+/// What can be reached from `start` in one step or more.
+fn reach<I: Iterator<Item = usize>>(start: usize, next: impl Fn(usize) -> I) -> HashSet<usize> {
+    let mut reached = HashSet::new();
+    let mut open: Vec<usize> = next(start).collect();
+    while let Some(chain) = open.pop() {
+        if reached.insert(chain) {
+            open.extend(next(chain));
+        }
+    }
+    reached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(watch: &Arc<LoopWatch>) -> LoopPart {
+        let channels = Arc::new(HashMap::new());
+        LoopPart::new(LoopPlan { id: LoopId(0), watch: Arc::clone(watch), channels, items_max: 1 })
+    }
+
+    #[test]
+    fn the_hint_comes_from_whoever_gives_the_last_token_back() {
+        let watch = Arc::new(LoopWatch::new(2));
+        let (a, b) = (part(&watch), part(&watch));
+        a.rest(false);
+        assert!(!a.scan().at_rest, "something may still enter by it");
+        watch.take_token();
+        a.sent();
+        a.rest(true);
+        b.rest(true);
+        assert!(!a.take_hint() && !b.take_hint(), "a batch is on its way");
+        b.received();
+        assert!(!b.scan().at_rest);
+        b.rest(true);
+        assert!(b.take_hint() && !a.take_hint());
+        assert_eq!(a.scan(), LoopScan { at_rest: true, sent: 1, received: 0 });
+        assert_eq!(b.scan(), LoopScan { at_rest: true, sent: 0, received: 1 });
+    }
+
+    #[test]
+    fn what_is_thrown_away_in_front_of_a_task_is_no_longer_on_its_way() {
+        let watch = Arc::new(LoopWatch::new(1));
+        let task = part(&watch);
+        watch.take_token();
+        task.sent();
+        task.leave();
+        assert!(!task.take_hint());
+        task.refused(1);
+        assert!(task.take_hint());
+        assert_eq!(task.scan(), LoopScan { at_rest: true, sent: 1, received: 1 });
+    }
+
+    #[test]
+    fn what_follows_a_step_or_more_is_reached() {
+        let edges = [(0, 1), (1, 2), (2, 1), (2, 3)];
+        let next = |chain| edges.iter().filter(move |edge| edge.0 == chain).map(|edge| edge.1);
+        assert_eq!(reach(0, next), HashSet::from([1, 2, 3]));
+        assert_eq!(reach(1, next), HashSet::from([1, 2, 3]));
+        assert_eq!(reach(3, next), HashSet::new());
+    }
+}
