@@ -17,6 +17,7 @@ mod join;
 mod keyed;
 pub(crate) mod loops;
 mod operator;
+mod requests;
 mod sink;
 mod source;
 mod stream;
@@ -34,6 +35,7 @@ pub use self::feedback::FutureStream;
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
+pub use self::requests::RequestStream;
 pub use self::sink::Sink;
 pub use self::source::{
     BatchSource, IntoBatchSource, Iterable, IteratorPart, More, Next, OnePart, ParallelRange, Part, Partitioned,

@@ -39,7 +39,7 @@ pub use environment::{
 pub use flow::{
     BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Flow, FutureStream, Graph, IntoBatchSource,
     Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, RangePart,
-    Sink, Source, Splittable, Stream, TaskContext, TaskError, TextFile, TextPart, partitioned,
+    RequestStream, Sink, Source, Splittable, Stream, TaskContext, TaskError, TextFile, TextPart, partitioned,
 };
 pub use job::{
     ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,
@@ -51,6 +51,9 @@ pub use link::NodeStop;
 pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
 pub use node::{Node, NodeBuilder, NodeError, Serve};
 pub use port::{Input, InputError, Output, OutputError, SendError};
-pub use service::{Call, CallError, Fate, MessageTable, Service, ServiceContext, ServiceMessage, ServiceRef, Tell};
+pub use service::{
+    Call, CallError, Fate, MessageTable, NoReply, PipelineService, Service, ServiceContext, ServiceMessage, ServiceRef,
+    Tell,
+};
 #[cfg(feature = "store")]
 pub use store::HistoryError;

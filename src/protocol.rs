@@ -49,6 +49,10 @@ pub(crate) enum TaskCommand {
     EndLoop { id: LoopId },
     /// Loops take nothing round any more, and end.
     CutLoops,
+    /// No more requests will come for this pipeline service: its source ends.
+    EndRequests { service: ServiceId },
+    /// The tasks of this pipeline service: drop what is in flight and report.
+    CancelRequests { service: ServiceId },
 }
 
 /// A feedback loop of a job: its position among those of the graph.
@@ -194,6 +198,8 @@ pub(crate) enum Wait {
     Source,
     /// Items pushed from outside; `senders` handles are alive.
     Port { senders: u32 },
+    /// Calls of the pipeline service that it answers for.
+    Requests,
     /// Room in a channel to a downstream task.
     Room,
     /// A reader of a named output.

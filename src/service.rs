@@ -8,6 +8,7 @@ mod envelope;
 mod error;
 mod gate;
 mod instance;
+mod pipeline;
 mod pump;
 mod queue;
 mod reference;
@@ -27,6 +28,7 @@ pub(crate) use self::{
     encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
     gate::AnyGate,
     instance::{ErasedService, service_recipe},
+    pipeline::{RequestPort, Tagged},
     reference::{FoundService, ServiceResolver},
     remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
 };
@@ -34,6 +36,7 @@ pub use self::{
     call::Call,
     directory::ServiceContext,
     error::{CallError, Fate},
+    pipeline::{NoReply, PipelineService},
     reference::ServiceRef,
     table::MessageTable,
     tell::Tell,

@@ -21,7 +21,7 @@ use crate::{
     job::{Attempt, ErrorPolicy, Incarnation, JobId, JobPayload, Limits, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
     protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
-    service::{ErasedService, EventSink, ServiceContext, ServiceDirectory},
+    service::{ErasedService, EventSink, Origin, ServiceContext, ServiceDirectory},
     timer::Timer,
 };
 
@@ -208,6 +208,7 @@ impl Worker {
                     job,
                     instance: plan.instance,
                     parallelism: plan.parallelism,
+                    origin: if plan.service.is_some() { Origin::Service } else { Origin::Task },
                     directory: Arc::clone(&hosted.ports.directory),
                     timer: self.config.timer.clone(),
                     blocking: self.config.blocking.clone(),

@@ -13,6 +13,8 @@ pub struct TaskContext {
     pub(crate) job: JobId,
     pub(crate) instance: u32,
     pub(crate) parallelism: u32,
+    /// What calls of this task count as.
+    pub(crate) origin: Origin,
     pub(crate) directory: Arc<ServiceDirectory>,
     pub(crate) timer: Timer,
     pub(crate) blocking: tokio::runtime::Handle,
@@ -44,7 +46,7 @@ impl TaskContext {
     /// [`CallError::NoSuchService`] names the services that exist; [`CallError::WrongService`] if `name` is an actor
     /// of another type.
     pub fn service<S: Service>(&self, name: &str) -> Result<ServiceRef<S>, CallError> {
-        self.directory.get::<S>(name, Origin::Task)
+        self.directory.get::<S>(name, self.origin)
     }
 }
 

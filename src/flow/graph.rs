@@ -19,7 +19,7 @@ use crate::{
         loops::{self, LoopPlan},
         task::Task,
     },
-    job::{ErasedJob, ErrorPolicy, JobPayload, Limits, TaskId},
+    job::{ErasedJob, ErrorPolicy, JobPayload, Limits, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
     service::ErasedService,
 };
@@ -154,6 +154,8 @@ pub(crate) struct TaskNode {
     pub input: Option<String>,
     /// The outputs this task writes.
     pub outputs: Vec<String>,
+    /// The pipeline service that it answers for.
+    pub service: Option<ServiceId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -211,6 +213,8 @@ pub(crate) struct TaskPlan {
     pub instance: u32,
     pub parallelism: u32,
     pub operators: Vec<OperatorInfo>,
+    /// The pipeline service that it answers for.
+    pub service: Option<ServiceId>,
     /// Its part in a feedback loop.
     pub looped: Option<LoopPlan>,
     pub recipe: Recipe<Box<dyn Task>>,
@@ -269,6 +273,8 @@ pub(crate) struct Chain {
     pub fed_by: Option<(usize, usize)>,
     pub input: Option<String>,
     pub outputs: Vec<String>,
+    /// The pipeline service that its tasks answer for.
+    pub service: Option<ServiceId>,
     pub factory: Option<TaskFactory>,
 }
 
@@ -311,6 +317,7 @@ impl Blueprint {
             fed_by: None,
             input: None,
             outputs: Vec::new(),
+            service: None,
             factory: None,
         });
         self.chains.len() - 1
@@ -375,6 +382,16 @@ impl Blueprint {
         names
     }
 
+    /// What a pipeline service's chain feeds is the service's too: nothing but its replies leaves it.
+    fn spread_services(&mut self) {
+        // A channel is made after those that lead to where it begins.
+        for &((from, _), (to, _)) in &self.channels {
+            if let Some(service) = self.chains[from].service {
+                self.chains[to].service = Some(service);
+            }
+        }
+    }
+
     /// Turns the finished layout into a plan.
     fn finish(mut self) -> Result<Plan, BuildRefusal> {
         let names = self.names();
@@ -389,6 +406,7 @@ impl Blueprint {
         if let Some(refusal) = self.refusal {
             return Err(refusal);
         }
+        self.spread_services();
         let loops = loops::find(&self);
         let mut graph = Graph {
             services: self.services.iter().map(|service| service.name().to_owned()).collect(),
@@ -417,11 +435,13 @@ impl Blueprint {
                     is_source: chain.is_source,
                     input: chain.input.clone(),
                     outputs: chain.outputs.clone(),
+                    service: chain.service,
                 });
                 tasks.push(TaskPlan {
                     instance: instance as u32,
                     parallelism: chain.parallelism as u32,
                     operators: operators.clone(),
+                    service: chain.service,
                     looped: looped.cloned(),
                     recipe: factory(instance),
                 });

@@ -73,6 +73,10 @@ impl<T: Send + 'static> Stream<T> {
         &self.blueprint
     }
 
+    pub(crate) fn chain(&self) -> usize {
+        self.chain
+    }
+
     /// How many parallel instances the operator behind this stream has.
     #[must_use]
     pub fn parallelism(&self) -> usize {

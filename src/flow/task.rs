@@ -227,7 +227,7 @@ impl<T> Task for ChainTask<T> {
                 self.resumed_hold = self.newest_hold;
                 self.state.holding.set(false);
             }
-            TaskCommand::Cancel | TaskCommand::Scan { .. } | TaskCommand::EndLoop { .. } | TaskCommand::CutLoops => {}
+            _ => {}
         }
         self.head.command(command);
     }
@@ -270,7 +270,7 @@ impl Course {
                 self.announce = None;
                 self.holding = false;
             }
-            TaskCommand::Cancel | TaskCommand::Scan { .. } | TaskCommand::EndLoop { .. } | TaskCommand::CutLoops => {}
+            _ => {}
         }
     }
 

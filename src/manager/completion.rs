@@ -58,6 +58,15 @@ pub(crate) struct Setup {
 pub(crate) struct TaskSetup {
     pub name: String,
     pub operators: Vec<String>,
+    /// The pipeline service that it answers for. Such a task is not significant: the job does not wait for it, but ends it.
+    /// No channel joins it to one that is.
+    pub service: Option<ServiceId>,
+}
+
+impl TaskSetup {
+    fn is_significant(&self) -> bool {
+        self.service.is_none()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -241,6 +250,13 @@ impl Completion {
         self.restarts
     }
 
+    /// The live tasks that the job waits for: the significant ones, and all once it drops what is in flight.
+    fn awaited_tasks(&self) -> usize {
+        let all = self.course != Course::Onward;
+        let tasks = self.tasks.iter().zip(&self.setup.tasks);
+        tasks.filter(|(task, setup)| task.live && (all || setup.is_significant())).count()
+    }
+
     /// Tasks that were ordered to start and have neither ended nor been abandoned.
     pub(crate) fn live_tasks(&self) -> usize {
         self.tasks.iter().filter(|task| task.live).count()
@@ -385,8 +401,12 @@ impl Completion {
             // The job was idle, and its tasks' reports have been judged.
             (Course::Onward, Some(earned)) => earned.clone(),
             // `stop` came before the tasks were started: what they would have read was cut off whole.
-            (Course::Onward, None) if self.state == JobState::Starting && !self.tasks.is_empty() => Outcome::Stopped,
-            (Course::Onward, None) => match accounts::check(&self.setup, &reports) {
+            (Course::Onward, None)
+                if self.state == JobState::Starting && self.setup.tasks.iter().any(TaskSetup::is_significant) =>
+            {
+                Outcome::Stopped
+            }
+            (Course::Onward, None) => match accounts::check(&self.setup, &reports, TaskSetup::is_significant) {
                 Err(cause) => Outcome::Failed(cause),
                 Ok(()) if reports.iter().flatten().any(|report| report.cut_short) => Outcome::Stopped,
                 Ok(()) => Outcome::Completed,

@@ -83,6 +83,10 @@ fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait
         },
         Wait::Source => format!("{task} waits for its source, which has nothing yet"),
         Wait::Port { senders } => port_waits(node, &task, senders),
+        Wait::Requests => {
+            let service = node.service.and_then(|service| record.graph.services.get(service.index()));
+            format!("{task} waits for calls of service `{}`", service.map_or("", String::as_str))
+        }
         Wait::Room => match downstream(record, node).as_slice() {
             [] => format!("{task} waits for room downstream"),
             names => format!("{task} waits for room towards {}", quoted(names)),

@@ -39,7 +39,11 @@ pub(crate) struct JobRecord {
 impl JobRecord {
     /// What the completion rules need to know of the job.
     pub(crate) fn setup(&self, run_limit: bool, restarts_max: u32, restart_window: Duration) -> Setup {
-        let task = |task: &TaskNode| TaskSetup { name: task.name.clone(), operators: task.operators.clone() };
+        let task = |task: &TaskNode| TaskSetup {
+            name: task.name.clone(),
+            operators: task.operators.clone(),
+            service: task.service,
+        };
         let channel =
             |channel: &ChannelNode| ChannelSetup { from: channel.from, to: channel.to, name: channel.name.clone() };
         Setup {

@@ -17,7 +17,7 @@ use crate::{
         graph::TaskPlan,
         task::Task,
     },
-    job::{Attempt, FailureCause, JobId, Limits, TaskId},
+    job::{Attempt, FailureCause, JobId, Limits, ServiceId, TaskId},
     protocol::{LoopId, TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
     worker::thread::Occupied,
 };
@@ -41,6 +41,7 @@ pub(crate) struct TaskActor {
     job: JobId,
     attempt: Attempt,
     task: TaskId,
+    service: Option<ServiceId>,
     state: Rc<TaskState>,
     events: Recipient<WorkerEvent>,
     stage: Stage,
@@ -69,9 +70,22 @@ impl TaskActor {
         let TaskSetup { job, attempt, task, plan, context, limits, counters, events, occupied } = setup;
         let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
+        let service = plan.service;
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped));
         let stage = Stage::Unmade(plan.recipe);
-        Self { job, attempt, task, state, events, stage, reported: false, early: Vec::new(), span, _occupied: occupied }
+        Self {
+            job,
+            attempt,
+            task,
+            service,
+            state,
+            events,
+            stage,
+            reported: false,
+            early: Vec::new(),
+            span,
+            _occupied: occupied,
+        }
     }
 
     fn report(&self, event: TaskEvent) {
@@ -189,6 +203,11 @@ impl Handler<Command> for TaskActor {
         match (&mut self.stage, command) {
             (Stage::Ended, _) => {}
             (_, TaskCommand::Cancel) => self.end(TaskEvent::Cancelled, Ending::Discarded),
+            (_, TaskCommand::CancelRequests { service }) => {
+                if self.service == Some(service) {
+                    self.end(TaskEvent::Cancelled, Ending::Discarded);
+                }
+            }
             (_, TaskCommand::Scan { id, wave }) => self.report_scan(id, wave),
             (Stage::Unmade(_), command) => self.early.push(command),
             (Stage::Made(task), command) => {

@@ -31,6 +31,7 @@ mod latency;
 mod leaks;
 #[cfg(target_os = "linux")]
 mod load;
+mod pipelines;
 mod properties;
 
 /// All job types that are run in environments of every kind.
@@ -51,6 +52,7 @@ fn jobs() -> proscenium::JobRegistry {
         bad_input::jobs(),
         #[cfg(target_os = "linux")]
         load::jobs(),
+        pipelines::jobs(),
         properties::jobs(),
         remote::jobs(),
         services::jobs(),

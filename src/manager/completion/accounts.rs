@@ -1,6 +1,6 @@
 //! Whether what went into channels and operators came out of them.
 
-use super::{ChannelSetup, Setup};
+use super::{ChannelSetup, Setup, TaskSetup};
 use crate::{
     job::{FailureCause, TaskId, Warning},
     protocol::{OperatorAccount, Received, Sent, TaskReport},
@@ -21,10 +21,14 @@ impl Difference {
     }
 }
 
-/// Checks the accounts of a job whose tasks all finished by themselves: every item is accounted for, and none was
-/// thrown away.
-pub(super) fn check(setup: &Setup, reports: &Reports) -> Result<(), FailureCause> {
-    let difference = missing_account(setup, reports)
+/// Checks the accounts of those tasks that `concerns` says yes to, which all finished by themselves: every item is accounted
+/// for, and none was thrown away.
+pub(super) fn check(
+    setup: &Setup,
+    reports: &Reports,
+    concerns: impl Fn(&TaskSetup) -> bool,
+) -> Result<(), FailureCause> {
+    let difference = missing_account(setup, reports, concerns)
         .or_else(|| {
             channel_ends(setup, reports).find_map(|(channel, sent, received)| {
                 lost_on_the_way(channel, sent, received).or_else(|| thrown_away(channel, sent, received))
@@ -86,8 +90,9 @@ fn advance(next: &mut usize) -> usize {
 }
 
 /// A task whose report is missing, or has too few or too many entries.
-fn missing_account(setup: &Setup, reports: &Reports) -> Option<Difference> {
-    setup.tasks.iter().zip(reports).enumerate().find_map(|(at, (task, report))| {
+fn missing_account(setup: &Setup, reports: &Reports, concerns: impl Fn(&TaskSetup) -> bool) -> Option<Difference> {
+    let tasks = setup.tasks.iter().zip(reports).enumerate();
+    tasks.filter(|(_, (task, _))| concerns(task)).find_map(|(at, (task, report))| {
         let detail = match report {
             None => "it handed in no report".to_owned(),
             Some(report) => {
@@ -127,7 +132,8 @@ fn thrown_away(channel: &ChannelSetup, sent: Sent, end: Received) -> Option<Diff
 }
 
 fn operator_difference(setup: &Setup, reports: &Reports) -> Option<Difference> {
-    setup.tasks.iter().zip(reports.iter().flatten()).find_map(|(task, report)| {
+    let reported = setup.tasks.iter().zip(reports).filter_map(|(task, report)| Some((task, report.as_ref()?)));
+    reported.into_iter().find_map(|(task, report)| {
         task.operators.iter().zip(&report.operators).find_map(|(operator, account)| {
             let OperatorAccount { received, processed, dead_lettered, discarded } = *account;
             let left = u128::from(processed) + u128::from(dead_lettered) + u128::from(discarded);

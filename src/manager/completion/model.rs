@@ -69,6 +69,9 @@ impl Model for Job {
                 Fault::EndedBusy => {
                     ("a loop is ended once, and only when it is quiet", |_, world| !world.saw(Fault::EndedBusy))
                 }
+                Fault::EndUnderCalls => {
+                    ("a pipeline ends after its service has answered", |_, world| !world.saw(Fault::EndUnderCalls))
+                }
                 Fault::Unbegun => ("tasks start once all services are up", |_, world| !world.saw(Fault::Unbegun)),
             }
         };
@@ -85,7 +88,7 @@ impl Model for Job {
             ("paused only if every live task holds", |_, world| {
                 let epoch = world.machine.hold_epoch;
                 world.machine.state() != JobState::Paused
-                    || world.tasks.iter().all(|task| !task.is_live() || task.holds_for(epoch))
+                    || world.significant().all(|task| !task.is_live() || task.holds_for(epoch))
             }),
             ("outputs are complete only if the tasks' verdict is", sealed_as_earned),
             ("late and repeated events change nothing", stale_events_change_nothing),
@@ -130,12 +133,13 @@ fn reads_as_cancelled(_: &Job, world: &World) -> bool {
 fn completed_is_earned(_: &Job, world: &World) -> bool {
     let finished = |stage| stage == TaskStage::Ended(End::Finished);
     world.machine.outcome() != Some(&Outcome::Completed)
-        || world.tasks.iter().all(|task| finished(task.stage) && !task.lost)
+        || world.significant().all(|task| finished(task.stage) && !task.lost)
 }
 
 fn stopped_is_earned(_: &Job, world: &World) -> bool {
     let cut = world.tasks.iter().any(|task| task.stage == TaskStage::Ended(End::Cut));
-    let unstarted = !world.tasks.is_empty() && world.tasks.iter().all(|task| task.stage == TaskStage::Waiting);
+    let unstarted =
+        world.significant().next().is_some() && world.significant().all(|task| task.stage == TaskStage::Waiting);
     match world.machine.outcome() {
         Some(Outcome::Stopped) => cut || unstarted,
         Some(Outcome::Completed) => !cut && !unstarted,
@@ -268,6 +272,14 @@ impl Job {
     /// Makes a loop of these tasks, which begins at the first of them.
     fn looped(mut self, members: &[u32]) -> Self {
         self.setup.loops = vec![members.iter().map(|&task| crate::job::TaskId(task)).collect()];
+        self
+    }
+
+    /// Has these tasks answer for a service.
+    fn pipeline(mut self, tasks: &[usize], service: u32) -> Self {
+        for &task in tasks {
+            self.setup.tasks[task].service = Some(crate::job::ServiceId(service));
+        }
         self
     }
 
@@ -422,6 +434,30 @@ fn a_loop_of_one_task_that_nothing_enters_ends() {
     let budget = Budget { stop: 1, trips: 3, hints: 2, ..Budget::default() };
     let states = Job::new(1, &[(0, 0)], 0).looped(&[0]).autostop().allowing(budget);
     let states = states.seeing(&[ENDS_COMPLETED, ENDS_STOPPED, LOOP_TOLD]).check();
+    assert!(states > 100, "only {states} states");
+}
+
+#[test]
+fn a_pipeline_service_ends_after_the_last_caller() {
+    let budget = Budget { stop: 1, cancel: 1, pause: 1, resume: 1, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_STOPPED, ENDS_CANCELLED, PAUSES, IDLES];
+    let states = Job::new(3, &[(1, 2)], 2).pipeline(&[1, 2], 1).allowing(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn the_rules_hold_for_a_pipeline_service_that_fails_and_hangs() {
+    let budget = Budget { stop: 1, hangs: 1, task_failures: 1, service_failures: 2, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_FAILED, RESTARTS, ABANDONS_A_TASK, ABANDONS_A_SERVICE];
+    let states = Job::new(2, &[], 1).pipeline(&[1], 0).autostop().allowing(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn a_job_of_a_pipeline_service_only_completes_or_idles() {
+    let budget = Budget { stop: 1, cancel: 1, task_failures: 1, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_CANCELLED, ENDS_FAILED, IDLES];
+    let states = Job::new(2, &[(0, 1)], 1).pipeline(&[0, 1], 0).allowing(budget).seeing(&sights).check();
     assert!(states > 100, "only {states} states");
 }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Command, Completion, Course, Deadline, service_id};
+use super::{Command, Completion, Course, Deadline, TaskSetup, accounts, service_id};
 use crate::{
-    job::{ActorState, FailureCause, Incarnation, JobState, ServiceId, Warning},
-    protocol::{ServiceEvent, WorkerOrder},
+    job::{ActorState, FailureCause, Incarnation, JobState, ServiceId, TaskId, Warning},
+    protocol::{ServiceEvent, TaskCommand, WorkerOrder},
 };
 
 /// What is known of one service.
@@ -35,6 +35,8 @@ enum Stage {
     StartingToStop,
     /// Told to stop.
     Stopping,
+    /// Of a pipeline: no instance is left, so nothing comes in any more, and its tasks were told to end.
+    EndingTasks(ActorState),
     /// No instance is left, and none will come.
     Gone(ActorState),
 }
@@ -44,9 +46,14 @@ impl Service {
         !matches!(self.stage, Stage::Waiting | Stage::Gone(_))
     }
 
+    /// Whether an instance may have something to report.
+    fn has_instance(&self) -> bool {
+        self.is_live() && !matches!(self.stage, Stage::EndingTasks(_))
+    }
+
     /// Whether the deadline of its stop is running.
     pub(super) fn is_stopping(&self) -> bool {
-        matches!(self.stage, Stage::StartingToStop | Stage::Stopping)
+        matches!(self.stage, Stage::StartingToStop | Stage::Stopping | Stage::EndingTasks(_))
     }
 
     pub(super) fn visible(&self) -> (ActorState, u32) {
@@ -55,7 +62,7 @@ impl Service {
             Stage::Waiting => ActorState::Waiting,
             Stage::Starting | Stage::StartingToStop if restarts == 0 => ActorState::Waiting,
             Stage::Starting | Stage::StartingToStop => ActorState::Restarting,
-            Stage::Running | Stage::Stopping => ActorState::Running,
+            Stage::Running | Stage::Stopping | Stage::EndingTasks(_) => ActorState::Running,
             Stage::Gone(state) => state,
         };
         (state, restarts)
@@ -99,7 +106,7 @@ impl Completion {
         at: Duration,
         out: &mut Vec<Command>,
     ) {
-        let current = |service: &&mut Service| service.is_live() && service.incarnation == incarnation;
+        let current = |service: &&mut Service| service.has_instance() && service.incarnation == incarnation;
         let Some(service) = self.services.get_mut(id.index()).filter(current) else { return };
         match (event, service.stage) {
             (ServiceEvent::Started, Stage::Starting) => {
@@ -183,14 +190,66 @@ impl Completion {
                 let incarnation = service.incarnation;
                 out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
             }
-            Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::Gone(_) => return,
+            Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::EndingTasks(_) | Stage::Gone(_) => return,
         }
         self.touch();
         out.push(Command::Arm(Deadline::Service(id)));
     }
 
-    /// An instance is gone while services are being stopped: goes on with the next one.
+    /// An instance is gone while services are being stopped: ends the tasks that answered for it, or goes on with the next one.
     fn lose_service(&mut self, id: ServiceId, state: ActorState, out: &mut Vec<Command>) {
+        if self.has_tasks(id) {
+            let service = &mut self.services[id.index()];
+            if !service.is_stopping() {
+                // It failed before its turn came, and its tasks have no more time than those of others.
+                out.push(Command::Arm(Deadline::Service(id)));
+            }
+            service.stage = Stage::EndingTasks(state);
+            self.touch();
+            self.command_tasks(TaskCommand::EndRequests { service: id }, out);
+            return;
+        }
+        self.end_service(id, state, out);
+    }
+
+    fn has_tasks(&self, id: ServiceId) -> bool {
+        let mut tasks = self.tasks.iter().zip(&self.setup.tasks);
+        tasks.any(|(task, setup)| task.live && setup.service == Some(id))
+    }
+
+    /// A task has ended while services are being stopped: it answered for one of them.
+    pub(super) fn lose_service_task(&mut self, task: TaskId, failure: Option<FailureCause>, out: &mut Vec<Command>) {
+        let Some(id) = self.setup.tasks[task.index()].service else { return };
+        if let Some(cause) = failure {
+            let (service, message) = (self.service_name(id), cause.to_string());
+            self.warn(Warning::ServiceFailedLate { service, message });
+            if self.has_tasks(id) {
+                // The others would wait for an end that does not come.
+                self.command_tasks(TaskCommand::CancelRequests { service: id }, out);
+            }
+        }
+        if self.has_tasks(id) {
+            return;
+        }
+        if let Stage::EndingTasks(state) = self.services[id.index()].stage {
+            self.check_service_tasks(id);
+            self.end_service(id, state, out);
+        }
+    }
+
+    /// What a pipeline's accounts do not balance by. The job has earned its outcome before.
+    fn check_service_tasks(&mut self, id: ServiceId) {
+        let of_service = |task: &TaskSetup| task.service == Some(id);
+        let reports: Vec<_> = self.tasks.iter().map(|task| task.report.clone()).collect();
+        let drained = self.tasks.iter().zip(&self.setup.tasks).filter(|(_, setup)| of_service(setup));
+        if drained.into_iter().all(|(task, _)| task.state == ActorState::Finished)
+            && let Err(FailureCause::Accounts { place, detail }) = accounts::check(&self.setup, &reports, of_service)
+        {
+            self.warn(Warning::Accounts { place, detail });
+        }
+    }
+
+    fn end_service(&mut self, id: ServiceId, state: ActorState, out: &mut Vec<Command>) {
         let service = &mut self.services[id.index()];
         if service.is_stopping() {
             out.push(Command::Disarm(Deadline::Service(id)));
@@ -202,8 +261,15 @@ impl Completion {
 
     pub(super) fn abandon_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
         let Some(service) = self.services.get_mut(id.index()).filter(|service| service.is_stopping()) else { return };
+        let has_instance = service.has_instance();
         service.stage = Stage::Gone(ActorState::Abandoned);
-        out.push(Command::Order(WorkerOrder::AbandonService { service: id }));
+        if has_instance {
+            out.push(Command::Order(WorkerOrder::AbandonService { service: id }));
+        }
+        if self.has_tasks(id) {
+            self.command_tasks(TaskCommand::CancelRequests { service: id }, out);
+            self.abandon_where(|task| task.service == Some(id), out);
+        }
         self.warn(Warning::ServiceAbandoned { service: self.service_name(id) });
         self.stop_last_service(out);
     }

@@ -1,6 +1,6 @@
 //! What tasks report, and what they are told.
 
-use super::{Command, Completion, Course, Deadline, task_id};
+use super::{Command, Completion, Course, Deadline, TaskSetup, task_id};
 use crate::{
     job::{ActorState, FailureCause, JobState, TaskId, Warning},
     protocol::{TaskCommand, TaskEvent, TaskReport, WorkerOrder},
@@ -30,6 +30,9 @@ impl Completion {
         }
         self.enter(JobState::Running);
         out.push(Command::StartTasks { attempt: self.attempt });
+        if self.awaited_tasks() == 0 {
+            self.conclude(out);
+        }
     }
 
     pub(super) fn hear_task(&mut self, id: TaskId, event: TaskEvent, out: &mut Vec<Command>) {
@@ -55,7 +58,8 @@ impl Completion {
             TaskEvent::Failed { cause, report } => self.end_task(id, ActorState::Failed, report, Some(cause), out),
             TaskEvent::Cancelled(report) => {
                 // Nobody asked for it, so items were dropped that no outcome but a failure admits to.
-                let cause = (self.course == Course::Onward).then(|| {
+                let unasked = self.course == Course::Onward && self.state != JobState::StoppingServices;
+                let cause = unasked.then(|| {
                     let name = &self.setup.tasks[id.index()].name;
                     FailureCause::Internal(format!("task `{name}` ({id}) was cancelled although the job was not"))
                 });
@@ -74,8 +78,11 @@ impl Completion {
     ) {
         self.tasks[id.index()] = Task { state, live: false, held: false, report: Some(report) };
         self.touch();
+        if self.state == JobState::StoppingServices {
+            return self.lose_service_task(id, failure, out);
+        }
         let failed_now = failure.is_some_and(|cause| self.turn(Course::Failed(cause)));
-        if self.live_tasks() == 0 {
+        if self.awaited_tasks() == 0 {
             self.conclude(out);
         } else if failed_now {
             self.cancel_tasks(out);
@@ -96,9 +103,15 @@ impl Completion {
 
     /// The hold is complete once the mark has passed through every task that is still live.
     fn settle_hold(&mut self) {
-        if self.state == JobState::Pausing && self.tasks.iter().all(|task| task.held || !task.live) {
+        if self.state == JobState::Pausing && self.is_held() {
             self.enter(JobState::Paused);
         }
+    }
+
+    /// A pipeline service goes on while the job is paused.
+    fn is_held(&self) -> bool {
+        let mut tasks = self.tasks.iter().zip(&self.setup.tasks);
+        tasks.all(|(task, setup)| task.held || !task.live || !setup.is_significant())
     }
 
     pub(super) fn cancel_tasks(&mut self, out: &mut Vec<Command>) {
@@ -110,16 +123,24 @@ impl Completion {
     }
 
     pub(super) fn abandon_tasks(&mut self, out: &mut Vec<Command>) {
+        self.abandon_where(|_| true, out);
+        self.conclude(out);
+    }
+
+    /// Gives up the live tasks among those that `concerns` says yes to.
+    pub(super) fn abandon_where(&mut self, concerns: impl Fn(&TaskSetup) -> bool, out: &mut Vec<Command>) {
+        let live = self.tasks.iter().zip(&self.setup.tasks).enumerate();
         let late: Vec<TaskId> =
-            self.tasks.iter().enumerate().filter(|(_, task)| task.live).map(|(at, _)| task_id(at)).collect();
+            live.filter(|(_, (task, setup))| task.live && concerns(setup)).map(|(at, _)| task_id(at)).collect();
         for &id in &late {
             let task = &mut self.tasks[id.index()];
             task.live = false;
             task.state = ActorState::Abandoned;
             self.warn(Warning::TaskAbandoned { task: self.setup.tasks[id.index()].name.clone(), id });
         }
-        out.push(Command::Order(WorkerOrder::AbandonTasks { attempt: self.attempt, tasks: late }));
-        self.conclude(out);
+        if !late.is_empty() {
+            out.push(Command::Order(WorkerOrder::AbandonTasks { attempt: self.attempt, tasks: late }));
+        }
     }
 
     pub(super) fn command_tasks(&self, command: TaskCommand, out: &mut Vec<Command>) {

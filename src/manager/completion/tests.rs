@@ -27,7 +27,9 @@ struct Job {
 fn setup(tasks: u32, services: usize) -> Setup {
     let channel = |at| ChannelSetup { from: TaskId(at), to: TaskId(at + 1), name: format!("t{at} -> t{}", at + 1) };
     Setup {
-        tasks: (0..tasks).map(|at| TaskSetup { name: format!("t{at}"), operators: vec![format!("o{at}")] }).collect(),
+        tasks: (0..tasks)
+            .map(|at| TaskSetup { name: format!("t{at}"), operators: vec![format!("o{at}")], service: None })
+            .collect(),
         channels: (0..tasks.saturating_sub(1)).map(channel).collect(),
         services: (0..services).map(|at| format!("s{at}")).collect(),
         loops: Vec::new(),

@@ -67,6 +67,8 @@ pub(super) struct TaskActor {
     /// The hold it was ordered to pass on, and whether it has.
     hold: Option<(u32, bool)>,
     looped: looping::Part,
+    /// Of a pipeline service's task: it was told that no more requests come.
+    pub(super) unasked: bool,
     /// From its end to the delivery.
     report: Option<TaskReport>,
 }
@@ -184,10 +186,11 @@ pub(super) enum Fault {
     SilentChange,
     Unbegun,
     EndedBusy,
+    EndUnderCalls,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Endless,
         Self::AfterEnd,
         Self::SealedTwice,
@@ -199,6 +202,7 @@ impl Fault {
         Self::SilentChange,
         Self::Unbegun,
         Self::EndedBusy,
+        Self::EndUnderCalls,
     ];
 }
 
@@ -229,7 +233,7 @@ pub(super) fn setup(tasks: usize, channels: &[(u32, u32)], services: usize) -> S
         name: format!("{from} -> {to}"),
     };
     Setup {
-        tasks: (0..tasks).map(|at| TaskSetup { name: at.to_string(), operators: Vec::new() }).collect(),
+        tasks: (0..tasks).map(|at| TaskSetup { name: at.to_string(), operators: Vec::new(), service: None }).collect(),
         channels: channels.iter().map(channel).collect(),
         services: (0..services).map(|at| at.to_string()).collect(),
         loops: Vec::new(),
@@ -249,6 +253,7 @@ impl World {
             cancel: false,
             hold: None,
             looped: looping::Part::default(),
+            unasked: false,
             report: None,
         };
         let service = ServiceActor { stage: ServiceStage::Waiting, incarnation: 0, clock: 0, failures: 0 };
@@ -271,6 +276,15 @@ impl World {
         world.close_loop();
         world.tell(Event::Begin);
         world
+    }
+
+    pub(super) fn is_significant(&self, task: usize) -> bool {
+        self.machine.setup.tasks[task].is_significant()
+    }
+
+    /// The tasks that the job waits for.
+    pub(super) fn significant(&self) -> impl Iterator<Item = &TaskActor> {
+        self.tasks.iter().enumerate().filter(|(at, _)| self.is_significant(*at)).map(|(_, task)| task)
     }
 
     pub(super) fn saw(&self, fault: Fault) -> bool {
@@ -385,12 +399,13 @@ impl World {
             .neighbours(|channel| (channel.from.index() == at).then_some(channel.to.index()))
             .all(|consumer| !matches!(consumer.stage, TaskStage::Ended(End::Failed | End::Cancelled)));
         let mut end = |end, lost| actions.push(Action::End { task: at, end, lost });
-        if upstream.clone().all(TaskActor::is_drained) && !task.holds() && accepted && self.may_end(at) {
+        let asked = is_source && !self.is_significant(at) && !task.unasked;
+        if upstream.clone().all(TaskActor::is_drained) && !task.holds() && accepted && self.may_end(at) && !asked {
             end(if self.is_cut(at) { End::Cut } else { End::Finished }, false);
             if !is_source && self.budget.lost_items > 0 {
                 end(End::Finished, true);
             }
-            if is_source && task.stop {
+            if is_source && task.stop && self.is_significant(at) {
                 end(End::Cut, false);
             }
         }

@@ -229,7 +229,7 @@ impl World {
                     channel.refused += channel.waiting();
                 }
             }
-            TaskCommand::Stop | TaskCommand::Cancel | TaskCommand::Hold { .. } | TaskCommand::Resume => {}
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Fault, ServiceActor, ServiceStage, TaskActor, TaskStage, World};
 use crate::{
     job::Attempt,
-    manager::completion::Command,
+    manager::completion::{Command, TaskSetup},
     protocol::{TaskCommand, WorkerOrder},
 };
 
@@ -34,7 +34,7 @@ impl World {
             Command::SealOutputs { complete } => {
                 let again = self.sealed.replace(complete).is_some();
                 self.fault_if(again, Fault::SealedTwice);
-                let writes = self.tasks.iter().any(TaskActor::is_live);
+                let writes = self.significant().any(TaskActor::is_live);
                 self.fault_if(writes, Fault::Misdirected);
             }
             Command::Ended(outcome) => {
@@ -60,7 +60,10 @@ impl World {
             }
             WorkerOrder::StopService { service, incarnation } => {
                 self.fault_if(!self.gates_closed, Fault::OpenGate);
-                self.fault_if(self.tasks.iter().any(TaskActor::is_live), Fault::StopUnderTask);
+                let mut tasks = self.tasks.iter().zip(&self.machine.setup.tasks);
+                // A pipeline may call the services that were registered before it.
+                let callers = tasks.any(|(task, setup)| task.is_live() && setup.service.is_none_or(|of| of > service));
+                self.fault_if(callers, Fault::StopUnderTask);
                 let later_lives = self.services[service.index() + 1..].iter().any(ServiceActor::is_live);
                 self.fault_if(later_lives, Fault::StopOutOfOrder);
                 let actor = &mut self.services[service.index()];
@@ -93,11 +96,21 @@ impl World {
 
     fn command_tasks(&mut self, command: TaskCommand) {
         self.fault_if(!self.tasks.iter().any(|task| task.stage != TaskStage::Waiting), Fault::Misdirected);
-        for task in self.tasks.iter_mut().filter(|task| task.stage == TaskStage::Running) {
+        if let TaskCommand::EndRequests { service } = command {
+            self.fault_if(self.services[service.index()].is_live(), Fault::EndUnderCalls);
+        }
+        let setup = std::sync::Arc::clone(&self.machine.setup);
+        let tasks = self.tasks.iter_mut().zip(&setup.tasks).filter(|(task, _)| task.stage == TaskStage::Running);
+        for (task, TaskSetup { service, .. }) in tasks {
+            task.unasked |= service.is_some_and(|service| command == (TaskCommand::EndRequests { service }));
+            task.cancel |= service.is_some_and(|service| command == (TaskCommand::CancelRequests { service }));
+            if service.is_some() && command != TaskCommand::Cancel {
+                continue;
+            }
             task.hold = match command {
                 TaskCommand::Hold { epoch } => Some((epoch, false)),
                 TaskCommand::Stop | TaskCommand::Cancel | TaskCommand::Resume => None,
-                TaskCommand::Scan { .. } | TaskCommand::EndLoop { .. } | TaskCommand::CutLoops => task.hold,
+                _ => task.hold,
             };
             task.stop |= command == TaskCommand::Stop;
             task.cancel |= command == TaskCommand::Cancel;
