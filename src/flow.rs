@@ -15,6 +15,7 @@ mod head;
 mod join;
 mod keyed;
 mod operator;
+mod process;
 mod sink;
 mod source;
 mod stream;
@@ -31,6 +32,7 @@ pub use self::error::TaskError;
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
+pub use self::process::{Process, ProcessContext, SideOutputError};
 pub use self::sink::Sink;
 pub use self::source::{
     BatchSource, IntoBatchSource, Iterable, IteratorPart, More, Next, OnePart, ParallelRange, Part, Partitioned,
