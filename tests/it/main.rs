@@ -12,6 +12,7 @@ mod history;
 mod inputs;
 mod interrupts;
 mod jobs;
+mod keyed_state;
 mod keys;
 mod operators;
 mod outputs;
@@ -41,6 +42,7 @@ fn jobs() -> proscenium::JobRegistry {
         history::jobs(),
         inputs::jobs(),
         jobs::jobs(),
+        keyed_state::jobs(),
         keys::jobs(),
         operators::jobs(),
         outputs::jobs(),
