@@ -21,6 +21,7 @@ mod source;
 mod stream;
 pub(crate) mod task;
 mod text;
+mod zip;
 
 use std::{cell::RefCell, fmt, rc::Rc};
 

@@ -236,7 +236,10 @@ where
     ///             (*count, *total) = (*count + 1, *total + amount);
     ///             Ok(())
     ///         })
-    ///         .on_end(|ctx, user, (count, total)| Ok(ctx.emit((user.clone(), *count, *total))));
+    ///         .on_end(|ctx, user, (count, total)| {
+    ///             ctx.emit((user.clone(), *count, *total));
+    ///             Ok(())
+    ///         });
     ///     totals.side_output::<(String, i64)>("refused").collect("refused");
     ///     totals.stream().collect("totals");
     ///     Ok(())
@@ -266,7 +269,10 @@ where
     ///             ctx.fire_after(Duration::from_secs(30));
     ///             Ok(())
     ///         })
-    ///         .on_timer(|ctx, _, _, session| Ok(ctx.emit(std::mem::take(session))))
+    ///         .on_timer(|ctx, _, _, session| {
+    ///             ctx.emit(std::mem::take(session));
+    ///             Ok(())
+    ///         })
     ///         .stream()
     ///         .collect("sessions");
     ///     Ok(())

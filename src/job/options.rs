@@ -70,6 +70,9 @@ pub struct Limits {
     pub output_bytes_max: u64,
     /// Items that wait in an output of `stream_out` or in an input of `from_channel`. Default 16,384.
     pub port_items: usize,
+    /// Encoded bytes by which one input of an instance of `zip` may be ahead of the other; beyond them the job fails. In
+    /// memory up to `output_memory_bytes`, then on disk. Default 16 GiB.
+    pub zip_bytes_max: u64,
 }
 
 impl Limits {
@@ -100,6 +103,7 @@ impl Default for Limits {
             output_memory_bytes: 64 << 20,
             output_bytes_max: 16 << 30,
             port_items: 16_384,
+            zip_bytes_max: 16 << 30,
         }
     }
 }

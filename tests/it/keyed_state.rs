@@ -1,4 +1,4 @@
-//! State for each key: processes with timers and side outputs, running folds, joins within a time, and zips.
+//! State for each key: processes with timers and side outputs, and running folds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,7 +78,13 @@ job!(Lists { parallelism: usize }, |job, flow| {
         }
         Ok(())
     });
-    lists.on_end(|ctx, key, rest| Ok(ctx.emit((*key, rest.clone())))).stream().collect("out");
+    lists
+        .on_end(|ctx, key, rest| {
+            ctx.emit((*key, rest.clone()));
+            Ok(())
+        })
+        .stream()
+        .collect("out");
 });
 
 job!(Visitors {}, |job, flow| {
@@ -123,7 +129,8 @@ job!(Delayed { parallelism: usize }, |job, flow| {
     delayed
         .on_timer(|ctx, key, at, state| {
             assert!(at <= ctx.now(), "not before its instant");
-            Ok(ctx.emit((*key, *state)))
+            ctx.emit((*key, *state));
+            Ok(())
         })
         .stream()
         .stream_out("out");
@@ -157,7 +164,13 @@ job!(Past {}, |job, flow| {
         ctx.fire_at(now);
         Ok(())
     });
-    process.on_timer(|ctx, _, _, last| Ok(ctx.emit((*last, true)))).stream().collect("out");
+    process
+        .on_timer(|ctx, _, _, last| {
+            ctx.emit((*last, true));
+            Ok(())
+        })
+        .stream()
+        .collect("out");
 });
 
 #[test]
@@ -172,7 +185,8 @@ job!(Chained { times: u32 }, |job, flow| {
     let times = job.times;
     let process = flow.from_channel::<u32>("in").key_by(|n| *n).process(|ctx, _, _, _: &mut u32| {
         let now = ctx.now();
-        Ok(ctx.fire_at(now))
+        ctx.fire_at(now);
+        Ok(())
     });
     let process = process.on_timer(move |ctx, key, _, count| {
         *count += 1;
@@ -232,11 +246,13 @@ job!(AtTheEnd {}, |job, flow| {
         assert!(at > ctx.now());
         *count += 1;
         ctx.fire_after(Duration::ZERO);
-        Ok(ctx.emit((*key, *count, false)))
+        ctx.emit((*key, *count, false));
+        Ok(())
     });
     let process = process.on_end(|ctx, key, count| {
         ctx.fire_after(Duration::ZERO);
-        Ok(ctx.emit((*key, *count, true)))
+        ctx.emit((*key, *count, true));
+        Ok(())
     });
     process.stream().collect("out");
 });
@@ -252,7 +268,12 @@ fn at_the_end_timers_fire_in_order_and_then_keys_end() {
 
 job!(Ends { keys: u64, take: usize }, |job, flow| {
     let ends = flow.from_batch(0..job.keys).key_by(|n| *n).parallelism(2).process(|_, _, _, _: &mut u8| Ok(()));
-    let ends = ends.on_end(|ctx, key, _| Ok(ctx.emit(*key))).stream();
+    let ends = ends
+        .on_end(|ctx, key, _| {
+            ctx.emit(*key);
+            Ok(())
+        })
+        .stream();
     if job.take > 0 { ends.take(job.take).collect("out") } else { ends.collect("out") }
 });
 
@@ -272,9 +293,13 @@ job!(Expiring { time_to_live: Duration }, |job, flow| {
     let process = flow.from_batch([1u32, 2, 1, 1, 2]).key_by(|n| *n).parallelism(1);
     let process = process.process(|ctx, key, _, count: &mut u32| {
         *count += 1;
-        Ok(ctx.emit((*key, *count)))
+        ctx.emit((*key, *count));
+        Ok(())
     });
-    let process = process.on_end(|ctx, key, count| Ok(ctx.emit((*key, 100 + *count))));
+    let process = process.on_end(|ctx, key, count| {
+        ctx.emit((*key, 100 + *count));
+        Ok(())
+    });
     process.time_to_live(job.time_to_live).stream().collect("out");
 });
 
@@ -414,7 +439,10 @@ job!(Failing { kind: u8 }, |job, flow| {
         match (kind, n) {
             (0, 4) => Err(proscenium::TaskError::new("not four")),
             (1, 4) => panic!("no fourth"),
-            _ => Ok(ctx.fire_at(ctx.now() + LONG)),
+            _ => {
+                ctx.fire_at(ctx.now() + LONG);
+                Ok(())
+            }
         }
     });
     let process = process.on_timer(move |_, _, _, _| match kind {
@@ -427,7 +455,10 @@ job!(Failing { kind: u8 }, |job, flow| {
 });
 
 job!(Brittle {}, |job, flow| {
-    let process = flow.from_batch(0..10u32).key_by(|n| Fragile(*n)).process(|ctx, _, n, _: &mut u32| Ok(ctx.emit(n)));
+    let process = flow.from_batch(0..10u32).key_by(|n| Fragile(*n)).process(|ctx, _, n, _: &mut u32| {
+        ctx.emit(n);
+        Ok(())
+    });
     process.stream().collect("out");
 });
 
@@ -467,9 +498,16 @@ fn a_step_that_fails_fails_the_job_by_name_and_position() {
 job!(PausedTimers {}, |job, flow| {
     let process = flow.from_channel::<u64>("in").key_by(|n| *n).process(|ctx, key, _, _: &mut u64| {
         ctx.fire_after(Duration::from_millis(1));
-        Ok(ctx.emit((*key, false)))
+        ctx.emit((*key, false));
+        Ok(())
     });
-    process.on_timer(|ctx, key, _, _| Ok(ctx.emit((*key, true)))).stream().stream_out("out");
+    process
+        .on_timer(|ctx, key, _, _| {
+            ctx.emit((*key, true));
+            Ok(())
+        })
+        .stream()
+        .stream_out("out");
 });
 
 #[test]

@@ -24,6 +24,7 @@ mod several;
 mod sources;
 mod supervision;
 mod tidy;
+mod zips;
 
 mod bad_input;
 mod bounded;
@@ -57,6 +58,7 @@ fn jobs() -> proscenium::JobRegistry {
         several::jobs(),
         sources::jobs(),
         supervision::jobs(),
+        zips::jobs(),
     ];
     modules.into_iter().fold(proscenium::JobRegistry::new(), proscenium::JobRegistry::merge)
 }
