@@ -216,3 +216,6 @@ where
     });
     Stream::begin(blueprint, chain, attach)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,34 +1,13 @@
-//! State for each key: processes with timers and side outputs, and running folds.
+//! State for each key: processes with ends and side outputs, and running folds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use proscenium::{BuildRefusal, ErrorPolicy, Input, JobState};
+use proscenium::{BuildRefusal, ErrorPolicy};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    completed, deadline, each_environment, ended, job, output_of, reached, read, refusal, registered, sorted, start,
-};
+use crate::support::{completed, each_environment, ended, job, output_of, read, refusal, registered, sorted, start};
 
-registered![
-    Actions,
-    Lists,
-    Visitors,
-    Delayed,
-    Past,
-    AtTheEnd,
-    Ends,
-    Expiring,
-    Sides,
-    Skipping,
-    Failing,
-    Brittle,
-    Sums,
-    PausedTimers,
-    Chained
-];
+registered![Actions, Lists, Visitors, Ends, Expiring, Sides, Skipping, Failing, Brittle, Sums,];
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -116,153 +95,6 @@ fn lists_and_maps_are_states() {
         let out: Vec<(u8, String)> = output_of(env, Visitors {}).await;
         let out = sorted(out.iter().map(|(page, who)| (*page, &**who)));
         assert_eq!(out, [(1, "ann"), (1, "bob"), (1, "cid"), (2, "bob")]);
-    });
-}
-
-job!(Delayed { parallelism: usize }, |job, flow| {
-    let delayed = flow.from_channel::<u64>("in").key_by(|n| *n).parallelism(job.parallelism);
-    let delayed = delayed.process(|ctx, _, n, state: &mut u64| {
-        *state = n;
-        ctx.fire_after(Duration::from_millis(2));
-        Ok(())
-    });
-    delayed
-        .on_timer(|ctx, key, at, state| {
-            assert!(at <= ctx.now(), "not before its instant");
-            ctx.emit((*key, *state));
-            Ok(())
-        })
-        .stream()
-        .stream_out("out");
-});
-
-#[test]
-fn a_timer_fires_without_another_item() {
-    each_environment(async |env| {
-        for parallelism in [1, 2] {
-            let job = start(env, Delayed { parallelism }).await;
-            let input: Input<u64> = job.input("in");
-            let mut out = job.output::<(u64, u64)>("out");
-            for n in 0..10 {
-                input.send(n).await.unwrap();
-                // The input stays open.
-                assert_eq!(deadline("the timer's result", out.next()).await.unwrap(), Some((n, n)));
-            }
-            input.finish().await.unwrap();
-            assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
-            ended(&job).await;
-        }
-    });
-}
-
-job!(Past {}, |job, flow| {
-    let process = flow.from_batch(0..1000u32).key_by(|_| 0u8).process(|ctx, _, n, last: &mut u32| {
-        *last = n;
-        ctx.emit((n, false));
-        let now = ctx.now();
-        ctx.fire_at(now);
-        ctx.fire_at(now);
-        Ok(())
-    });
-    process
-        .on_timer(|ctx, _, _, last| {
-            ctx.emit((*last, true));
-            Ok(())
-        })
-        .stream()
-        .collect("out");
-});
-
-#[test]
-fn a_timer_in_the_past_fires_when_the_item_in_hand_is_done() {
-    each_environment(async |env| {
-        let out: Vec<(u32, bool)> = output_of(env, Past {}).await;
-        assert_eq!(out, (0..1000).flat_map(|n| [(n, false), (n, true)]).collect::<Vec<_>>());
-    });
-}
-
-job!(Chained { times: u32 }, |job, flow| {
-    let times = job.times;
-    let process = flow.from_channel::<u32>("in").key_by(|n| *n).process(|ctx, _, _, _: &mut u32| {
-        let now = ctx.now();
-        ctx.fire_at(now);
-        Ok(())
-    });
-    let process = process.on_timer(move |ctx, key, _, count| {
-        *count += 1;
-        if *count < times {
-            let now = ctx.now();
-            ctx.fire_at(now);
-        } else {
-            ctx.emit((*key, *count));
-        }
-        Ok(())
-    });
-    process.stream().stream_out("out");
-});
-
-#[test]
-fn timers_that_set_timers_let_items_pass() {
-    each_environment(async |env| {
-        let job = start(env, Chained { times: 20_000 }).await;
-        let input: Input<u32> = job.input("in");
-        input.send_all(0..3).await.unwrap();
-        let mut out = job.output::<(u32, u32)>("out");
-        let mut keys = BTreeSet::new();
-        for _ in 0..3 {
-            let (key, count) = deadline("a result", out.next()).await.unwrap().unwrap();
-            assert_eq!(count, 20_000);
-            keys.insert(key);
-        }
-        assert_eq!(keys, (0..3).collect());
-        input.finish().await.unwrap();
-        ended(&job).await;
-    });
-}
-
-job!(AtTheEnd {}, |job, flow| {
-    let process = flow.from_batch([3u64, 1, 2, 9]).key_by(|n| *n).parallelism(1);
-    let process = process.process(|ctx, _, n, _: &mut u64| {
-        let start = ctx.now() + LONG;
-        match n {
-            // Cancelled by itself, and set again for later.
-            3 => {
-                ctx.fire_at(start);
-                ctx.cancel_timers();
-                ctx.fire_at(start + 5 * LONG);
-            }
-            9 => {
-                ctx.fire_at(start);
-                ctx.cancel_timers();
-            }
-            n => {
-                ctx.fire_at(start + LONG * n as u32);
-                ctx.fire_at(start + 10 * LONG * n as u32);
-            }
-        }
-        Ok(())
-    });
-    let process = process.on_timer(|ctx, key, at, count| {
-        assert!(at > ctx.now());
-        *count += 1;
-        ctx.fire_after(Duration::ZERO);
-        ctx.emit((*key, *count, false));
-        Ok(())
-    });
-    let process = process.on_end(|ctx, key, count| {
-        ctx.fire_after(Duration::ZERO);
-        ctx.emit((*key, *count, true));
-        Ok(())
-    });
-    process.stream().collect("out");
-});
-
-#[test]
-fn at_the_end_timers_fire_in_order_and_then_keys_end() {
-    each_environment(async |env| {
-        let out: Vec<(u64, u64, bool)> = output_of(env, AtTheEnd {}).await;
-        assert_eq!(out[..5], [(1, 1, false), (2, 1, false), (3, 1, false), (1, 2, false), (2, 2, false)]);
-        assert_eq!(sorted(out[5..].to_vec()), [(1, 2, true), (2, 2, true), (3, 1, true), (9, 0, true)]);
     });
 }
 
@@ -492,42 +324,6 @@ fn a_step_that_fails_fails_the_job_by_name_and_position() {
         let job = start(env, Brittle {}).await;
         let outcome = ended(&job).await;
         assert!(outcome.is_failed() && outcome.to_string().contains("not this one"), "{outcome}");
-    });
-}
-
-job!(PausedTimers {}, |job, flow| {
-    let process = flow.from_channel::<u64>("in").key_by(|n| *n).process(|ctx, key, _, _: &mut u64| {
-        ctx.fire_after(Duration::from_millis(1));
-        ctx.emit((*key, false));
-        Ok(())
-    });
-    process
-        .on_timer(|ctx, key, _, _| {
-            ctx.emit((*key, true));
-            Ok(())
-        })
-        .stream()
-        .stream_out("out");
-});
-
-#[test]
-fn timers_wait_while_the_job_is_paused() {
-    each_environment(async |env| {
-        let job = start(env, PausedTimers {}).await;
-        let input: Input<u64> = job.input("in");
-        let mut out = job.output::<(u64, bool)>("out");
-        for n in 0..20 {
-            input.send(n).await.unwrap();
-            assert_eq!(deadline("the item", out.next()).await.unwrap(), Some((n, false)));
-            job.pause().await.unwrap();
-            reached(&job, JobState::Paused).await;
-            // Whether the timer fired before the pause or after it, it fires once.
-            job.resume().await.unwrap();
-            assert_eq!(deadline("the timer", out.next()).await.unwrap(), Some((n, true)));
-        }
-        input.finish().await.unwrap();
-        assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
-        ended(&job).await;
     });
 }
 

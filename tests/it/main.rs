@@ -24,6 +24,7 @@ mod several;
 mod sources;
 mod supervision;
 mod tidy;
+mod timers;
 mod zips;
 
 mod bad_input;
@@ -58,6 +59,7 @@ fn jobs() -> proscenium::JobRegistry {
         several::jobs(),
         sources::jobs(),
         supervision::jobs(),
+        timers::jobs(),
         zips::jobs(),
     ];
     modules.into_iter().fold(proscenium::JobRegistry::new(), proscenium::JobRegistry::merge)
