@@ -17,12 +17,14 @@ mod join;
 mod keyed;
 pub(crate) mod loops;
 mod operator;
+mod process;
 mod requests;
 mod sink;
 mod source;
 mod stream;
 pub(crate) mod task;
 mod text;
+mod zip;
 
 use std::{cell::RefCell, fmt, rc::Rc};
 
@@ -35,6 +37,7 @@ pub use self::feedback::FutureStream;
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
+pub use self::process::{Process, ProcessContext, SideOutputError};
 pub use self::requests::RequestStream;
 pub use self::sink::Sink;
 pub use self::source::{
@@ -218,3 +221,6 @@ where
     });
     Stream::begin(blueprint, chain, attach)
 }
+
+#[cfg(test)]
+mod tests;

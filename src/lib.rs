@@ -38,8 +38,9 @@ pub use environment::{
 };
 pub use flow::{
     BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Flow, FutureStream, Graph, IntoBatchSource,
-    Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, RangePart,
-    RequestStream, Sink, Source, Splittable, Stream, TaskContext, TaskError, TextFile, TextPart, partitioned,
+    Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, Process,
+    ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Source, Splittable, Stream, TaskContext,
+    TaskError, TextFile, TextPart, partitioned,
 };
 pub use job::{
     ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,

@@ -33,6 +33,7 @@ pub(crate) use self::{
     queue::{AnyInput, InputPort, PortEvent},
     reader::OutputReader,
     source::ChunkSource,
+    spill::SpillFile,
     store::{Chunk, OutputKind, OutputStore, WriteError, WriteFailure},
     writer::{EncodedWriter, FoundInput, NotTaken, RemoteInput},
 };

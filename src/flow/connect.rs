@@ -11,8 +11,13 @@ use crate::flow::{
 };
 
 /// Whether a stream is of this flow and has this parallelism; else the flow is refused.
-fn check<T: Send + 'static>(blueprint: &Rc<RefCell<Blueprint>>, left: usize, stream: &Stream<T>) {
-    let (operator, right) = ("connect".to_owned(), stream.parallelism());
+pub(super) fn check<T: Send + 'static>(
+    operator: &str,
+    blueprint: &Rc<RefCell<Blueprint>>,
+    left: usize,
+    stream: &Stream<T>,
+) {
+    let (operator, right) = (operator.to_owned(), stream.parallelism());
     if !Rc::ptr_eq(blueprint, stream.blueprint()) {
         blueprint.borrow_mut().refuse(BuildRefusal::ForeignStream { operator });
     } else if left != right {
@@ -98,7 +103,7 @@ macro_rules! connected {
             fn merged(self) -> Stream<$Item<$($Input),+>> {
                 let blueprint = Rc::clone(self.first.blueprint());
                 let parallelism = self.first.parallelism();
-                $(check(&blueprint, parallelism, &self.$input);)+
+                $(check("connect", &blueprint, parallelism, &self.$input);)+
                 let mut exchange = Exchange::begin(&blueprint, parallelism);
                 $(feed(&mut exchange, self.$input, $Item::$Input);)+
                 exchange.finish()

@@ -128,6 +128,14 @@ pub enum BuildRefusal {
         /// Why not.
         message: String,
     },
+    /// Two side outputs of one operator have one name.
+    #[error("`{operator}` has two side outputs named `{side_output}`")]
+    DuplicateSideOutput {
+        /// The operator's kind.
+        operator: String,
+        /// The name.
+        side_output: String,
+    },
 }
 
 /// A job's graph as data: tasks, channels, services, outputs and inputs.

@@ -1,5 +1,7 @@
 //! Joins: pairs of items of two streams that have the same key.
 
+mod within;
+
 use std::{
     hash::Hash,
     marker::PhantomData,
@@ -150,9 +152,21 @@ where
     A: Clone + Send + 'static,
     B: Clone + Send + 'static,
 {
+    merge(J::NAME, left, right).then(J::NAME, |_| {
+        Box::new(|meter, next| Box::new(Join::<J, K, A, B>::new(meter, next)) as BoxStage<(K, Side<A, B>)>)
+    })
+}
+
+/// Both sides in one stream, each key on one instance.
+fn merge<K, A, B>(operator: &str, left: KeyedStream<K, A>, right: KeyedStream<K, B>) -> Stream<(K, Side<A, B>)>
+where
+    K: Hash + Eq + Send + 'static,
+    A: Send + 'static,
+    B: Send + 'static,
+{
     let ((left, parallelism), (right, other)) = (left.into_parts(), right.into_parts());
     let blueprint = Rc::clone(left.blueprint());
-    let operator = J::NAME.to_owned();
+    let operator = operator.to_owned();
     if !Rc::ptr_eq(&blueprint, right.blueprint()) {
         blueprint.borrow_mut().refuse(BuildRefusal::ForeignStream { operator });
     } else if parallelism != other {
@@ -164,9 +178,7 @@ where
     exchange.add(left, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
     let right = sided::<_, _, Side<A, B>>(right, Side::Right);
     exchange.add(right, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
-    exchange.finish().then(J::NAME, |_| {
-        Box::new(|meter, next| Box::new(Join::<J, K, A, B>::new(meter, next)) as BoxStage<(K, Side<A, B>)>)
-    })
+    exchange.finish()
 }
 
 /// Notes of each item which side it is of.

@@ -149,6 +149,42 @@ where
             Box::new(move |meter, next| Box::new(MapWithState::new(meter, init, f, next)) as BoxStage<(K, T)>)
         })
     }
+
+    /// A running fold for each key: after each item what its key's items have come to so far, starting from `init`.
+    ///
+    /// Results come out at once, in the order of the items; the last one of a key is what [`fold`](Self::fold) gives. An
+    /// accumulator for each key is kept until the input ends, and cloned for each item. Under *skip* an item that panics
+    /// leaves no trace in it.
+    ///
+    /// ```
+    /// use proscenium::{LocalEnvironment, job_fn};
+    ///
+    /// let env = LocalEnvironment::new("doc");
+    /// let job = env.submit(job_fn("balances", |flow| {
+    ///     let amounts = flow.from_batch([(1u8, 10i64), (1, -4), (1, 1)]).key_by(|(account, _)| *account);
+    ///     amounts.scan(0, |balance, (_, amount)| *balance += amount).collect("balances");
+    ///     Ok(())
+    /// }));
+    /// let job = job.autostop(true).blocking()?;
+    /// assert_eq!(job.output::<(u8, i64)>("balances").blocking()?, [(1, 10), (1, 6), (1, 7)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn scan<A, F>(self, init: A, f: F) -> Stream<(K, A)>
+    where
+        K: Clone,
+        T: Serialize + DeserializeOwned,
+        A: Clone + Serialize + DeserializeOwned + Send + 'static,
+        F: FnMut(&mut A, T) + Clone + Send + 'static,
+    {
+        self.entries().then("scan", move |_| {
+            let (init, mut f) = (init.clone(), f.clone());
+            let f = move |key: &K, acc: &mut A, item| {
+                f(acc, item);
+                (key.clone(), acc.clone())
+            };
+            Box::new(move |meter, next| Box::new(MapWithState::new(meter, init, f, next)) as BoxStage<(K, T)>)
+        })
+    }
 }
 
 /// The instances that keys are dealt out to. A number that cannot be refuses the flow.

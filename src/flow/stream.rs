@@ -7,7 +7,7 @@ mod shape;
 
 use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc, sync::Arc};
 
-pub(crate) use self::shape::{Exchange, Pairing};
+pub(crate) use self::shape::{Exchange, Junction, Pairing};
 use crate::{
     flow::{
         chain::{BoxStage, Meter, StageFactory},
@@ -55,15 +55,27 @@ impl<T: Send + 'static> Stream<T> {
         chain: usize,
         attach: Box<dyn FnOnce(StageFactory<T>)>,
     ) -> Self {
-        let mut shared = blueprint.borrow_mut();
-        let id = shared.next_stream;
-        shared.next_stream += 1;
+        let shared = blueprint.borrow();
         let behind = &shared.chains[chain];
         let operator = match behind.operators.len() {
             // Right behind an exchange, whose operator is the last one of the chain in front.
             0 => behind.fed_by.unwrap_or_default(),
             operators => (chain, operators - 1),
         };
+        drop(shared);
+        Self::begin_behind(blueprint, chain, operator, attach)
+    }
+
+    /// As [`begin`](Self::begin), behind an operator that need not be the last one of the chain.
+    fn begin_behind(
+        blueprint: &Rc<RefCell<Blueprint>>,
+        chain: usize,
+        operator: (usize, usize),
+        attach: Box<dyn FnOnce(StageFactory<T>)>,
+    ) -> Self {
+        let mut shared = blueprint.borrow_mut();
+        let id = shared.next_stream;
+        shared.next_stream += 1;
         shared.open.insert(id, operator);
         drop(shared);
         Self { blueprint: Rc::clone(blueprint), id, chain, operator, weigh: None, attach, items: PhantomData }

@@ -74,6 +74,9 @@ pub struct Limits {
     pub loop_drain_deadline: Duration,
     /// Items that wait in an output of `stream_out` or in an input of `from_channel`. Default 16,384.
     pub port_items: usize,
+    /// Encoded bytes by which one input of an instance of `zip` may be ahead of the other; beyond them the job fails. In
+    /// memory up to `output_memory_bytes`, then on disk. Default 16 GiB.
+    pub zip_bytes_max: u64,
 }
 
 impl Limits {
@@ -106,6 +109,7 @@ impl Default for Limits {
             loop_items_max: 1 << 20,
             loop_drain_deadline: Duration::from_secs(10),
             port_items: 16_384,
+            zip_bytes_max: 16 << 30,
         }
     }
 }

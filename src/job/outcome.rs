@@ -190,6 +190,27 @@ pub enum FailureCause {
     /// The runtime itself broke a rule it promises to keep. This is a bug in proscenium.
     #[error("internal error: {0}")]
     Internal(String),
+    /// One input of an operator that pairs items was further ahead of the other than the limit allows.
+    #[error(
+        "operator `{operator}` (instance {instance}) outgrew its limit of {limit_bytes} bytes: \
+         one of its inputs is too far ahead of the other"
+    )]
+    BacklogTooLarge {
+        /// The operator's name.
+        operator: String,
+        /// Which parallel instance, from 0.
+        instance: u32,
+        /// The limit in encoded bytes.
+        limit_bytes: u64,
+    },
+    /// What an operator keeps beyond its memory could not be written to disk, or read again.
+    #[error("operator `{operator}` could not keep on disk what waits: {message}")]
+    BacklogUnwritable {
+        /// The operator's name.
+        operator: String,
+        /// What the operating system said.
+        message: String,
+    },
 }
 
 /// Something that went wrong without changing the outcome the job had earned.

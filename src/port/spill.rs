@@ -1,4 +1,4 @@
-//! The file behind a collected output, written and read on blocking threads only.
+//! The file behind a collected output, or whatever else outgrows the memory, written and read on blocking threads only.
 
 use std::{
     fs::File,
@@ -44,22 +44,22 @@ impl Drop for Spilling {
 }
 
 /// An anonymous temporary file: the operating system removes it when it is closed, or when the process dies.
-pub(super) struct SpillFile {
+pub(crate) struct SpillFile {
     /// One position for all: readers and the writer take turns, on blocking threads. `None` only while it is dropped.
     file: Mutex<Option<File>>,
     blocking: Handle,
 }
 
 impl SpillFile {
-    pub(super) fn create(blocking: Handle) -> io::Result<Self> {
+    pub(crate) fn create(blocking: Handle) -> io::Result<Self> {
         Ok(Self { file: Mutex::new(Some(tempfile::tempfile()?)), blocking })
     }
 
-    pub(super) fn write(&self, offset: u64, chunks: &[Arc<Vec<u8>>]) -> io::Result<()> {
+    pub(crate) fn write(&self, offset: u64, chunks: &[Arc<Vec<u8>>]) -> io::Result<()> {
         self.with(offset, |file| chunks.iter().try_for_each(|chunk| file.write_all(chunk)))
     }
 
-    pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.with(offset, |file| file.read_exact(&mut bytes))?;
         Ok(bytes)

@@ -12,6 +12,7 @@ mod history;
 mod inputs;
 mod interrupts;
 mod jobs;
+mod keyed_state;
 mod keys;
 mod loops;
 mod operators;
@@ -24,6 +25,8 @@ mod several;
 mod sources;
 mod supervision;
 mod tidy;
+mod timers;
+mod zips;
 
 mod bad_input;
 mod bounded;
@@ -43,6 +46,7 @@ fn jobs() -> proscenium::JobRegistry {
         history::jobs(),
         inputs::jobs(),
         jobs::jobs(),
+        keyed_state::jobs(),
         keys::jobs(),
         loops::jobs(),
         operators::jobs(),
@@ -59,6 +63,8 @@ fn jobs() -> proscenium::JobRegistry {
         several::jobs(),
         sources::jobs(),
         supervision::jobs(),
+        timers::jobs(),
+        zips::jobs(),
     ];
     modules.into_iter().fold(proscenium::JobRegistry::new(), proscenium::JobRegistry::merge)
 }

@@ -1,10 +1,14 @@
 //! Several inputs and several outputs: connected streams, each with a closure of its own, joins by key, and splits.
 
+use std::time::Duration;
+
 use proptest::{prelude::*, test_runner::TestRunner};
-use proscenium::{BuildRefusal, Either, ErrorPolicy, LocalEnvironment, Stream};
+use proscenium::{BuildRefusal, Either, ErrorPolicy, Input, LocalEnvironment, Stream};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{completed, each_environment, job, output_of, read, refusal, registered, sorted};
+use crate::support::{
+    completed, deadline, each_environment, ended, job, output_of, read, refusal, registered, sorted, start,
+};
 
 registered![
     Connected,
@@ -17,6 +21,8 @@ registered![
     NothingLeft,
     Outer,
     Joined,
+    Apart,
+    Live,
     Unequal,
     Fails,
     Parted,
@@ -24,6 +30,9 @@ registered![
     PartedByKind,
     PartedBadly
 ];
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 
 job!(Connected { parallelism: usize }, |job, flow| {
     let numbers = flow.from_batch(1..=5u64).rebalance(job.parallelism);
@@ -271,8 +280,8 @@ fn an_enum_is_split_into_its_arms() {
 #[test]
 fn an_item_that_cannot_be_split_fails_the_job_or_is_set_aside() {
     each_environment(async |env| {
-        let job = crate::support::start(env, PartedBadly { skip: false }).await;
-        let outcome = crate::support::ended(&job).await.to_string();
+        let job = start(env, PartedBadly { skip: false }).await;
+        let outcome = ended(&job).await.to_string();
         assert!(outcome.contains("`split` (instance 0) panicked at item 3: not 3"), "{outcome}");
         let job = completed(env, PartedBadly { skip: true }).await;
         assert_eq!(read::<u64>(&job, "low").await, [1, 2, 4]);
@@ -308,10 +317,51 @@ job!(Fails { kind: u8 }, |job, flow| {
 fn a_key_or_closure_that_panics_fails_the_job_by_name() {
     each_environment(async |env| {
         for (kind, part) in [(0, "not this one"), (1, "`co_map` (instance 0) panicked"), (2, "no key")] {
-            let job = crate::support::start(env, Fails { kind }).await;
-            let outcome = crate::support::ended(&job).await;
+            let job = start(env, Fails { kind }).await;
+            let outcome = ended(&job).await;
             assert!(outcome.is_failed() && outcome.to_string().contains(part), "{outcome}");
         }
+    });
+}
+
+job!(Apart { kind: u8 }, |job, flow| {
+    let numbers = |flow: &mut proscenium::Flow| flow.from_batch(0..100u32);
+    let (left, right) = (numbers(flow), numbers(flow));
+    match job.kind {
+        // The items of one side follow each other, so they would be held.
+        0 => left.key_by(|n| *n).join_within(right.key_by(|n| *n), Duration::ZERO).collect("out"),
+        _ => {
+            let (left, right) = (left.key_by(|n| *n).parallelism(2), right.key_by(|n| *n).parallelism(3));
+            left.join_within(right, LONG).collect("out");
+        }
+    }
+});
+
+job!(Live {}, |job, flow| {
+    let left = flow.from_channel::<u32>("left").key_by(|n| *n);
+    let right = flow.from_channel::<u32>("right").key_by(|n| *n);
+    left.join_within(right, LONG).stream_out("out");
+});
+
+#[test]
+fn a_join_within_a_time_gives_pairs_while_its_inputs_go_on_and_forgets_what_came_before() {
+    each_environment(async |env| {
+        let out: Vec<(u32, (u32, u32))> = output_of(env, Apart { kind: 0 }).await;
+        assert!(out.is_empty(), "nothing comes at one instant");
+        let unequal = BuildRefusal::UnequalParallelism { operator: "join_within".to_owned(), left: 2, right: 3 };
+        assert_eq!(refusal(env, Apart { kind: 1 }).await, unequal);
+        let job = start(env, Live {}).await;
+        let (left, right): (Input<u32>, Input<u32>) = (job.input("left"), job.input("right"));
+        let mut out = job.output::<(u32, (u32, u32))>("out");
+        for n in 0..10 {
+            left.send(n).await.unwrap();
+            right.send(n).await.unwrap();
+            assert_eq!(deadline("a pair", out.next()).await.unwrap(), Some((n, (n, n))));
+        }
+        left.finish().await.unwrap();
+        right.finish().await.unwrap();
+        assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
+        ended(&job).await;
     });
 }
 
@@ -332,8 +382,10 @@ job!(Joined { case: Case }, |job, flow| {
     l.join(r).collect("inner");
     let (l, r) = (side(flow, left.clone()), side(flow, right.clone()));
     l.left_outer_join(r).collect("left");
-    let (l, r) = (side(flow, left), side(flow, right));
+    let (l, r) = (side(flow, left.clone()), side(flow, right.clone()));
     l.full_outer_join(r).collect("full");
+    let (l, r) = (side(flow, left), side(flow, right));
+    l.join_within(r, LONG).collect("within");
 });
 
 type Item = (u8, u16);
@@ -364,6 +416,8 @@ fn a_join_is_what_two_nested_loops_make() {
             let job = completed(&env, Joined { case }).await;
             let inner: Vec<(u8, (Item, Item))> = read(&job, "inner").await;
             assert_eq!(sorted(inner), sorted(pairs.iter().map(|(a, b)| (a.0, (*a, *b)))));
+            let within: Vec<(u8, (Item, Item))> = read(&job, "within").await;
+            assert_eq!(sorted(within), sorted(pairs.iter().map(|(a, b)| (a.0, (*a, *b)))));
             let outer: Vec<(u8, (Item, Option<Item>))> = read(&job, "left").await;
             let expected: Vec<_> = pairs.iter().map(|(a, b)| (a.0, (*a, Some(*b)))).collect();
             assert_eq!(sorted(outer), sorted(expected.into_iter().chain(left.iter().map(|a| (a.0, (*a, None))))));

@@ -6,6 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::flow::{
     aggregate::{Fold, FoldAll, Folding, Reduce},
+    operator::Map,
     stream::Stream,
 };
 
@@ -67,6 +68,49 @@ impl<T: Send + 'static> Stream<T> {
         T: AddAssign + Default + Clone + Serialize + DeserializeOwned,
     {
         self.fold_assoc_as("sum", T::default(), |sum: &mut T, item| *sum += item, |sum, item| *sum += item)
+    }
+
+    /// A running fold: after each item what the items of its instance have come to so far, starting from `init`.
+    ///
+    /// Results come out at once, in the order of the items; there are as many of them as items. Each parallel instance has
+    /// an accumulator of its own, which is kept until the input ends and cloned for each item; [`gather`](Self::gather)
+    /// first for one over all. Under *skip* an item that panics leaves no trace in it, at the cost of a second clone.
+    ///
+    /// ```
+    /// use proscenium::{LocalEnvironment, job_fn};
+    ///
+    /// let env = LocalEnvironment::new("doc");
+    /// let job = env.submit(job_fn("sums", |flow| {
+    ///     flow.from_batch(1..=4u64).scan(0, |sum, n| *sum += n).collect("sums");
+    ///     Ok(())
+    /// }));
+    /// let job = job.autostop(true).blocking()?;
+    /// assert_eq!(job.output::<u64>("sums").blocking()?, [1, 3, 6, 10]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn scan<A, F>(self, init: A, f: F) -> Stream<A>
+    where
+        A: Clone + Send + 'static,
+        F: FnMut(&mut A, T) + Clone + Send + 'static,
+    {
+        self.then("scan", move |_| {
+            let (mut acc, mut f) = (init.clone(), f.clone());
+            Box::new(move |meter, next| {
+                let skips = meter.skips;
+                let step = move |item| {
+                    if skips {
+                        // An item that panics half-way has changed the copy.
+                        let mut copy = acc.clone();
+                        f(&mut copy, item);
+                        acc = copy;
+                    } else {
+                        f(&mut acc, item);
+                    }
+                    acc.clone()
+                };
+                Box::new(Map::new(meter, step, next))
+            })
+        })
     }
 
     fn fold_each<D>(self, kind: &'static str, folding: D) -> Stream<D::Acc>

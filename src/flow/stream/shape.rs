@@ -219,6 +219,37 @@ impl<T: 'static, A: 'static, B: 'static> Fork<T, A, B> {
     }
 }
 
+/// An operator with any number of chains behind it, which is attached to what is in front when all of them are complete.
+pub(crate) struct Junction<T> {
+    blueprint: Rc<RefCell<Blueprint>>,
+    chain: usize,
+    pub operator: usize,
+    attach: Option<Box<dyn FnOnce(StageFactory<T>)>>,
+}
+
+impl<T: Send + 'static> Stream<T> {
+    pub(crate) fn junction(self, kind: &'static str) -> Junction<T> {
+        let operator = self.add_operator(kind);
+        Junction { blueprint: self.blueprint, chain: self.chain, operator, attach: Some(self.attach) }
+    }
+}
+
+impl<T> Junction<T> {
+    pub fn blueprint(&self) -> &Rc<RefCell<Blueprint>> {
+        &self.blueprint
+    }
+
+    /// A stream behind the operator, which gives `complete` the chain that it becomes.
+    pub fn branch<U: Send + 'static>(&self, complete: impl FnOnce(StageFactory<U>) + 'static) -> Stream<U> {
+        Stream::begin_behind(&self.blueprint, self.chain, (self.chain, self.operator), Box::new(complete))
+    }
+
+    /// What the operator's stages are given to, once.
+    pub fn take_attach(&mut self) -> Option<Box<dyn FnOnce(StageFactory<T>)>> {
+        self.attach.take()
+    }
+}
+
 /// Which producers have a channel to which consumers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairing {

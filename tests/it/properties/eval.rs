@@ -183,7 +183,7 @@ fn keyed(items: &[u64], how: Keyed, keys: u64) -> Vec<u64> {
             Keyed::Fold => vec![items.into_iter().fold(0, u64::wrapping_add)],
             Keyed::Reduce => items.into_iter().max().into_iter().collect(),
             Keyed::Number => (1..=items.len() as u64).collect(),
-            Keyed::Values => return items,
+            Keyed::Values | Keyed::Timers => return items,
         };
         results.into_iter().map(|value| entry(key, value)).collect()
     };

@@ -125,6 +125,8 @@ pub enum Keyed {
     Reduce,
     Number,
     Values,
+    /// Each item comes out when a timer of its key fires.
+    Timers,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -380,6 +382,19 @@ fn keyed(stream: Stream<u64>, how: Keyed, keys: u64, parallelism: usize) -> Stre
             entry(*key, *number)
         }),
         Keyed::Values => keyed.values(),
+        Keyed::Timers => {
+            let process = keyed.process(|ctx, _, item, waiting: &mut Vec<u64>| {
+                waiting.push(item);
+                ctx.fire_after(Duration::from_micros(item % 50));
+                Ok(())
+            });
+            process
+                .on_timer(|ctx, _, _, waiting| {
+                    waiting.drain(..).for_each(|item| ctx.emit(item));
+                    Ok(())
+                })
+                .stream()
+        }
     }
 }
 

@@ -33,6 +33,7 @@ fn keyed() -> impl Strategy<Value = Step> {
         Just(Keyed::Reduce),
         Just(Keyed::Number),
         Just(Keyed::Values),
+        Just(Keyed::Timers),
     ];
     (how, 1..40u64, parallelism()).prop_map(|(how, keys, parallelism)| Step::Keyed { how, keys, parallelism })
 }
