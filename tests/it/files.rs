@@ -9,7 +9,10 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use proscenium::{BuildRefusal, Csv, CsvSink, Environment, Job, JsonLinesSink, LineSink, Outcome, TextFiles};
+use proscenium::{
+    BatchSource as _, BuildRefusal, Csv, CsvSink, Environment, Job, JsonLinesSink, LineSink, More, Outcome, Part as _,
+    TextFiles,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{completed, deadline, each_environment, ended, job, output_of, read, refusal, registered, sorted};
@@ -94,6 +97,28 @@ fn the_files_of_a_folder_are_read_in_order_of_name_and_other_things_in_it_are_le
             assert_eq!(sorted(out), sorted(lines.map(str::to_owned)), "in {parallelism} parts");
         }
     });
+}
+
+#[test]
+fn parts_can_be_read_without_a_job_as_many_lines_at_a_time_as_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), "1\n2\n3\n4\n5\n").unwrap();
+    std::fs::write(folder.path().join("b.gz"), packed("6\n7")).unwrap();
+    for parts in [1, 2, 3] {
+        let mut lines = Vec::new();
+        for mut part in TextFiles::lines(folder.path()).split(parts).unwrap() {
+            loop {
+                let mut some = Vec::new();
+                let more = part.read(&mut some, 2).unwrap();
+                assert!(some.len() <= 2);
+                lines.extend(some);
+                if more == More::No {
+                    break;
+                }
+            }
+        }
+        assert_eq!(sorted(lines), ["1", "2", "3", "4", "5", "6", "7"]);
+    }
 }
 
 #[test]
