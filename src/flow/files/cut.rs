@@ -50,15 +50,17 @@ impl Cutter {
         let mut place = 0;
         while let Some(&byte) = bytes.get(place) {
             match self.at {
-                At::FieldStart if byte == QUOTE => self.at = At::Quoted,
                 At::FieldStart | At::Field => {
-                    place += memchr::memchr2(delimiter, b'\n', &bytes[place..]).unwrap_or(bytes.len() - place);
-                    self.at = At::Field;
-                    match bytes.get(place) {
+                    let from = place;
+                    place += memchr::memchr2(QUOTE, b'\n', &bytes[from..]).unwrap_or(bytes.len() - from);
+                    let at_field_start =
+                        if place == from { self.at == At::FieldStart } else { bytes[place - 1] == delimiter };
+                    self.at = match bytes.get(place) {
                         Some(b'\n') => return Some(self.end_row(place)),
-                        Some(_) => self.at = At::FieldStart,
-                        None => {}
-                    }
+                        Some(_) if at_field_start => At::Quoted,
+                        None if at_field_start => At::FieldStart,
+                        _ => At::Field,
+                    };
                 }
                 At::Quoted => {
                     place += memchr::memchr2(QUOTE, b'\n', &bytes[place..]).unwrap_or(bytes.len() - place);
