@@ -2,11 +2,16 @@
 
 use std::{io::Write, os::unix::fs::FileExt, path::PathBuf};
 
-use proscenium::{CsvSink, Environment, ErrorPolicy, FailureCause, Job, JobHandle, JsonLinesSink, Outcome, TaskError};
+use proscenium::{
+    CsvSink, Environment, ErrorPolicy, FailureCause, Job, JobHandle, JobState, JsonLinesSink, Limits, Outcome,
+    TaskError,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{JsonLines, Kind, Person, Read, Records, Rows, packed, person};
-use crate::support::{block_on, deadline, each_environment, ended, job, read, registered, sorted};
+use crate::support::{
+    block_on, deadline, each_environment, each_environment_with, ended, job, reached, read, registered, sorted,
+};
 
 async fn run(env: &dyn Environment, parallelism: usize, policy: ErrorPolicy, job: impl Job) -> (JobHandle, Outcome) {
     let job = env.submit(job).autostop(true).parallelism(parallelism).error_policy(policy);
@@ -244,6 +249,58 @@ fn a_row_of_more_than_64_mib_fails_the_job_and_is_named() {
     }
 }
 
+job!(Streamed { path: PathBuf }, |this, flow| {
+    flow.read_json_lines::<u64>(&this.path).stream_out("live");
+});
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Resume,
+    Stop,
+    Cancel,
+}
+
+#[test]
+fn a_job_that_reads_bad_rows_can_be_paused_stopped_and_cancelled_and_a_pause_loses_nothing() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // Each part has bad rows at its beginning, so that it counts the lines in front of it, and more than has room.
+    let lines: Vec<String> =
+        (0..8_000).map(|n| if n % 4 == 0 { "oops\n".to_owned() } else { format!("{n}\n") }).collect();
+    std::fs::write(file.path(), lines.concat()).unwrap();
+    let limits = Limits { port_items: 100, batch_items: 10, dead_letters_max: 10_000, ..Limits::default() };
+    each_environment_with(&limits, async |env| {
+        for order in [Order::Resume, Order::Stop, Order::Cancel] {
+            let job = env.submit(Streamed { path: file.path().to_owned() }).autostop(true);
+            let job = deadline("submit", job.parallelism(4).error_policy(ErrorPolicy::Skip)).await.unwrap();
+            deadline("pause", job.pause()).await.unwrap();
+            let goes_on = async {
+                match order {
+                    Order::Cancel => job.cancel().await.unwrap(),
+                    order => {
+                        reached(&job, JobState::Paused).await;
+                        if order == Order::Stop { job.stop().await.unwrap() } else { job.resume().await.unwrap() }
+                    }
+                }
+            };
+            let (read, ()) = futures::join!(job.output::<u64>("live").into_future(), goes_on);
+            let outcome = ended(&job).await;
+            let letters = job.dead_letters().await.unwrap().newest;
+            match order {
+                Order::Resume => {
+                    assert_eq!(outcome, Outcome::Completed);
+                    assert_eq!(sorted(read.unwrap()), (0..8_000).filter(|n| n % 4 != 0).collect::<Vec<u64>>());
+                    let path = file.path().display();
+                    let causes = (0..8_000).step_by(4).map(|n| n + 1);
+                    let causes = causes.map(|line| format!("`{path}`, line {line}, column 1: expected value"));
+                    assert_eq!(sorted(letters.into_iter().map(|letter| letter.cause)), sorted(causes));
+                }
+                Order::Stop => assert_eq!(outcome, Outcome::Stopped),
+                Order::Cancel => assert!(matches!(outcome, Outcome::Cancelled { .. }), "{outcome}"),
+            }
+        }
+    });
+}
+
 /// Cannot always be serialized.
 #[derive(Clone, Serialize, Deserialize)]
 struct Moody {
@@ -309,4 +366,4 @@ fn a_compressed_file_of_a_job_that_failed_is_known_to_be_a_part() {
     });
 }
 
-registered![Changing, Brittle, FailingSink];
+registered![Streamed, Changing, Brittle, FailingSink];
