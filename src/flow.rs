@@ -10,6 +10,7 @@ pub(crate) mod counters;
 mod error;
 mod exchange;
 mod feedback;
+mod files;
 pub(crate) mod graph;
 mod hash;
 mod head;
@@ -34,6 +35,9 @@ pub use self::connect::{Connected2, Connected3, Connected4};
 pub use self::context::TaskContext;
 pub use self::error::TaskError;
 pub use self::feedback::FutureStream;
+pub use self::files::Files;
+#[cfg(feature = "files")]
+pub use self::files::{Csv, CsvSink, JsonLinesSink};
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
@@ -45,7 +49,7 @@ pub use self::source::{
     RangePart, Source, Splittable, partitioned,
 };
 pub use self::stream::Stream;
-pub use self::text::{LineSink, TextFile, TextPart};
+pub use self::text::{LineSink, TextFile, TextFiles, TextPart};
 use self::{
     chain::{Meter, Recipe, StageFactory, TaskState},
     graph::Blueprint,
@@ -120,20 +124,7 @@ impl Flow {
         S::Item: Send + 'static,
     {
         let parallelism = if S::SPLITTABLE { self.parallelism() } else { 1 };
-        let mut parts = match source.into_batch_source().split(parallelism) {
-            Ok(parts) if parts.len() > parallelism => {
-                let message = format!("split into {} parts where {parallelism} were asked for", parts.len());
-                let refusal = BuildRefusal::Source { source_name: "from_batch".to_owned(), message };
-                self.blueprint.borrow_mut().refuse(refusal);
-                Vec::new()
-            }
-            Ok(parts) => parts.into_iter().map(Some).collect(),
-            Err(error) => {
-                let refusal = BuildRefusal::Source { source_name: "from_batch".to_owned(), message: error.message() };
-                self.blueprint.borrow_mut().refuse(refusal);
-                Vec::new()
-            }
-        };
+        let mut parts = self.parts_of("from_batch", source.into_batch_source(), parallelism);
         self.source("from_batch", parallelism, None, move |instance| {
             let part = parts.get_mut(instance).and_then(Option::take);
             Box::new(move |meter| Box::new(PartHead::new(meter, part)))
@@ -179,6 +170,21 @@ impl Flow {
             let port = port.clone();
             Box::new(move |meter| Box::new(PortHead::new(meter, port)))
         })
+    }
+
+    /// The parts of a source for so many instances; none if it cannot be split, which refuses the flow.
+    fn parts_of<S: BatchSource>(&mut self, name: &str, source: S, parallelism: usize) -> Vec<Option<S::Part>> {
+        let message = match source.split(parallelism) {
+            Ok(parts) if parts.len() <= parallelism => return parts.into_iter().map(Some).collect(),
+            Ok(parts) => format!("split into {} parts where {parallelism} were asked for", parts.len()),
+            Err(error) => error.message(),
+        };
+        self.refuse_source(name, message);
+        Vec::new()
+    }
+
+    fn refuse_source(&mut self, name: &str, message: String) {
+        self.blueprint.borrow_mut().refuse(BuildRefusal::Source { source_name: name.to_owned(), message });
     }
 
     fn source<T, M>(&mut self, kind: &'static str, parallelism: usize, input: Option<String>, mut make: M) -> Stream<T>

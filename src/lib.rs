@@ -37,11 +37,13 @@ pub use environment::{
     OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
-    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Flow, FutureStream, Graph, IntoBatchSource,
-    Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part, Partitioned, Process,
-    ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Source, Splittable, Stream, TaskContext,
-    TaskError, TextFile, TextPart, partitioned,
+    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, Graph,
+    IntoBatchSource, Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part,
+    Partitioned, Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Source, Splittable, Stream,
+    TaskContext, TaskError, TextFile, TextFiles, TextPart, partitioned,
 };
+#[cfg(feature = "files")]
+pub use flow::{Csv, CsvSink, JsonLinesSink};
 pub use job::{
     ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,
     DeadLetters, EnvironmentInfo, ErrorPolicy, Explanation, FailureCause, Health, IntoJob, Job, JobFn, JobHandle,

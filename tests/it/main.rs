@@ -8,6 +8,8 @@ mod cli;
 mod edges;
 #[cfg(target_os = "linux")]
 mod faults;
+#[cfg(feature = "files")]
+mod files;
 mod history;
 mod inputs;
 mod interrupts;
@@ -43,6 +45,8 @@ fn jobs() -> proscenium::JobRegistry {
         edges::jobs(),
         #[cfg(target_os = "linux")]
         faults::jobs(),
+        #[cfg(feature = "files")]
+        files::jobs(),
         history::jobs(),
         inputs::jobs(),
         jobs::jobs(),
