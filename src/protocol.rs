@@ -47,6 +47,8 @@ pub(crate) enum TaskCommand {
     Scan { id: LoopId, wave: u32 },
     /// This loop is quiet: its heads end.
     EndLoop { id: LoopId },
+    /// Nobody wants what comes out of this loop: its heads take nothing more, and end.
+    CloseLoop { id: LoopId },
     /// Loops take nothing round any more, and end.
     CutLoops,
     /// No more requests will come for this pipeline service: its source ends.
@@ -97,6 +99,10 @@ pub(crate) enum TaskEvent {
     },
     /// The loop this task is part of may have gone quiet.
     LoopQuiet {
+        id: LoopId,
+    },
+    /// What comes out of this loop is not wanted any more.
+    LoopUnwanted {
         id: LoopId,
     },
     /// The answer to `Scan`.

@@ -8,7 +8,7 @@ use std::{
 use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 
 use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, map_batch},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
     hash::hash_of,
 };
 
@@ -124,8 +124,8 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {
@@ -184,7 +184,7 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for FoldByKey<K, T, D> {
         loop {
             std::task::ready!(self.next.poll(cx))?;
             let Some((leaving, mark)) = &mut self.leaving else { return Poll::Ready(Ok(())) };
-            let wanted = self.next.wants_more();
+            let wanted = self.next.wants_more(Reach::Anywhere);
             self.out.extend(leaving.take(if wanted { self.meter.task.limits.batch_items } else { 0 }));
             if self.out.is_empty() {
                 self.next.mark(*mark)?;
@@ -199,8 +199,8 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for FoldByKey<K, T, D> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {
@@ -330,8 +330,8 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for Combine<K, T, D> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, panic_message},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, panic_message},
         error::TaskError,
     },
     protocol::Wait,
@@ -197,8 +197,8 @@ where
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

@@ -58,6 +58,15 @@ pub(crate) enum Lull {
     Idle,
 }
 
+/// Who is asked whether further items are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Everyone.
+    Anywhere,
+    /// Whoever is outside of the feedback loop that the task is part of.
+    BeyondLoop,
+}
+
 /// One operator of a running chain, with everything downstream of it in the same task.
 pub(crate) trait Stage<T> {
     /// Takes all of `items` and leaves it empty. Called only after [`poll`](Self::poll) was ready, but then any number
@@ -73,8 +82,8 @@ pub(crate) trait Stage<T> {
     /// Passes on what is held back only to fill batches, because the task will not go on at once.
     fn flush(&mut self, lull: Lull) -> Result<(), Failure>;
 
-    /// False once every further item would be thrown away.
-    fn wants_more(&self) -> bool;
+    /// False once every further item would be thrown away, as far as those concerned can say whom `reach` names.
+    fn wants_more(&self, reach: Reach) -> bool;
 
     /// Whether something may still come out although nothing comes in: a call is in flight, a timer is set. What comes
     /// out only with a mark does not count.

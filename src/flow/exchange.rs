@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, TaskState},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, TaskState},
         channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Place, Taken},
         hash::{KEY_GROUPS, hash_of, instance_of},
         loops::LoopPart,
@@ -343,8 +343,9 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
         Ok(())
     }
 
-    fn wants_more(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.closed)
+    fn wants_more(&self, reach: Reach) -> bool {
+        let reaches = |lane: &OutLane<T>| reach == Reach::Anywhere || lane.place == Place::Entry;
+        self.lanes.iter().any(|lane| !lane.closed && reaches(lane))
     }
 
     fn owes(&self) -> bool {
@@ -493,6 +494,7 @@ impl<T> Head<T> for GateHead<T> {
                 }
                 orders.mark(Mark::End);
             }
+            TaskCommand::CloseLoop { id: unwanted } if unwanted == *id => self.close(),
             TaskCommand::CutLoops if !self.ended && !self.closed => {
                 orders.mark(Mark::End);
                 self.state.cut_short();

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::flow::{
     aggregate::Table,
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage},
     exchange::ByKey,
     graph::BuildRefusal,
     keyed::{KeyedStream, key_parallelism},
@@ -260,7 +260,7 @@ where
         loop {
             ready!(self.next.poll(cx))?;
             let Some(leaving) = &mut self.leaving else { return Poll::Ready(Ok(())) };
-            let wanted = if self.next.wants_more() { self.meter.task.limits.batch_items } else { 0 };
+            let wanted = if self.next.wants_more(Reach::Anywhere) { self.meter.task.limits.batch_items } else { 0 };
             self.meter.enter();
             while self.out.len() < wanted
                 && let Some((key, (lefts, rights))) = leaving.next()
@@ -285,8 +285,8 @@ where
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

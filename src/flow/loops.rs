@@ -29,6 +29,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct LoopWatch {
     tokens: AtomicUsize,
+    /// Tasks by which items may yet leave the loop.
+    exits: AtomicUsize,
+    /// There was one that is none any more. A loop that nothing ever leaves goes round for what its closures do.
+    shut: AtomicBool,
     /// It was found quiet and told to end: nothing that comes round now can go round again.
     ended: AtomicBool,
 }
@@ -36,7 +40,8 @@ pub(crate) struct LoopWatch {
 impl LoopWatch {
     fn new(tasks: usize) -> Self {
         // One for each task, until it has started and is at rest for the first time with nothing left to enter by it.
-        Self { tokens: AtomicUsize::new(tasks), ended: AtomicBool::new(false) }
+        let exits = AtomicUsize::new(tasks);
+        Self { tokens: AtomicUsize::new(tasks), exits, shut: AtomicBool::new(false), ended: AtomicBool::new(false) }
     }
 
     /// A batch is about to be on its way. Before it is, so that whoever takes it cannot give its token back first.
@@ -91,6 +96,16 @@ pub(crate) struct LoopPart {
     /// The token of the beginning has been given back.
     entered: Cell<bool>,
     hint: Cell<bool>,
+    exit: Cell<Exit>,
+    unwanted: Cell<bool>,
+}
+
+/// Whether items may leave the loop by a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Unknown,
+    Open,
+    Shut,
 }
 
 impl LoopPart {
@@ -102,6 +117,8 @@ impl LoopPart {
             tokens: Cell::new(0),
             entered: Cell::new(false),
             hint: Cell::new(false),
+            exit: Cell::new(Exit::Unknown),
+            unwanted: Cell::new(false),
         }
     }
 
@@ -138,9 +155,32 @@ impl LoopPart {
         self.give_back(self.tokens.take() + first);
     }
 
+    /// Whether something outside of the loop still wants what comes out of this task.
+    pub fn leads_out(&self, open: bool) {
+        let before = self.exit.get();
+        if before == Exit::Shut || open {
+            self.exit.set(if before == Exit::Shut { before } else { Exit::Open });
+            return;
+        }
+        self.exit.set(Exit::Shut);
+        let watch = &self.plan.watch;
+        if before == Exit::Open {
+            watch.shut.store(true, Ordering::Relaxed);
+        }
+        // `AcqRel`: the last one sees whether any of them was open.
+        let last = watch.exits.fetch_sub(1, Ordering::AcqRel) == 1;
+        self.unwanted.set(last && watch.shut.load(Ordering::Relaxed));
+    }
+
+    /// Whether the supervisor is to be told that nobody wants what comes out of the loop any more.
+    pub fn take_unwanted(&self) -> bool {
+        self.unwanted.take()
+    }
+
     /// The task has ended, whichever way.
     pub fn leave(&self) {
         self.rest(true);
+        self.leads_out(false);
     }
 
     pub fn scan(&self) -> LoopScan {
@@ -260,6 +300,26 @@ mod tests {
         task.refused(1);
         assert!(task.take_hint());
         assert_eq!(task.scan(), LoopScan { at_rest: true, sent: 1, received: 1 });
+    }
+
+    #[test]
+    fn a_loop_is_unwanted_once_its_last_exit_is_shut() {
+        let watch = Arc::new(LoopWatch::new(3));
+        let (a, b, c) = (part(&watch), part(&watch), part(&watch));
+        a.leads_out(false);
+        b.leads_out(true);
+        b.leads_out(false);
+        assert!(!b.take_unwanted(), "it is not known yet whether the third task leads out");
+        c.leads_out(false);
+        assert!(c.take_unwanted() && !a.take_unwanted());
+    }
+
+    #[test]
+    fn a_loop_that_nothing_ever_leaves_is_wanted() {
+        let watch = Arc::new(LoopWatch::new(1));
+        let task = part(&watch);
+        task.leads_out(false);
+        assert!(!task.take_unwanted());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use crate::flow::{
-    chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Stage, map_batch},
+    chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
     error::TaskError,
 };
 
@@ -22,8 +22,8 @@ macro_rules! pass_on {
             self.next.flush(lull)
         }
 
-        fn wants_more(&self) -> bool {
-            self.next.wants_more()
+        fn wants_more(&self, reach: Reach) -> bool {
+            self.next.wants_more(reach)
         }
 
         fn owes(&self) -> bool {
@@ -315,8 +315,8 @@ impl<T> Stage<T> for Take<T> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.left > 0 && self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.left > 0 && self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {
@@ -348,11 +348,11 @@ impl<T: Clone> Stage<T> for Tee<T> {
         drop(self.meter.receive(items.len()));
         self.meter.account.processed += items.len() as u64;
         // A branch that wants no more is spared, so that `take` on one side does not keep the other from ending.
-        if self.left.wants_more() {
+        if self.left.wants_more(Reach::Anywhere) {
             self.copy.extend_from_slice(items);
             self.left.batch(&mut self.copy)?;
         }
-        if self.right.wants_more() {
+        if self.right.wants_more(Reach::Anywhere) {
             self.right.batch(items)?;
         }
         items.clear();
@@ -376,8 +376,8 @@ impl<T: Clone> Stage<T> for Tee<T> {
         self.right.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.left.wants_more() || self.right.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.left.wants_more(reach) || self.right.wants_more(reach)
     }
 
     fn owes(&self) -> bool {
@@ -437,10 +437,10 @@ impl<T, F: FnMut(T) -> Either<A, B>, A, B> Stage<T> for Split<F, A, B> {
         }
         drop(cursor);
         // A branch that wants no more is spared, so that `take` on one side does not keep the other from ending.
-        if !self.left.wants_more() {
+        if !self.left.wants_more(Reach::Anywhere) {
             self.lefts.clear();
         }
-        if !self.right.wants_more() {
+        if !self.right.wants_more(Reach::Anywhere) {
             self.rights.clear();
         }
         if !self.lefts.is_empty() {
@@ -466,8 +466,8 @@ impl<T, F: FnMut(T) -> Either<A, B>, A, B> Stage<T> for Split<F, A, B> {
         self.right.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.left.wants_more() || self.right.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.left.wants_more(reach) || self.right.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     flow::{
-        chain::{Ending, Failure, Lull, Mark, Meter, Stage, catch},
+        chain::{Ending, Failure, Lull, Mark, Meter, Reach, Stage, catch},
         context::TaskContext,
         error::TaskError,
     },
@@ -110,7 +110,7 @@ impl<T, F: FnMut(T) -> Result<(), TaskError>> Stage<T> for ForEach<F> {
         Ok(())
     }
 
-    fn wants_more(&self) -> bool {
+    fn wants_more(&self, _reach: Reach) -> bool {
         true
     }
 
@@ -285,7 +285,7 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
         Ok(())
     }
 
-    fn wants_more(&self) -> bool {
+    fn wants_more(&self, _reach: Reach) -> bool {
         true
     }
 
@@ -349,7 +349,7 @@ impl<T: Serialize> Stage<T> for OutputStage {
         Ok(())
     }
 
-    fn wants_more(&self) -> bool {
+    fn wants_more(&self, _reach: Reach) -> bool {
         true
     }
 

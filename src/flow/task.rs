@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, TaskState},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Reach, TaskState},
         loops::LoopPart,
     },
     protocol::{TaskCommand, Wait},
@@ -153,7 +153,7 @@ impl<T> ChainTask<T> {
 
     /// Whether nothing more is wanted, and the head has not been told yet.
     fn is_done_early(&self) -> bool {
-        !self.closed && !self.chain.wants_more()
+        !self.closed && !self.chain.wants_more(Reach::Anywhere)
     }
 
     fn sent_in_loop(&self) -> u64 {
@@ -167,6 +167,13 @@ impl<T> ChainTask<T> {
             && !self.chain.owes()
         {
             looped.rest(self.head.is_entered());
+        }
+    }
+
+    /// Notes whether items may leave the loop by this task.
+    fn look_out(&self) {
+        if let Some(looped) = &self.state.looped {
+            looped.leads_out(self.chain.wants_more(Reach::BeyondLoop));
         }
     }
 
@@ -186,6 +193,8 @@ enum Progress {
 
 impl<T> Task for ChainTask<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        // Before and after: within one turn an exit may be found open and be shut again.
+        self.look_out();
         let started = Instant::now();
         let mut now = started;
         self.state.counters.starts_working(now);
@@ -215,6 +224,7 @@ impl<T> Task for ChainTask<T> {
                 break Poll::Pending;
             }
         };
+        self.look_out();
         self.state.counters.put(self.state.items_out.get());
         self.state.counters.queued(self.head.queued());
         result

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use self::backlog::{Backlog, Next};
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage},
         connect::check,
         exchange::Single,
         stream::{Exchange, Pairing, Stream},
@@ -118,8 +118,8 @@ impl<T, H> Stage<T> for Announce<T, H> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {
@@ -365,7 +365,7 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         loop {
             ready!(self.next.poll(cx))?;
-            if !self.next.wants_more() {
+            if !self.next.wants_more(Reach::Anywhere) {
                 self.left.clear();
                 self.right.clear();
             }
@@ -399,8 +399,8 @@ where
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        !self.is_over() && self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        !self.is_over() && self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

@@ -116,7 +116,7 @@ impl TaskActor {
         let polled = catch(|| task.poll(cx));
         let held = task.take_held();
         self.report_dead();
-        self.report_quiet();
+        self.report_loop();
         if let Some(epoch) = held {
             self.report(TaskEvent::Held { epoch });
         }
@@ -143,11 +143,15 @@ impl TaskActor {
         }
     }
 
-    fn report_quiet(&self) {
-        if let Some(looped) = &self.state.looped
-            && looped.take_hint()
-        {
-            self.report(TaskEvent::LoopQuiet { id: looped.plan.id });
+    /// What the supervisor is to be told of the loop that this task is part of.
+    fn report_loop(&self) {
+        let Some(looped) = &self.state.looped else { return };
+        let id = looped.plan.id;
+        if looped.take_hint() {
+            self.report(TaskEvent::LoopQuiet { id });
+        }
+        if looped.take_unwanted() {
+            self.report(TaskEvent::LoopUnwanted { id });
         }
     }
 
@@ -172,7 +176,7 @@ impl TaskActor {
         }
         self.reported = true;
         self.report_dead();
-        self.report_quiet();
+        self.report_loop();
         self.report(event(self.state.take_report()));
     }
 }

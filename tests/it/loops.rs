@@ -6,7 +6,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use proscenium::{BuildRefusal, FailureCause, Job, JobHandle, JobState, LocalEnvironment, Outcome, TaskError, job_fn};
 
 use crate::support::{
-    Counter, DEADLINE, Increment, Journal, block_on, cancel, completed, deadline, each_environment,
+    Counter, DEADLINE, Increment, Journal, Pen, block_on, cancel, completed, deadline, each_environment,
     each_environment_with, ended, job, output_of, reached, read, refusal, registered, sorted, start,
 };
 
@@ -26,6 +26,7 @@ registered![
     Grows,
     Late,
     Takes,
+    NoExit,
     FailsInLoop,
     Components
 ];
@@ -260,7 +261,9 @@ fn what_is_in_a_loop_goes_before_what_enters_it() {
 
 job!(Turning {}, |this, flow| {
     let rounds = flow.from_batch([0u64]).iterate("endless", |items| items.map(|n| n + 1).tee());
+    let (rounds, rest) = rounds.tee();
     rounds.filter(|n| n % 1_000 == 0).take(3).stream_out("out");
+    rest.for_each(|_| {});
 });
 
 job!(Rounds {}, |this, flow| {
@@ -352,22 +355,51 @@ fn what_comes_out_at_the_end_cannot_go_round() {
     });
 }
 
-// Nobody wants more of what leaves it.
-job!(Takes {}, |this, flow| {
+// It would go on for ever, and nobody wants more of what leaves it than three items.
+job!(Takes { parallelism: usize }, |job, flow| {
+    let parallelism = job.parallelism;
     flow.from_batch([0u64])
+        .rebalance(parallelism)
         .iterate("numbers", |items| {
+            // Round by way of other tasks, too.
+            let items = if parallelism > 1 { items.rebalance(parallelism) } else { items };
             let (back, out) = items.tee();
-            (back.filter(|n| *n < 100_000).map(|n| n + 1), out)
+            (back.map(|n| n + 1), out)
         })
         .take(3)
         .collect("out");
 });
 
 #[test]
-fn a_loop_of_which_only_a_part_is_taken_ends() {
+fn a_loop_that_nobody_wants_more_of_ends() {
     each_environment(async |env| {
-        let out: Vec<u64> = output_of(env, Takes {}).await;
-        assert_eq!(out, [0, 1, 2]);
+        for parallelism in [1, 3] {
+            // Behind parallel instances it is any three.
+            let out = sorted(output_of::<u64>(env, Takes { parallelism }).await);
+            assert!(out.is_sorted_by(|a, b| a < b) && out.len() == 3, "{out:?}");
+            assert!(parallelism > 1 || out == [0, 1, 2]);
+        }
+    });
+}
+
+// Nothing ever leaves it: it goes round for what its closures do.
+job!(NoExit { pen: Pen }, |job, flow| {
+    let pen = job.pen.clone();
+    let (again, future) = flow.from_future::<u32>("retry");
+    flow.from_batch(1..=3u32)
+        .union(again)
+        .inspect(move |tries| pen.write(tries))
+        .map(|tries| tries - 1)
+        .filter(|tries| *tries > 0)
+        .fill_future(&future);
+});
+
+#[test]
+fn a_loop_that_nothing_leaves_goes_round_until_it_is_quiet() {
+    each_environment(async |env| {
+        let journal = Journal::new();
+        completed(env, NoExit { pen: journal.pen() }).await;
+        assert_eq!(sorted(journal.lines()), ["1", "1", "1", "2", "2", "3"]);
     });
 }
 

@@ -15,7 +15,7 @@ use crate::support::{
     each_environment_with, ended, idle, job, reached, read, refusal, registered, sorted, start,
 };
 
-registered![SquareService, AskedByTasks, Sieve, HeldRequests, HeldWithSource, Breaks, OnlyPipeline, Chained];
+registered![SquareService, AskedByTasks, Sieve, HeldRequests, HeldWithSource, Breaks, OnlyPipeline, FourthPowers];
 
 /// Answered with the square.
 #[derive(Debug, Serialize, Deserialize, Message)]
@@ -280,7 +280,7 @@ fn a_job_of_a_pipeline_only_completes_at_once_under_autostop() {
 #[rtype(result = "Result<u64, NoReply>")]
 struct Asked(u64);
 
-job!(Chained {}, |this, flow| {
+job!(FourthPowers {}, |this, flow| {
     flow.pipeline_service("squares", |requests| requests.map(|Square(n)| n * n));
     flow.pipeline_service("fourth", |requests| {
         requests.map_async(4, async |ctx, Asked(n): Asked| {
@@ -297,7 +297,7 @@ job!(Chained {}, |this, flow| {
 #[test]
 fn a_pipeline_calls_another() {
     each_environment(async |env| {
-        let job = completed(env, Chained {}).await;
+        let job = completed(env, FourthPowers {}).await;
         assert_eq!(read::<u64>(&job, "out").await, [1, 16, 81, 256, 625]);
     });
 }

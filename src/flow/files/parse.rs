@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::{
     flow::{
         Flow,
-        chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Stage, catch},
+        chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Reach, Stage, catch},
         error::TaskError,
         files::{Block, FileSource, Files, Reading, Shape, unreadable},
         head::PartHead,
@@ -248,8 +248,8 @@ impl<P: Parser> Stage<Row> for Parse<P> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::flow::chain::{BoxStage, Ending, Failure, Lull, Mark};
+use crate::flow::chain::{BoxStage, Ending, Failure, Lull, Mark, Reach};
 
 /// Why an item could not be put into a side output.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +48,7 @@ pub(super) trait Side {
     fn mark(&mut self, mark: Mark) -> Result<(), Failure>;
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>;
     fn flush(&mut self, lull: Lull) -> Result<(), Failure>;
-    fn wants_more(&self) -> bool;
+    fn wants_more(&self, reach: Reach) -> bool;
     fn owes(&self) -> bool;
     fn settle(&mut self, ending: Ending);
 }
@@ -94,7 +94,7 @@ impl<V: 'static> Side for SideChain<V> {
 
     fn pass(&mut self) -> Result<bool, Failure> {
         // A branch that wants no more is spared, so that `take` on one side does not keep the other from ending.
-        if !self.next.wants_more() {
+        if !self.next.wants_more(Reach::Anywhere) {
             self.items.clear();
         }
         if self.items.is_empty() {
@@ -116,8 +116,8 @@ impl<V: 'static> Side for SideChain<V> {
         self.next.flush(lull)
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more()
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach)
     }
 
     fn owes(&self) -> bool {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Stage, catch},
+        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, catch},
         context::TaskContext,
         error::TaskError,
     },
@@ -232,7 +232,7 @@ where
 
     /// Fires all timers and ends all keys, until `until`.
     fn close(&mut self, mut now: Instant, until: Instant) -> Result<Over, Failure> {
-        while self.wants_more() && now < until {
+        while self.wants_more(Reach::Anywhere) && now < until {
             if self.is_full() {
                 return Ok(Over::Full);
             }
@@ -254,7 +254,7 @@ where
             }
             now = Instant::now();
         }
-        Ok(if self.wants_more() { Over::Time } else { Over::Done })
+        Ok(if self.wants_more(Reach::Anywhere) { Over::Time } else { Over::Done })
     }
 
     fn is_full(&self) -> bool {
@@ -265,7 +265,7 @@ where
     /// Passes on what was made, and says whether there was anything.
     fn pass(&mut self) -> Result<bool, Failure> {
         // A branch that wants no more is spared, so that `take` on one side does not keep the other from ending.
-        if !self.next.wants_more() {
+        if !self.next.wants_more(Reach::Anywhere) {
             self.out.clear();
         }
         let mut passed = !self.out.is_empty();
@@ -411,8 +411,8 @@ where
         self.sides.iter_mut().try_for_each(|side| side.flush(lull))
     }
 
-    fn wants_more(&self) -> bool {
-        self.next.wants_more() || self.sides.iter().any(|side| side.wants_more())
+    fn wants_more(&self, reach: Reach) -> bool {
+        self.next.wants_more(reach) || self.sides.iter().any(|side| side.wants_more(reach))
     }
 
     fn owes(&self) -> bool {

@@ -29,9 +29,14 @@ pub(super) struct Loop {
     over: bool,
 }
 
-#[cfg(test)]
 impl Loop {
+    /// Nothing is to be found out about it any more.
+    fn give_up(&mut self) {
+        *self = Self { wave: self.wave, over: true, ..Self::default() };
+    }
+
     /// Whether a hint waits for the wave under way to end, and how many waves may follow that one without a further hint.
+    #[cfg(test)]
     pub(super) fn outlook(&self) -> (bool, usize) {
         (self.again && !self.over, usize::from(self.answers.is_some() && self.quiet.is_none()))
     }
@@ -121,6 +126,13 @@ impl Completion {
         }
     }
 
+    /// All that could leave the loop is unwanted: it ends like any upstream of a `take`.
+    pub(super) fn close_loop(&mut self, id: LoopId, out: &mut Vec<Command>) {
+        let Some(watched) = self.loops.get_mut(id.index()).filter(|watched| !watched.over) else { return };
+        watched.give_up();
+        self.command_tasks(TaskCommand::CloseLoop { id }, out);
+    }
+
     /// The sources were told to end: loops have some time to go quiet.
     pub(super) fn limit_loops(&mut self, out: &mut Vec<Command>) {
         if self.loops.iter().any(|watched| !watched.over) {
@@ -150,8 +162,6 @@ impl Completion {
     }
 
     fn give_loops_up(&mut self) {
-        for watched in &mut self.loops {
-            *watched = Loop { wave: watched.wave, over: true, ..Loop::default() };
-        }
+        self.loops.iter_mut().for_each(Loop::give_up);
     }
 }

@@ -388,6 +388,7 @@ fn a_lost_item_never_passes_for_completion() {
 }
 
 const LOOP_TOLD: (&str, Condition) = ("ends a loop that is quiet", |_, world| world.looping_told());
+const LOOP_CLOSED: (&str, Condition) = ("closes a loop", |_, world| world.looping_closed());
 const LOOP_CUT: (&str, Condition) = ("cuts a loop", |_, world| world.looping_cut());
 
 /// A source, a loop of two tasks, and a sink behind it.
@@ -411,6 +412,14 @@ fn bare_loop(budget: Budget) -> Job {
 fn the_rules_hold_for_a_loop_that_is_stopped() {
     let budget = Budget { stop: 1, trips: 2, ..Budget::default() };
     let states = bare_loop(budget).seeing(&[ENDS_COMPLETED, ENDS_STOPPED, LOOP_TOLD, LOOP_CUT]).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn a_loop_that_nobody_wants_ends() {
+    let budget = Budget { stop: 1, trips: 1, hints: 1, unwanted: 1, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_STOPPED, LOOP_TOLD, LOOP_CUT, LOOP_CLOSED];
+    let states = bare_loop(budget).seeing(&sights).check();
     assert!(states > 1_000, "only {states} states");
 }
 

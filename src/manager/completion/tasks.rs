@@ -52,6 +52,7 @@ impl Completion {
                 }
             }
             TaskEvent::LoopQuiet { id: quiet } => self.hear_quiet(quiet, out),
+            TaskEvent::LoopUnwanted { id: unwanted } => self.close_loop(unwanted, out),
             TaskEvent::Scanned { id: scanned, wave, scan } => self.hear_scan(id, scanned, wave, scan, out),
             TaskEvent::DeadLettered { .. } => self.touch(),
             TaskEvent::Finished(report) => self.end_task(id, ActorState::Finished, report, None, out),

@@ -36,7 +36,9 @@ fn a_node_that_is_stopped_for_a_while_goes_on_where_it_was() {
         let submitted = tokio::spawn(env.submit(Brief { number: 5, pen: journal.pen() }).autostop(true).into_future());
         let error = deadline("the silence being noticed", late).await.unwrap().unwrap_err();
         assert!(matches!(error, CallError::FateUnknown { .. }), "{error:?}");
-        assert!(!waiting.is_finished() && !sending.is_finished() && !submitted.is_finished());
+        assert!(!waiting.is_finished(), "the job has not ended");
+        assert!(!sending.is_finished(), "the items cannot have been confirmed");
+        assert!(!submitted.is_finished(), "the submit cannot have been answered");
 
         node.signal("CONT");
         let brief = deadline("the submit", submitted).await.unwrap().unwrap();

@@ -317,7 +317,7 @@ fn unless_seven<S: serde::Serializer>(age: &u8, serializer: S) -> Result<S::Ok, 
     }
 }
 
-job!(Brittle { path: PathBuf, kind: Kind }, |this, flow| {
+job!(BrittleRows { path: PathBuf, kind: Kind }, |this, flow| {
     let people = flow.from_batch(0..10u8).map(|age| Moody { name: format!("number {age}"), age: age + 6 });
     let path = this.path.clone();
     match this.kind {
@@ -332,7 +332,7 @@ fn an_item_that_cannot_be_serialized_leaves_nothing_behind() {
     each_environment(async |env| {
         for kind in [Kind::Json, Kind::Csv] {
             let path = folder.path().join("rows");
-            let (job, outcome) = run(env, 1, ErrorPolicy::Skip, Brittle { path: path.clone(), kind }).await;
+            let (job, outcome) = run(env, 1, ErrorPolicy::Skip, BrittleRows { path: path.clone(), kind }).await;
             assert_eq!(outcome, Outcome::Completed);
             assert_eq!(job.dead_letters().await.unwrap().total, 2);
             let (_, outcome) = run(env, 1, ErrorPolicy::Skip, Read { path: path.clone(), kind: Kind::Text }).await;
@@ -366,4 +366,4 @@ fn a_compressed_file_of_a_job_that_failed_is_known_to_be_a_part() {
     });
 }
 
-registered![Streamed, Changing, Brittle, FailingSink];
+registered![Streamed, Changing, BrittleRows, FailingSink];

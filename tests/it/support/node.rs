@@ -127,6 +127,26 @@ impl NodeProcess {
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]).status();
         assert!(sent.expect("`kill` can be run").success());
+        #[cfg(target_os = "linux")]
+        if signal == "STOP" {
+            self.await_stop();
+        }
+    }
+
+    /// A thread that was running when its process was told to stop may go on for a moment.
+    #[cfg(target_os = "linux")]
+    fn await_stop(&self) {
+        let threads = format!("/proc/{}/task", self.id());
+        on_a_thread("the stop of the node", move || {
+            let stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
+            let all_stopped = || {
+                let mut tasks = std::fs::read_dir(&threads).expect("it has threads").flatten();
+                tasks.all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(stopped))
+            };
+            while !all_stopped() {
+                std::thread::yield_now();
+            }
+        });
     }
 
     /// Kills it: nothing of it is ended in an orderly way.

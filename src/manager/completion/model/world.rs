@@ -38,6 +38,8 @@ pub(super) struct Budget {
     pub(super) trips: u8,
     /// Hints that a loop may be quiet that nothing stands behind.
     pub(super) hints: u8,
+    /// Times that nobody wants what comes out of a loop any more.
+    pub(super) unwanted: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,6 +126,7 @@ pub(super) enum Mail {
     Held { task: usize, epoch: u32 },
     TaskEnded { task: usize },
     Quiet { task: usize },
+    Unwanted { task: usize },
     Scanned { task: usize, wave: u32, at_rest: bool, sent: u64, received: u64 },
     ServiceStarted { service: usize, incarnation: u32 },
     ServiceFailed { service: usize, incarnation: u32 },
@@ -146,6 +149,7 @@ pub(super) enum Action {
     Rest { task: usize },
     AnswerScan { task: usize },
     Hint { task: usize },
+    Unwant { task: usize },
     Start { service: usize },
     Fail { service: usize, late: bool },
     StopAsTold { service: usize, hook_panicked: bool },
@@ -156,7 +160,8 @@ impl Action {
     /// Whether the world could as well have done without.
     pub(super) fn is_mishap(&self) -> bool {
         match *self {
-            Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } | Self::Hint { .. } => true,
+            Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } => true,
+            Self::Hint { .. } | Self::Unwant { .. } => true,
             // A loop need not go on.
             Self::Send { .. } => true,
             Self::End { end, lost, .. } => end == End::Failed || lost,
@@ -319,7 +324,8 @@ impl World {
             Mail::ServiceStarted { service, .. }
             | Mail::ServiceFailed { service, .. }
             | Mail::ServiceStopped { service, .. } => *service == at,
-            Mail::Held { .. } | Mail::TaskEnded { .. } | Mail::Quiet { .. } | Mail::Scanned { .. } => false,
+            Mail::Held { .. } | Mail::TaskEnded { .. } | Mail::Quiet { .. } | Mail::Unwanted { .. } => false,
+            Mail::Scanned { .. } => false,
         })
     }
 

@@ -19,6 +19,7 @@ pub(super) struct Looping {
     /// Of each channel of the graph; those that leave the loop or lead into it stay at zero.
     pub(super) channels: Vec<Inner>,
     pub(super) told: bool,
+    pub(super) closed: bool,
     pub(super) cut: bool,
 }
 
@@ -54,11 +55,15 @@ impl World {
         let Some(members) = setup.loops.first() else { return };
         let members: Vec<usize> = members.iter().map(|task| task.index()).collect();
         let channels = vec![Inner::default(); setup.channels.len()];
-        self.looping = Looping { start: members[0], members, channels, told: false, cut: false };
+        self.looping = Looping { start: members[0], members, channels, ..Looping::default() };
     }
 
     pub(in crate::manager::completion::model) fn looping_told(&self) -> bool {
         self.looping.told
+    }
+
+    pub(in crate::manager::completion::model) fn looping_closed(&self) -> bool {
+        self.looping.closed
     }
 
     pub(in crate::manager::completion::model) fn looping_cut(&self) -> bool {
@@ -96,7 +101,7 @@ impl World {
     /// Whether the start of a loop may end, or a task of it has taken all that comes before the end; true for all others.
     pub(super) fn may_end(&self, task: usize) -> bool {
         let mut before = self.inner_channels().filter(|(at, _, to)| *to == task && !self.closes(*at));
-        let told = task != self.looping.start || self.looping.told || self.looping.cut;
+        let told = task != self.looping.start || self.looping.told || self.takes_no_more();
         !self.looping.members.contains(&task) || told && before.all(|(at, ..)| self.looping.channels[at].waiting() == 0)
     }
 
@@ -112,7 +117,7 @@ impl World {
         for (channel, from, to) in self.inner_channels() {
             let (producer, consumer) = (&self.tasks[from], &self.tasks[to]);
             let works = producer.looped.busy > 0 || !producer.looped.entered;
-            let open = consumer.is_live() && !(self.looping.cut && self.closes(channel));
+            let open = consumer.is_live() && !(self.takes_no_more() && self.closes(channel));
             if self.budget.trips > 0 && producer.stage == TaskStage::Running && works && open && !producer.holds() {
                 actions.push(Action::Send { channel });
             }
@@ -134,6 +139,9 @@ impl World {
             }
             if self.budget.hints > 0 {
                 actions.push(Action::Hint { task });
+            }
+            if self.budget.unwanted > 0 {
+                actions.push(Action::Unwant { task });
             }
         }
     }
@@ -160,6 +168,15 @@ impl World {
     pub(super) fn hint(&mut self, task: usize) {
         self.budget.hints -= 1;
         self.mail.insert(Mail::Quiet { task });
+    }
+
+    pub(super) fn unwant(&mut self, task: usize) {
+        self.budget.unwanted -= 1;
+        self.mail.insert(Mail::Unwanted { task });
+    }
+
+    fn takes_no_more(&self) -> bool {
+        self.looping.cut || self.looping.closed
     }
 
     fn hint_if_quiet(&mut self, task: usize) {
@@ -216,12 +233,16 @@ impl World {
             }
             TaskCommand::EndLoop { .. } => {
                 let quiet = self.is_quiet();
-                self.fault_if(!quiet || self.looping.told || self.looping.cut, Fault::EndedBusy);
+                self.fault_if(!quiet || self.looping.told || self.takes_no_more(), Fault::EndedBusy);
                 self.looping.told = true;
             }
-            TaskCommand::CutLoops => {
-                self.fault_if(self.looping.told || self.looping.cut, Fault::EndedBusy);
-                self.looping.cut = true;
+            TaskCommand::CutLoops | TaskCommand::CloseLoop { .. } => {
+                self.fault_if(self.looping.told || self.takes_no_more(), Fault::EndedBusy);
+                if command == TaskCommand::CutLoops {
+                    self.looping.cut = true;
+                } else {
+                    self.looping.closed = true;
+                }
                 let closing: Vec<usize> =
                     self.inner_channels().map(|(at, ..)| at).filter(|at| self.closes(*at)).collect();
                 for at in closing {
@@ -237,6 +258,7 @@ impl World {
         let id = LoopId(0);
         let (task, event) = match mail {
             Mail::Quiet { task } => (task, crate::protocol::TaskEvent::LoopQuiet { id }),
+            Mail::Unwanted { task } => (task, crate::protocol::TaskEvent::LoopUnwanted { id }),
             Mail::Scanned { task, wave, at_rest, sent, received } => {
                 let scan = LoopScan { at_rest, sent, received };
                 (task, crate::protocol::TaskEvent::Scanned { id, wave, scan })
@@ -264,6 +286,7 @@ impl World {
         let under_way: usize = self.looping.channels.iter().map(|channel| usize::from(channel.waiting())).sum();
         usize::from(self.budget.trips) * 10 * wave
             + usize::from(self.budget.hints) * (2 * wave + 3)
+            + usize::from(self.budget.unwanted) * 2
             + under_way * 8 * wave
             + mail.sum::<usize>()
             + parts.sum::<usize>()

@@ -62,6 +62,7 @@ impl World {
             Action::Rest { task } => self.rest(task),
             Action::AnswerScan { task } => self.answer_scan(task),
             Action::Hint { task } => self.hint(task),
+            Action::Unwant { task } => self.unwant(task),
             Action::Start { service } => {
                 let actor = &mut self.services[service];
                 actor.stage = ServiceStage::Running;
@@ -134,7 +135,7 @@ impl World {
         let (service, incarnation, event) = match mail {
             Mail::Held { task, epoch } => return self.tell_of(task, TaskEvent::Held { epoch }),
             Mail::TaskEnded { task } => return self.deliver_end(task),
-            Mail::Quiet { .. } | Mail::Scanned { .. } => return self.deliver_scan(mail),
+            Mail::Quiet { .. } | Mail::Unwanted { .. } | Mail::Scanned { .. } => return self.deliver_scan(mail),
             Mail::ServiceStarted { service, incarnation } => (service, incarnation, ServiceEvent::Started),
             Mail::ServiceFailed { service, incarnation } => {
                 let actor = &mut self.services[service];
