@@ -9,7 +9,7 @@ mod service;
 mod session;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
     rc::Rc,
@@ -68,6 +68,33 @@ pub(crate) struct Server {
     /// Where orders to stop the node go.
     stops: mpsc::UnboundedSender<NodeStop>,
     state: RefCell<State>,
+    questions: Rc<Questions>,
+}
+
+/// How many questions of clients wait for an answer.
+#[derive(Default)]
+struct Questions {
+    open: Cell<usize>,
+    answered: Notify,
+}
+
+/// One of them, until its answer is with the connection, or nobody waits for it any more.
+struct Question(Rc<Questions>);
+
+impl Question {
+    fn new(questions: &Rc<Questions>) -> Self {
+        questions.open.set(questions.open.get() + 1);
+        Self(Rc::clone(questions))
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() == 0 {
+            self.0.answered.notify_waiters();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -93,7 +120,7 @@ struct SessionEntry {
 
 impl Server {
     pub(crate) fn new(config: ServerConfig, host: Arc<dyn Host>, stops: mpsc::UnboundedSender<NodeStop>) -> Rc<Self> {
-        Rc::new(Self { config, host, stops, state: RefCell::default() })
+        Rc::new(Self { config, host, stops, state: RefCell::default(), questions: Rc::default() })
     }
 
     /// Takes up a stream, once it has arrived; the peer has proven nothing yet.
@@ -199,8 +226,23 @@ impl Server {
         true
     }
 
-    /// Tells every client that the node ends, and waits until they are gone, but not for long.
+    /// Waits until every question has been answered, but not for long: behind the farewell nothing is said.
+    async fn answer_all(&self) {
+        let answered = async {
+            loop {
+                let notified = self.questions.answered.notified();
+                if self.questions.open.get() == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        let _ = timeout(FAREWELL_LIMIT, answered).await;
+    }
+
+    /// Tells every client that the node ends, once its questions have been answered, and waits until they are gone, but not for long.
     pub(crate) async fn close(&self) {
+        self.answer_all().await;
         let sessions: Vec<Rc<SessionEntry>> = {
             let mut state = self.state.borrow_mut();
             state.closed = true;

@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
     sync::{mpsc, watch},
-    task::{LocalSet, spawn_local, yield_now},
+    task::{LocalSet, spawn_local},
 };
 
 use super::NodeError;
@@ -26,9 +26,6 @@ const PIPE_BYTES: usize = 256 << 10;
 
 /// The wait after an attempt to accept failed, as when there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-
-/// What is left of answers that are on their way to clients is given this long before the farewell.
-const FAREWELL_GRACE: Duration = Duration::from_millis(100);
 
 /// What a node's thread is told.
 pub(super) enum Command {
@@ -115,7 +112,6 @@ async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, Node
     if opened.send(Ok(address)).is_ok() {
         let how = until_stopped(&server, &mut orders, &stops).await;
         end_jobs(&environment, &server, how, &mut orders, &stops).await;
-        tell_ends(&environment).await;
     }
     if let Some(accepting) = accepting {
         accepting.abort();
@@ -200,17 +196,6 @@ async fn until_stopped(
             None => return NodeStop::Cancel,
         }
     }
-}
-
-/// Clients that wait for a job's end are answered by tasks of this thread, which may still be about to run: they come before
-/// the farewell, behind which nothing is said.
-async fn tell_ends(environment: &LocalEnvironment) {
-    // Answered behind whatever the control thread was answering when the last job ended.
-    let _ = environment.health().await;
-    for _ in 0..8 {
-        yield_now().await;
-    }
-    let _ = tokio::time::timeout(FAREWELL_GRACE, std::future::pending::<()>()).await;
 }
 
 /// Ends all jobs, and more firmly if another order says so. Clients can connect, ask and wait meanwhile: a node that

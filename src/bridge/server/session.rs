@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Server,
+    Question, Server,
     input::InputPump,
     output::OutputPump,
     service::{Calls, RouteCredit, SessionAnswer, TellReceipt},
@@ -226,6 +226,7 @@ impl Session {
         }
         self.unused(id, |streams| streams.requests.contains_key(&id))?;
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
+        let question = Question::new(&self.server.questions);
         let task = self.tasks.spawn_local(async move {
             let reply = answer.await;
             let mut streams = streams.borrow_mut();
@@ -237,6 +238,7 @@ impl Session {
             }
             drop(streams);
             say(&outbound, id, &FromNode::Reply(reply));
+            drop(question);
         });
         self.streams.borrow_mut().requests.insert(id, task);
         Ok(())
