@@ -215,6 +215,8 @@ pub(crate) struct GateReceiver<T> {
     hold: Option<u32>,
     /// What each lane is to a loop that this task is part of; empty if it is part of none.
     places: Vec<Place>,
+    /// A hold is on its way, for which what would go round again waits.
+    holding_back: bool,
     ended: bool,
 }
 
@@ -232,7 +234,8 @@ pub(crate) enum Place {
 impl<T> GateReceiver<T> {
     pub fn new(gate: Arc<Gate<T>>) -> Self {
         let lanes = gate.state.lock().lanes.len();
-        Self { gate, in_hand: None, held: vec![None; lanes], hold: None, places: Vec::new(), ended: false }
+        let held = vec![None; lanes];
+        Self { gate, in_hand: None, held, hold: None, places: Vec::new(), holding_back: false, ended: false }
     }
 
     /// For a task of a loop: what each lane is to it.
@@ -274,6 +277,12 @@ impl<T> GateReceiver<T> {
         self.places.get(lane).copied().unwrap_or(Place::Entry)
     }
 
+    /// Whether what would go round again waits. A loop that is never empty would otherwise never let a hold pass: it comes
+    /// behind all that enters, and what goes round goes before that.
+    pub fn hold_back(&mut self, holds_back: bool) {
+        self.holding_back = holds_back;
+    }
+
     /// Takes the next batch or mark. A `Hold` comes out once it has come in on every lane that has not ended, an end
     /// once all lanes have.
     pub fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken<T>> {
@@ -288,12 +297,14 @@ impl<T> GateReceiver<T> {
             self.ended = true;
             return Poll::Ready(Taken::Mark(Mark::End));
         }
+        let held_back = self.holding_back;
+        let open = |index: usize| !held_back || counts(index);
         // Outside of loops, where most tasks are, there is nothing to go first.
         let mut next = None;
         if !places.is_empty() {
-            next = state.next_batch(&mut self.held, |index| places[index] != Place::Entry);
+            next = state.next_batch(&mut self.held, |index| places[index] != Place::Entry && open(index));
         }
-        if let Some((batch, in_hand)) = next.or_else(|| state.next_batch(&mut self.held, |_| true)) {
+        if let Some((batch, in_hand)) = next.or_else(|| state.next_batch(&mut self.held, open)) {
             self.in_hand = Some(in_hand);
             return Poll::Ready(Taken::Batch(batch));
         }
@@ -459,6 +470,26 @@ mod tests {
         busy.mark(Mark::Hold(2));
         assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(2)))));
         assert!(take(&mut receiver).is_none());
+    }
+
+    /// Batches that went round went before the hold for as long as there were any, which may be for ever.
+    #[test]
+    fn a_hold_does_not_wait_for_what_goes_round() {
+        let gate = Gate::new(LIMITS);
+        let (entry, back) = (gate.add_lane(), gate.add_lane());
+        let mut receiver = GateReceiver::in_loop(gate, vec![Place::Entry, Place::Closing]);
+        for item in [1, 2] {
+            assert_eq!(back.offer_freely(&mut vec![item], 1, u64::from(item - 1), 9), Offer::Taken);
+        }
+        assert_eq!(entry.offer(&mut vec![3], 1), Offer::Taken);
+        entry.mark(Mark::Hold(1));
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1]));
+        receiver.hold_back(true);
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [3]));
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
+        assert!(take(&mut receiver).is_none());
+        receiver.hold_back(false);
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [2]));
     }
 
     #[test]

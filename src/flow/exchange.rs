@@ -486,7 +486,11 @@ impl<T> Head<T> for GateHead<T> {
     fn command(&mut self, command: TaskCommand) {
         let Some(LoopStart { id, orders }) = &self.start else { return };
         match command {
-            TaskCommand::Hold { epoch } => orders.mark(Mark::Hold(epoch)),
+            TaskCommand::Hold { epoch } => {
+                self.gate.hold_back(true);
+                orders.mark(Mark::Hold(epoch));
+            }
+            TaskCommand::Resume | TaskCommand::Stop => self.gate.hold_back(false),
             TaskCommand::EndLoop { id: ended } if ended == *id => {
                 if let Some(looped) = &self.state.looped {
                     looped.plan.watch.end();
