@@ -239,6 +239,11 @@ impl<T> OutLane<T> {
         self.buffer.clear();
     }
 
+    /// What came in after the last flush is yet to be sent: in a loop, a batch that no token stands for.
+    fn owes(&self) -> bool {
+        !self.closed && self.waiting() > 0
+    }
+
     fn waiting(&self) -> u64 {
         let backlog = self.backlog.iter().map(|held| match held {
             Held::Batch(batch) => batch.len() as u64,
@@ -348,7 +353,7 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
     }
 
     fn owes(&self) -> bool {
-        false
+        self.lanes.iter().any(OutLane::owes)
     }
 
     fn settle(&mut self, ending: Ending) {
@@ -539,5 +544,22 @@ impl<T> Head<T> for GateHead<T> {
 
     fn queued(&self) -> usize {
         self.gate.queued()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::channel::LaneLimits;
+
+    /// What a timer or a call gave out behind the last flush did not count, and the task was at rest.
+    #[test]
+    fn a_batch_in_the_making_is_owed() {
+        let mut lane = OutLane::new(0, Gate::new(LaneLimits { batches: 1, bytes: 1 }).add_lane());
+        assert!(!lane.owes());
+        lane.buffer.push(1);
+        assert!(lane.owes());
+        lane.close();
+        assert!(!lane.owes(), "nobody waits for it");
     }
 }
