@@ -15,6 +15,8 @@ pub(crate) enum WorkerOrder {
     StartService { service: ServiceId, incarnation: Incarnation },
     /// Start all tasks of the attempt, each on the given slot (index into the worker's task threads).
     StartTasks { attempt: Attempt, slots: Vec<u32> },
+    /// The tasks of the attempt will never be started: drop what they were to be made of.
+    DropTasks { attempt: Attempt },
     /// Change the course of every task of the attempt.
     CommandTasks { attempt: Attempt, command: TaskCommand },
     /// Refuse calls from outside the job from now on.
