@@ -205,7 +205,7 @@ impl<T> OutLane<T> {
         }
         looped.plan.watch.take_token();
         let offer = match self.place {
-            Place::Closing => self.sender.offer_freely(batch, bytes, self.sent.sent, looped.plan.items_max),
+            Place::Closing => self.sender.offer_freely(batch, bytes, looped.plan.items_max),
             Place::Entry | Place::Inner => self.sender.offer(batch, bytes),
         };
         if offer == Offer::Taken {
@@ -492,10 +492,10 @@ impl<T> Head<T> for GateHead<T> {
         let Some(LoopStart { id, orders }) = &self.start else { return };
         match command {
             TaskCommand::Hold { epoch } => {
-                self.gate.hold_back(true);
+                self.gate.hold_back(self.state.looped.as_ref().map(|looped| looped.plan.items_max / 2));
                 orders.mark(Mark::Hold(epoch));
             }
-            TaskCommand::Resume | TaskCommand::Stop => self.gate.hold_back(false),
+            TaskCommand::Resume | TaskCommand::Stop => self.gate.hold_back(None),
             TaskCommand::EndLoop { id: ended } if ended == *id => {
                 if let Some(looped) = &self.state.looped {
                     looped.plan.watch.end();
