@@ -15,6 +15,8 @@ pub(crate) enum WorkerOrder {
     StartService { service: ServiceId, incarnation: Incarnation },
     /// Start all tasks of the attempt, each on the given slot (index into the worker's task threads).
     StartTasks { attempt: Attempt, slots: Vec<u32> },
+    /// The tasks of the attempt will never be started: drop what they were to be made of.
+    DropTasks { attempt: Attempt },
     /// Change the course of every task of the attempt.
     CommandTasks { attempt: Attempt, command: TaskCommand },
     /// Refuse calls from outside the job from now on.
@@ -49,8 +51,8 @@ pub(crate) enum TaskCommand {
     EndLoop { id: LoopId },
     /// Nobody wants what comes out of this loop: its heads take nothing more, and end.
     CloseLoop { id: LoopId },
-    /// Loops take nothing round any more, and end.
-    CutLoops,
+    /// This loop takes nothing round any more, and ends.
+    CutLoop { id: LoopId },
     /// No more requests will come for this pipeline service: its source ends.
     EndRequests { service: ServiceId },
     /// The tasks of this pipeline service: drop what is in flight and report.

@@ -28,7 +28,7 @@ pub(crate) use self::{
     encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
     gate::AnyGate,
     instance::{ErasedService, service_recipe},
-    pipeline::{RequestPort, Tagged},
+    pipeline::{RequestEnd, RequestPort, Tagged},
     reference::{FoundService, ServiceResolver},
     remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
 };

@@ -338,6 +338,10 @@ impl Handler<Order> for Worker {
             WorkerOrder::StartTasks { attempt, slots } if self.hosts(job, attempt) => {
                 self.start_tasks(job, attempt, &slots);
             }
+            WorkerOrder::DropTasks { attempt } if self.hosts(job, attempt) => {
+                let plans = self.jobs.get_mut(&job).map(|hosted| std::mem::take(&mut hosted.plans));
+                self.drop_elsewhere(plans);
+            }
             WorkerOrder::CommandTasks { attempt, command } if self.hosts(job, attempt) => {
                 self.command_tasks(job, command);
             }
@@ -360,7 +364,10 @@ impl Handler<Order> for Worker {
             }
             WorkerOrder::AbandonTasks { attempt, tasks } if self.hosts(job, attempt) => self.abandon_tasks(job, &tasks),
             // Of an attempt that is over: its tasks are gone.
-            WorkerOrder::StartTasks { .. } | WorkerOrder::CommandTasks { .. } | WorkerOrder::AbandonTasks { .. } => {}
+            WorkerOrder::StartTasks { .. }
+            | WorkerOrder::DropTasks { .. }
+            | WorkerOrder::CommandTasks { .. }
+            | WorkerOrder::AbandonTasks { .. } => {}
             WorkerOrder::AbandonService { service } => self.abandon_service(job, service),
             WorkerOrder::Release => {
                 if let Some(hosted) = self.jobs.remove(&job) {

@@ -46,6 +46,8 @@ struct Lane<T> {
     /// Batches and bytes not yet consumed: those queued and the one in the consumer's hands.
     batches: usize,
     bytes: usize,
+    /// Items of the batches queued.
+    items: usize,
     closed: bool,
     ended: bool,
     producer: Option<Waker>,
@@ -79,6 +81,7 @@ impl<T> GateState<T> {
                 None => offset += 1,
                 Some(Packet::Batch(batch, bytes)) => {
                     lane.accounts.received += batch.len() as u64;
+                    lane.items -= batch.len();
                     self.turn = (index + 1) % lanes;
                     self.queued -= 1;
                     return Some((batch, (index, bytes)));
@@ -104,6 +107,7 @@ impl<T> Gate<T> {
             queue: VecDeque::new(),
             batches: 0,
             bytes: 0,
+            items: 0,
             closed: false,
             ended: false,
             producer: None,
@@ -151,6 +155,7 @@ impl<T> LaneSender<T> {
         let lane = &mut state.lanes[lane];
         lane.batches += 1;
         lane.bytes += bytes;
+        lane.items += batch.len();
         let empty = lane.spares.pop().unwrap_or_default();
         lane.queue.push_back(Packet::Batch(std::mem::replace(batch, empty), bytes));
         state.queued += 1;
@@ -159,16 +164,14 @@ impl<T> LaneSender<T> {
         wake(consumer);
     }
 
-    /// Offers a batch that no credit holds back, as long as no more than `items_max` items wait. `sent` is how many items
-    /// were put on this lane before.
-    pub fn offer_freely(&self, batch: &mut Vec<T>, bytes: usize, sent: u64, items_max: usize) -> Offer {
+    /// Offers a batch that no credit holds back, as long as no more than `items_max` items wait.
+    pub fn offer_freely(&self, batch: &mut Vec<T>, bytes: usize, items_max: usize) -> Offer {
         let mut state = self.gate.state.lock();
         let lane = &mut state.lanes[self.lane];
         if lane.closed {
             return Offer::Closed;
         }
-        let waiting = sent - lane.accounts.received + batch.len() as u64;
-        if waiting > items_max as u64 {
+        if lane.items + batch.len() > items_max {
             return Offer::Full;
         }
         Self::put(state, self.lane, batch, bytes);
@@ -215,6 +218,8 @@ pub(crate) struct GateReceiver<T> {
     hold: Option<u32>,
     /// What each lane is to a loop that this task is part of; empty if it is part of none.
     places: Vec<Place>,
+    /// A hold is on its way, for which what would go round again waits unless more than so many items do.
+    hold_back: Option<usize>,
     ended: bool,
 }
 
@@ -232,7 +237,8 @@ pub(crate) enum Place {
 impl<T> GateReceiver<T> {
     pub fn new(gate: Arc<Gate<T>>) -> Self {
         let lanes = gate.state.lock().lanes.len();
-        Self { gate, in_hand: None, held: vec![None; lanes], hold: None, places: Vec::new(), ended: false }
+        let held = vec![None; lanes];
+        Self { gate, in_hand: None, held, hold: None, places: Vec::new(), hold_back: None, ended: false }
     }
 
     /// For a task of a loop: what each lane is to it.
@@ -274,6 +280,13 @@ impl<T> GateReceiver<T> {
         self.places.get(lane).copied().unwrap_or(Place::Entry)
     }
 
+    /// Has what would go round again wait, as long as no lane has more than `items_max` items of it. A loop that is never
+    /// empty would otherwise never let a hold pass, which comes behind all that enters: what goes round goes before that.
+    /// Above that number it goes before it still, or holds in quick succession would fill the loop.
+    pub fn hold_back(&mut self, items_max: Option<usize>) {
+        self.hold_back = items_max;
+    }
+
     /// Takes the next batch or mark. A `Hold` comes out once it has come in on every lane that has not ended, an end
     /// once all lanes have.
     pub fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken<T>> {
@@ -288,12 +301,15 @@ impl<T> GateReceiver<T> {
             self.ended = true;
             return Poll::Ready(Taken::Mark(Mark::End));
         }
+        let mut closing = state.lanes.iter().enumerate().filter(|(index, _)| !counts(*index));
+        let held_back = self.hold_back.is_some_and(|items_max| closing.all(|(_, lane)| lane.items <= items_max));
+        let open = |index: usize| !held_back || counts(index);
         // Outside of loops, where most tasks are, there is nothing to go first.
         let mut next = None;
         if !places.is_empty() {
-            next = state.next_batch(&mut self.held, |index| places[index] != Place::Entry);
+            next = state.next_batch(&mut self.held, |index| places[index] != Place::Entry && open(index));
         }
-        if let Some((batch, in_hand)) = next.or_else(|| state.next_batch(&mut self.held, |_| true)) {
+        if let Some((batch, in_hand)) = next.or_else(|| state.next_batch(&mut self.held, open)) {
             self.in_hand = Some(in_hand);
             return Poll::Ready(Taken::Batch(batch));
         }
@@ -336,6 +352,7 @@ impl<T> GateReceiver<T> {
                 continue;
             }
             lane.closed = true;
+            lane.items = 0;
             let queue = std::mem::take(&mut lane.queue);
             for packet in &queue {
                 let Packet::Batch(batch, bytes) = packet else { continue };
@@ -459,6 +476,39 @@ mod tests {
         busy.mark(Mark::Hold(2));
         assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(2)))));
         assert!(take(&mut receiver).is_none());
+    }
+
+    /// Batches that went round went before the hold for as long as there were any, which may be for ever.
+    #[test]
+    fn a_hold_does_not_wait_for_what_goes_round() {
+        let gate = Gate::new(LIMITS);
+        let (entry, back) = (gate.add_lane(), gate.add_lane());
+        let mut receiver = GateReceiver::in_loop(gate, vec![Place::Entry, Place::Closing]);
+        for item in [1, 2] {
+            assert_eq!(back.offer_freely(&mut vec![item], 1, 9), Offer::Taken);
+        }
+        assert_eq!(entry.offer(&mut vec![3], 1), Offer::Taken);
+        entry.mark(Mark::Hold(1));
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1]));
+        receiver.hold_back(Some(1));
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [3]));
+        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
+        assert!(take(&mut receiver).is_none());
+        receiver.hold_back(None);
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [2]));
+    }
+
+    /// Each hold let in what was on its way, and nothing went round: holds in quick succession filled the loop.
+    #[test]
+    fn a_loop_that_fills_up_goes_round_although_a_hold_is_on_its_way() {
+        let gate = Gate::new(LIMITS);
+        let (entry, back) = (gate.add_lane(), gate.add_lane());
+        let mut receiver = GateReceiver::in_loop(gate, vec![Place::Entry, Place::Closing]);
+        assert_eq!(back.offer_freely(&mut vec![1, 2], 2, 9), Offer::Taken);
+        assert_eq!(entry.offer(&mut vec![3], 1), Offer::Taken);
+        receiver.hold_back(Some(1));
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1, 2]));
+        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [3]));
     }
 
     #[test]

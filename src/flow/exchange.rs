@@ -205,7 +205,7 @@ impl<T> OutLane<T> {
         }
         looped.plan.watch.take_token();
         let offer = match self.place {
-            Place::Closing => self.sender.offer_freely(batch, bytes, self.sent.sent, looped.plan.items_max),
+            Place::Closing => self.sender.offer_freely(batch, bytes, looped.plan.items_max),
             Place::Entry | Place::Inner => self.sender.offer(batch, bytes),
         };
         if offer == Offer::Taken {
@@ -237,6 +237,11 @@ impl<T> OutLane<T> {
         self.thrown += self.waiting();
         self.backlog.clear();
         self.buffer.clear();
+    }
+
+    /// What came in after the last flush is yet to be sent: in a loop, a batch that no token stands for.
+    fn owes(&self) -> bool {
+        !self.closed && self.waiting() > 0
     }
 
     fn waiting(&self) -> u64 {
@@ -349,7 +354,7 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
     }
 
     fn owes(&self) -> bool {
-        false
+        self.lanes.iter().any(OutLane::owes)
     }
 
     fn settle(&mut self, ending: Ending) {
@@ -487,7 +492,11 @@ impl<T> Head<T> for GateHead<T> {
     fn command(&mut self, command: TaskCommand) {
         let Some(LoopStart { id, orders }) = &self.start else { return };
         match command {
-            TaskCommand::Hold { epoch } => orders.mark(Mark::Hold(epoch)),
+            TaskCommand::Hold { epoch } => {
+                self.gate.hold_back(self.state.looped.as_ref().map(|looped| looped.plan.items_max / 2));
+                orders.mark(Mark::Hold(epoch));
+            }
+            TaskCommand::Resume | TaskCommand::Stop => self.gate.hold_back(None),
             TaskCommand::EndLoop { id: ended } if ended == *id => {
                 if let Some(looped) = &self.state.looped {
                     looped.plan.watch.end();
@@ -495,7 +504,7 @@ impl<T> Head<T> for GateHead<T> {
                 orders.mark(Mark::End);
             }
             TaskCommand::CloseLoop { id: unwanted } if unwanted == *id => self.close(),
-            TaskCommand::CutLoops if !self.ended && !self.closed => {
+            TaskCommand::CutLoop { id: cut } if cut == *id && !self.ended && !self.closed => {
                 orders.mark(Mark::End);
                 self.state.cut_short();
                 let thrown = self.gate.close_loop(CloseAs::Refused);
@@ -537,5 +546,22 @@ impl<T> Head<T> for GateHead<T> {
 
     fn queued(&self) -> usize {
         self.gate.queued()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::channel::LaneLimits;
+
+    /// What a timer or a call gave out behind the last flush did not count, and the task was at rest.
+    #[test]
+    fn a_batch_in_the_making_is_owed() {
+        let mut lane = OutLane::new(0, Gate::new(LaneLimits { batches: 1, bytes: 1 }).add_lane());
+        assert!(!lane.owes());
+        lane.buffer.push(1);
+        assert!(lane.owes());
+        lane.close();
+        assert!(!lane.owes(), "nobody waits for it");
     }
 }

@@ -34,10 +34,13 @@ impl Flow {
     ///
     /// A stream that fills a future it came from closes a *loop*. [`iterate`](Stream::iterate) is the usual way to make one.
     ///
-    /// * *Order:* what goes round keeps its order on each way. What is in a loop already goes before what has yet to enter it.
+    /// * *Order:* what goes round keeps its order on each way. What is in a loop already goes before what has yet to enter it:
+    ///   into one that is never empty nothing more enters.
     /// * *End:* a loop ends by itself, once nothing more can enter it, no item is under way in it, and no call or timer of
     ///   its tasks is pending. This is counted, not timed: it ends at that moment, and never before. What an operator of the
     ///   loop gives out only at its end (`fold`, `count`) can leave the loop, but not go round again: the job fails, and says so.
+    ///   A loop of which nobody wants anything any more, as behind a `take`, ends then; one that nothing ever leaves goes round
+    ///   until it is quiet.
     /// * *State:* items that wait to go round are kept in memory. More than `Limits::loop_items_max` of them fail the job with
     ///   [`LoopTooLarge`](crate::FailureCause::LoopTooLarge): making them wait would be to wait in a circle.
     /// * *Stop:* `stop` ends what enters, and lets the loop go quiet. One that has not after `Limits::loop_drain_deadline` is

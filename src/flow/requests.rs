@@ -21,7 +21,7 @@ use crate::{
     },
     job::{ErrorPolicy, ServiceId},
     protocol::{TaskCommand, Wait},
-    service::{NoReply, PipelineService, RequestPort, ServiceMessage, Tagged, service_recipe},
+    service::{NoReply, PipelineService, RequestEnd, RequestPort, ServiceMessage, Tagged, service_recipe},
 };
 
 /// The requests of a pipeline that is a service, and what becomes of them: see [`Flow::pipeline_service`].
@@ -97,9 +97,10 @@ impl Flow {
             port
         };
         let service = ServiceId(u32::try_from(self.blueprint.borrow().services.len() - 1).unwrap_or(u32::MAX));
+        let end = Arc::new(RequestEnd(port));
         let stream = self.source("requests", 1, None, move |_| {
-            let port = Arc::clone(&port);
-            Box::new(move |meter| Box::new(RequestHead::new(meter, service, port)))
+            let end = Arc::clone(&end);
+            Box::new(move |meter| Box::new(RequestHead::new(meter, service, end)))
         });
         self.blueprint.borrow_mut().chains[stream.chain()].service = Some(service);
         let replies = pipeline(RequestStream { stream }).stream;
@@ -218,14 +219,14 @@ impl<T: Send + 'static> RequestStream<T> {
 struct RequestHead<Q: Send + 'static> {
     meter: Meter,
     service: ServiceId,
-    port: Arc<RequestPort<Q>>,
+    end: Arc<RequestEnd<Q>>,
     closed: bool,
     ended: bool,
 }
 
 impl<Q: Send + 'static> RequestHead<Q> {
-    fn new(meter: Meter, service: ServiceId, port: Arc<RequestPort<Q>>) -> Self {
-        Self { meter, service, port, closed: false, ended: false }
+    fn new(meter: Meter, service: ServiceId, end: Arc<RequestEnd<Q>>) -> Self {
+        Self { meter, service, end, closed: false, ended: false }
     }
 }
 
@@ -239,7 +240,7 @@ impl<Q: Send + 'static> Head<Tagged<Q>> for RequestHead<Q> {
         if self.ended {
             return Poll::Pending;
         }
-        if !self.closed && self.port.poll_take(cx, into, max).is_pending() {
+        if !self.closed && self.end.0.poll_take(cx, into, max).is_pending() {
             self.meter.task.wait.set(Wait::Requests);
             return Poll::Pending;
         }
@@ -254,22 +255,22 @@ impl<Q: Send + 'static> Head<Tagged<Q>> for RequestHead<Q> {
 
     fn command(&mut self, command: TaskCommand) {
         if command == (TaskCommand::EndRequests { service: self.service }) {
-            self.port.finish();
+            self.end.0.finish();
         }
     }
 
     fn close(&mut self) {
         self.closed = true;
-        self.port.close();
+        self.end.0.close();
     }
 
     fn settle(&mut self, ending: Ending) {
         // Requests still queued never entered the flow; their callers are told by their tags.
-        self.port.close();
+        self.end.0.close();
         self.meter.settle(ending);
     }
 
     fn queued(&self) -> usize {
-        self.port.queued()
+        self.end.0.queued()
     }
 }

@@ -381,6 +381,7 @@ impl Completion {
         if idles {
             self.enter(JobState::Idle);
         } else {
+            self.drop_unstarted(out);
             self.stop_services(out);
         }
     }

@@ -219,6 +219,15 @@ impl<Q: Send + 'static> RequestPort<Q> {
     }
 }
 
+/// The pipeline's end of a port. Dropped, if only because no task was ever made of it, it tells those whose requests wait.
+pub(crate) struct RequestEnd<Q: Send + 'static>(pub Arc<RequestPort<Q>>);
+
+impl<Q: Send + 'static> Drop for RequestEnd<Q> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -251,7 +260,7 @@ mod tests {
         drop(take(&port, 1));
         assert_eq!(reply.now_or_never(), Some(Err(NoReply)));
         let waiting = port.push::<u32>(2);
-        port.close();
+        drop(RequestEnd(Arc::clone(&port)));
         assert_eq!(waiting.now_or_never(), Some(Err(NoReply)));
         assert_eq!(port.push::<u32>(3).now_or_never(), Some(Err(NoReply)));
         assert_eq!(take(&port, 1).map(|taken| taken.len()), Some(0));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{completed, each_environment, ended, job, output_of, read, refusal, registered, sorted, start};
 
-registered![Actions, Lists, Visitors, Ends, Expiring, Sides, Skipping, Failing, Brittle, Sums,];
+registered![Actions, Lists, Visitors, Ends, Expiring, Sides, Skipping, Failing, BrittleKeys, Sums,];
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -286,7 +286,7 @@ job!(Failing { kind: u8 }, |job, flow| {
     process.stream().collect("out");
 });
 
-job!(Brittle {}, |job, flow| {
+job!(BrittleKeys {}, |job, flow| {
     let process = flow.from_batch(0..10u32).key_by(|n| Fragile(*n)).process(|ctx, _, n, _: &mut u32| {
         ctx.emit(n);
         Ok(())
@@ -321,7 +321,7 @@ fn a_step_that_fails_fails_the_job_by_name_and_position() {
             // Which of the instances the one key is on depends on the parallelism.
             assert!(outcome.replace("(instance 1)", "(instance 0)").contains(message), "{outcome}");
         }
-        let job = start(env, Brittle {}).await;
+        let job = start(env, BrittleKeys {}).await;
         let outcome = ended(&job).await;
         assert!(outcome.is_failed() && outcome.to_string().contains("not this one"), "{outcome}");
     });

@@ -22,6 +22,7 @@ registered![
     Empty,
     Fresh,
     Turning,
+    NeverEmpty,
     Rounds,
     Grows,
     Late,
@@ -320,6 +321,31 @@ fn stop_lets_a_loop_go_quiet() {
         job.stop().await.expect("the job can be stopped");
         assert_eq!(ended(&job).await, Outcome::Stopped);
         assert_eq!(read::<u64>(&job, "out").await, [0, 0, 0]);
+    });
+}
+
+// More goes round than two batches hold, so that there is always one that waits.
+job!(NeverEmpty {}, |this, flow| {
+    let rounds = flow.from_channel::<u64>("in").flat_map(|n| n..n + 10_000).iterate("full", |items| items.tee());
+    let (rounds, rest) = rounds.tee();
+    rounds.take(1).stream_out("out");
+    rest.for_each(|_| {});
+});
+
+/// What went round went before the mark of the hold, and a loop that was never empty was never paused.
+#[test]
+fn a_loop_that_is_never_empty_is_paused() {
+    each_environment(async |env| {
+        let job = start(env, NeverEmpty {}).await;
+        deadline("an item is accepted", job.input("in").send(0u64)).await.expect("the input takes items");
+        let first = deadline("an item comes out", job.output::<u64>("out").next()).await;
+        assert_eq!(first.expect("the output is there"), Some(0));
+        for _ in 0..3 {
+            job.pause().await.expect("the job can be paused");
+            reached(&job, JobState::Paused).await;
+            job.resume().await.expect("the job can be resumed");
+        }
+        cancel(&job).await.expect("the job can be cancelled");
     });
 }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use actix::Message;
+use actix::{Actor, AsyncContext, Context, Message, WrapFuture};
 use futures::future::join_all;
 use proscenium::{
-    BuildRefusal, CallError, ErrorPolicy, JobHandle, JobState, Limits, LocalEnvironment, NoReply, Outcome,
-    PipelineService, TaskError, job_fn,
+    BuildRefusal, CallError, ErrorPolicy, JobHandle, JobState, Limits, LocalEnvironment, MessageTable, NoReply,
+    Outcome, PipelineService, Service, TaskError, job_fn,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,17 @@ use crate::support::{
     each_environment_with, ended, idle, job, reached, read, refusal, registered, sorted, start,
 };
 
-registered![SquareService, AskedByTasks, Sieve, HeldRequests, HeldWithSource, Breaks, OnlyPipeline, FourthPowers];
+registered![
+    SquareService,
+    AskedByTasks,
+    Sieve,
+    HeldRequests,
+    HeldWithSource,
+    Breaks,
+    OnlyPipeline,
+    FourthPowers,
+    StartsSlowly
+];
 
 /// Answered with the square.
 #[derive(Debug, Serialize, Deserialize, Message)]
@@ -312,5 +322,53 @@ fn a_name_that_is_taken_is_refused() {
             Ok(())
         });
         assert_eq!(refusal(&env, twice).await, BuildRefusal::DuplicateService { service: "squares".into() });
+    });
+}
+
+/// Has started once it was let through the door.
+struct Slow(Doorway);
+
+impl Actor for Slow {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let door = self.0.clone();
+        ctx.wait(async move { door.pass("slow").await }.into_actor(self));
+    }
+}
+
+impl Service for Slow {
+    fn messages(_: &mut MessageTable<Self>) {}
+}
+
+job!(StartsSlowly { door: Doorway }, |job, flow| {
+    let door = job.door.clone();
+    flow.pipeline_service("squares", |requests| requests.map(|Square(n)| n * n));
+    flow.register_service("slow", move || Slow(door.clone()));
+});
+
+/// The pipeline's service waited for answers of tasks that were never to start, until it was given up at its deadline.
+#[test]
+fn a_job_that_ends_before_its_tasks_start_answers_that_there_is_no_reply() {
+    each_environment(async |env| {
+        for cancels in [false, true] {
+            let door = Door::new().await;
+            let job = deadline("submit", env.submit(StartsSlowly { door: door.way() })).await.unwrap();
+            let visitor = door.arrival_of("slow").await;
+            let squares = job.service::<Squaring>("squares");
+            let call = tokio::spawn(async move { squares.call(Square(3)).await });
+            let accepted = async { while job.status().await.unwrap().services[0].handled == 0 {} };
+            deadline("the request is accepted", accepted).await;
+            if cancels {
+                job.cancel().await.unwrap()
+            } else {
+                job.stop().await.unwrap()
+            }
+            assert_eq!(deadline("the answer", call).await.unwrap(), Ok(Err(NoReply)));
+            visitor.admit();
+            assert_eq!(matches!(ended(&job).await, Outcome::Cancelled { .. }), cancels);
+            let status = deadline("the status", job.status()).await.unwrap();
+            assert!(status.warnings.is_empty(), "{:?}", status.warnings);
+        }
     });
 }

@@ -5,6 +5,7 @@
 mod drive;
 mod eval;
 mod helper;
+mod round;
 mod shape;
 mod strategy;
 

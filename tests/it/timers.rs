@@ -16,7 +16,7 @@ use crate::support::{
     DEADLINE, block_on, cancel, deadline, each_environment, ended, job, output_of, reached, registered, sorted, start,
 };
 
-registered![Delayed, Past, Chained, AtTheEnd, PausedTimers, Restless];
+registered![Delayed, Past, ChainOfTimers, AtTheEnd, PausedTimers, Restless];
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -83,7 +83,7 @@ fn a_timer_in_the_past_fires_when_the_item_in_hand_is_done() {
     });
 }
 
-job!(Chained { times: u32 }, |job, flow| {
+job!(ChainOfTimers { times: u32 }, |job, flow| {
     let times = job.times;
     let process = flow.from_channel::<u32>("in").key_by(|n| *n).process(|ctx, _, _, _: &mut u32| {
         let now = ctx.now();
@@ -106,7 +106,7 @@ job!(Chained { times: u32 }, |job, flow| {
 #[test]
 fn timers_that_set_timers_let_items_pass() {
     each_environment(async |env| {
-        let job = start(env, Chained { times: 20_000 }).await;
+        let job = start(env, ChainOfTimers { times: 20_000 }).await;
         let input: Input<u32> = job.input("in");
         input.send_all(0..3).await.unwrap();
         let mut out = job.output::<(u32, u32)>("out");

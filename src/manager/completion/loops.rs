@@ -64,7 +64,7 @@ impl Completion {
     /// A task has ended: it has nothing more to say, and what it said last stands.
     pub(super) fn settle_waves(&mut self, ended: TaskId, out: &mut Vec<Command>) {
         let Some(index) = self.setup.loops.iter().position(|members| members.contains(&ended)) else { return };
-        let id = LoopId(u32::try_from(index).expect("a graph numbers its loops in 32 bits"));
+        let id = loop_id(index);
         let Some(position) = self.setup.loops[index].iter().position(|member| *member == ended) else { return };
         let last = self.last_scan(ended);
         if let Some(answers) = &mut self.loops[index].answers {
@@ -153,15 +153,23 @@ impl Completion {
     /// The time that loops had to go quiet is over.
     pub(super) fn cut_loops(&mut self, out: &mut Vec<Command>) {
         self.loops_deadline_armed = false;
-        if self.state != JobState::Draining || self.course != Course::Onward || self.loops.iter().all(|it| it.over) {
+        if self.state != JobState::Draining || self.course != Course::Onward {
             return;
         }
-        // A wave under way might still find a loop quiet, which is then no longer to be told so.
-        self.give_loops_up();
-        self.command_tasks(TaskCommand::CutLoops, out);
+        for index in 0..self.loops.len() {
+            if !self.loops[index].over {
+                // A wave under way might still find the loop quiet, which is then no longer to be told so.
+                self.loops[index].give_up();
+                self.command_tasks(TaskCommand::CutLoop { id: loop_id(index) }, out);
+            }
+        }
     }
 
     fn give_loops_up(&mut self) {
         self.loops.iter_mut().for_each(Loop::give_up);
     }
+}
+
+fn loop_id(position: usize) -> LoopId {
+    LoopId(u32::try_from(position).expect("a graph numbers its loops in 32 bits"))
 }

@@ -35,6 +35,14 @@ impl Completion {
         }
     }
 
+    /// What pipelines were asked before their tasks were to start, nobody will answer: they drop it, so that those who wait are
+    /// told. Their services would otherwise wait for the answers before they stop.
+    pub(super) fn drop_unstarted(&self, out: &mut Vec<Command>) {
+        if self.state == JobState::Starting && self.setup.tasks.iter().any(|task| !task.is_significant()) {
+            out.push(Command::Order(WorkerOrder::DropTasks { attempt: self.attempt }));
+        }
+    }
+
     pub(super) fn hear_task(&mut self, id: TaskId, event: TaskEvent, out: &mut Vec<Command>) {
         // An ended task is no longer live, so that its repeated report counts once.
         let Some(task) = self.tasks.get_mut(id.index()).filter(|task| task.live) else { return };

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::shape::{
-    Join, JoinKind, Keyed, Node, Origin, Policy, ROOT, Step, Whole, branch_name, changed, entry, is_bad, pair,
+    Join, JoinKind, Keyed, Node, Origin, Policy, ROOT, Round, Step, Whole, branch_name, changed, entry, is_bad, pair,
+    tripped, trips,
 };
 
 /// What a job has to yield if it processes the whole of what its sources emitted.
@@ -165,6 +166,9 @@ impl Evaluator {
                 copy.sort_unstable();
                 self.expected.outputs.insert(name, copy);
                 items
+            }
+            Step::Loop(Round { trips: most, .. }) => {
+                items.into_iter().map(|item| (0..trips(item, most)).fold(item, |item, _| tripped(item))).collect()
             }
         };
         self.expected.peak = self.expected.peak.max(items.len());

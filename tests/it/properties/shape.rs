@@ -116,6 +116,41 @@ pub enum Step {
     Split(u64, Vec<Step>, Vec<Step>),
     /// A copy of the stream ends in an output of its own.
     Branch(Vec<Step>),
+    /// Every item goes round a loop as often as it says, by way of the body.
+    Loop(Round),
+}
+
+/// A loop, and how its items go round.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Round {
+    /// One more than the most trips of an item.
+    pub trips: u64,
+    pub body: Body,
+    pub parallelism: usize,
+}
+
+/// What is on the way round: each leaves the items as they are, in any order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    Nothing,
+    Rebalance,
+    ByKey,
+    Call,
+    Timers,
+    /// Two ways, one of which is longer.
+    Split,
+    /// A loop in the loop, in which an item goes round once on each trip.
+    Nested,
+}
+
+/// How often an item goes round.
+pub fn trips(item: u64, most: u64) -> u64 {
+    item % most
+}
+
+/// What a trip makes of an item.
+pub fn tripped(item: u64) -> u64 {
+    item.wrapping_mul(5).wrapping_add(3)
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -203,7 +238,8 @@ impl Job for RandomJob {
         for index in 0..self.services {
             flow.register_service(&service_name(index), Helper::default);
         }
-        let mut builder = Builder { flow, services: self.services, record: self.record, sources: 0, branches: 0 };
+        let mut builder =
+            Builder { flow, services: self.services, record: self.record, sources: 0, branches: 0, loops: 0 };
         builder.node(&self.root).collect(ROOT);
         Ok(())
     }
@@ -216,6 +252,7 @@ struct Builder<'a> {
     record: Record,
     sources: usize,
     branches: usize,
+    loops: usize,
 }
 
 impl Builder<'_> {
@@ -327,6 +364,10 @@ impl Builder<'_> {
                 self.branches += 1;
                 self.steps(copy, steps).collect(&name);
                 stream
+            }
+            Step::Loop(round) => {
+                self.loops += 1;
+                round.turn(stream, &format!("loop-{}", self.loops))
             }
         }
     }

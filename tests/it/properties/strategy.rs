@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::{
     drive::{Case, Plan, Room},
     eval::{evaluate, items_of, origins},
-    shape::{Fault, Join, JoinKind, Keyed, Node, Order, Origin, OriginKind, Policy, RandomJob, Record, Step, Whole},
+    shape::{
+        Body, Fault, Join, JoinKind, Keyed, Node, Order, Origin, OriginKind, Policy, RandomJob, Record, Round, Step,
+        Whole,
+    },
 };
 use crate::support::Place;
 
@@ -49,6 +52,20 @@ fn fail() -> impl Strategy<Value = Step> {
     (0..97u64, how, policy).prop_map(|(rest, how, policy)| Step::Fail { rest, how, policy })
 }
 
+fn round() -> impl Strategy<Value = Step> {
+    let body = prop_oneof![
+        Just(Body::Nothing),
+        Just(Body::Rebalance),
+        Just(Body::ByKey),
+        Just(Body::Call),
+        Just(Body::Timers),
+        Just(Body::Split),
+        Just(Body::Nested),
+    ];
+    (1..12u64, body, parallelism())
+        .prop_map(|(trips, body, parallelism)| Step::Loop(Round { trips, body, parallelism }))
+}
+
 fn simple_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (1..8u64, 0..100u64).prop_map(|(times, plus)| Step::Map { times, plus }),
@@ -63,6 +80,7 @@ fn simple_step() -> impl Strategy<Value = Step> {
             .prop_map(Step::Whole),
         3 => call(),
         1 => fail(),
+        2 => round(),
     ]
 }
 

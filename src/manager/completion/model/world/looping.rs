@@ -236,9 +236,9 @@ impl World {
                 self.fault_if(!quiet || self.looping.told || self.takes_no_more(), Fault::EndedBusy);
                 self.looping.told = true;
             }
-            TaskCommand::CutLoops | TaskCommand::CloseLoop { .. } => {
+            TaskCommand::CutLoop { .. } | TaskCommand::CloseLoop { .. } => {
                 self.fault_if(self.looping.told || self.takes_no_more(), Fault::EndedBusy);
-                if command == TaskCommand::CutLoops {
+                if matches!(command, TaskCommand::CutLoop { .. }) {
                     self.looping.cut = true;
                 } else {
                     self.looping.closed = true;

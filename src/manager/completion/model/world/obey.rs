@@ -53,6 +53,10 @@ impl World {
                 actor.incarnation = incarnation.0;
                 self.fault_if(lives || self.gates_closed, Fault::Misdirected);
             }
+            WorkerOrder::DropTasks { .. } => {
+                let started = self.tasks.iter().any(|task| task.stage != TaskStage::Waiting);
+                self.fault_if(started, Fault::Misdirected);
+            }
             WorkerOrder::CommandTasks { command, .. } => self.command_tasks(command),
             WorkerOrder::CloseGates => {
                 let again = std::mem::replace(&mut self.gates_closed, true);
