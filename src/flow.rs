@@ -11,6 +11,7 @@ mod error;
 mod exchange;
 mod feedback;
 mod files;
+mod filter;
 pub(crate) mod graph;
 mod hash;
 mod head;

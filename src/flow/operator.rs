@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use crate::flow::{
-    chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
     error::TaskError,
 };
 
@@ -167,76 +167,6 @@ impl<T, U, F: FnMut(T, &mut Vec<U>) -> Result<(), TaskError>> Stage<T> for Expan
     }
 
     pass_on!();
-}
-
-/// Keeps the items a closure says yes to, in place.
-pub(crate) struct Filter<T, F> {
-    meter: Meter,
-    f: F,
-    next: BoxStage<T>,
-}
-
-impl<T, F> Filter<T, F> {
-    pub fn new(meter: Meter, f: F, next: BoxStage<T>) -> Self {
-        Self { meter, f, next }
-    }
-}
-
-impl<T, F: FnMut(&T) -> Result<bool, TaskError>> Stage<T> for Filter<T, F> {
-    fn batch(&mut self, items: &mut Vec<T>) -> Result<(), Failure> {
-        let count = items.len() as u64;
-        let mut cursor = self.meter.receive(items.len());
-        let f = &mut self.f;
-        if self.meter.skips {
-            items.retain(|item| {
-                cursor.advance();
-                self.meter.attempt(cursor.position, || f(item)) == Some(true)
-            });
-        } else {
-            if let Err(error) = keep(items, f, &mut cursor) {
-                let failure = self.meter.failed(cursor.position, &error);
-                drop(cursor);
-                if !items.is_empty() {
-                    self.next.batch(items)?;
-                }
-                return Err(failure);
-            }
-            self.meter.account.processed += count;
-        }
-        drop(cursor);
-        if items.is_empty() { Ok(()) } else { self.next.batch(items) }
-    }
-
-    pass_on!();
-}
-
-/// Keeps the items that `f` says yes to, in their order; after an error those in front of it.
-///
-/// Unlike `Vec::retain` it moves small items whatever `f` says, so that an unpredictable answer costs no mispredicted
-/// branch.
-fn keep<T>(
-    items: &mut Vec<T>,
-    mut f: impl FnMut(&T) -> Result<bool, TaskError>,
-    cursor: &mut Cursor,
-) -> Result<(), TaskError> {
-    let mut kept = 0;
-    let mut result = Ok(());
-    for index in 0..items.len() {
-        cursor.advance();
-        let keeps = match f(&items[index]) {
-            Ok(keeps) => keeps,
-            Err(error) => {
-                result = Err(error);
-                break;
-            }
-        };
-        if keeps || size_of::<T>() <= 16 {
-            items.swap(kept, index);
-        }
-        kept += usize::from(keeps);
-    }
-    items.truncate(kept);
-    result
 }
 
 /// Shows every item to a closure.

@@ -13,8 +13,9 @@ use crate::{
         chain::{BoxStage, Meter, StageFactory},
         error::TaskError,
         exchange::Weigh,
+        filter::Filter,
         graph::Blueprint,
-        operator::{Expand, Filter, Inspect, Map},
+        operator::{Expand, Inspect, Map},
     },
     job::ErrorPolicy,
 };
