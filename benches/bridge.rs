@@ -15,7 +15,7 @@ use std::{
 
 use actix::{Actor, Context, Handler, Message};
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use futures::{StreamExt, executor::block_on, stream};
+use futures::{StreamExt, stream};
 use proscenium::{BuildError, Flow, Job, JobHandle, Key, MessageTable, Node, RemoteEnvironment, Service, jobs};
 use serde::{Deserialize, Serialize};
 
@@ -138,11 +138,12 @@ fn over(group: &mut BenchmarkGroup<'_, WallTime>, place: &str, job: &JobHandle) 
     group.bench_function(format!("ask/{place}"), |b| {
         b.iter(|| black_box(sink.call(Ask(1)).blocking().expect("an answer")));
     });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without threads");
     group.throughput(Throughput::Elements(CALLS));
     group.bench_function(format!("ask_64/{place}"), |b| {
         b.iter(|| {
             let calls = stream::iter(0..CALLS).map(|n| sink.call(Ask(n))).buffer_unordered(64);
-            block_on(calls.for_each(async |answer| {
+            runtime.block_on(calls.for_each(async |answer| {
                 black_box(answer.expect("an answer"));
             }));
         });

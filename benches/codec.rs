@@ -35,7 +35,7 @@ fn text(n: u64) -> String {
 }
 
 fn record(n: u64) -> Record {
-    Record { id: n, name: text(n), price: n as f64 / 8.0, tags: vec![n, n + 1, n + 2], open: n % 2 == 0 }
+    Record { id: n, name: text(n), price: n as f64 / 8.0, tags: vec![n, n + 1, n + 2], open: n.is_multiple_of(2) }
 }
 
 fn put(bytes: &mut Vec<u8>, n: u64) {

@@ -116,8 +116,8 @@ impl Job for WordCount {
     fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
         let add = |sum: &mut u64, x: u64| *sum = sum.wrapping_add(x);
         flow.from_batch(TextFile::lines(&self.file))
-            .flat_map_into(|line: String, words| words.extend(words_of(&line)))
-            .key_by(|word: &String| word.clone())
+            .flat_map_into(|line: String, words| words.extend(words_of(&line).map(|word| (word, ()))))
+            .keyed()
             .count()
             .map(|(word, count)| count.wrapping_mul(word.len() as u64 + 1))
             .fold_assoc(0, add, add)

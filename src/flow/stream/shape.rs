@@ -181,6 +181,31 @@ impl<T: Send + 'static> Stream<T> {
     }
 }
 
+impl<K: Send + 'static, T: Send + 'static> Stream<(K, T)> {
+    /// Takes the first of each pair for the key of the second. Unlike [`key_by`](Self::key_by) it needs no copy of what an item has
+    /// already, as behind a join or a fold by key.
+    ///
+    /// ```
+    /// use proscenium::{LocalEnvironment, job_fn};
+    ///
+    /// let env = LocalEnvironment::new("doc");
+    /// let job = env.submit(job_fn("words", |flow| {
+    ///     let words = flow.from_batch(["a", "b", "a"]).map(|word| (word.to_owned(), ()));
+    ///     words.keyed().count().collect("counts");
+    ///     Ok(())
+    /// }));
+    /// let job = job.autostop(true).blocking()?;
+    /// let mut counts: Vec<(String, u64)> = job.output("counts").blocking()?;
+    /// counts.sort();
+    /// assert_eq!(counts, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keyed(self) -> KeyedStream<K, T> {
+        let parallelism = self.blueprint.borrow().options.parallelism;
+        KeyedStream::new(self, parallelism)
+    }
+}
+
 /// How the stage of an operator with two chains behind it is made.
 type MakeFork<T, A, B> = Box<dyn FnOnce(Meter, BoxStage<A>, BoxStage<B>) -> BoxStage<T> + Send>;
 
