@@ -12,6 +12,8 @@
 //! | `wordcount FILE` | lines, lower-case alphanumeric words, count for each word | `seconds checksum` |
 //! | `tell [N]` | N (3,000,000) messages to a service, a call after every 1,024 | rate, median latency of a message |
 //! | `ask [N]` | N (200,000) calls of a service, one at a time, from a thread outside | rate, median latency of a call |
+//! | `ask-inside [N]` | N (200,000) calls of a service by another one on its thread, one at a time | rate, mean latency of a call |
+//! | `idle [N]` | N (100,000) services in one job, which wait for 2 s | bytes of memory each, CPU time meanwhile |
 //! | `job [N]` | N (10,000) jobs of 10 items, from submit to completed, one at a time | rate, median latency of a job |
 //! | `remote-ask [N]` | as `ask`, over the network | rate, median latency of a call |
 //! | `remote-ask-64 [N]` | N (500,000) calls, 64 in flight | rate, median latency of a call |
@@ -30,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Context, Handler, Message};
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use clap::Parser;
 use futures::{StreamExt, TryStreamExt, stream};
 use proscenium::{
@@ -48,7 +50,7 @@ const ROUND: u64 = 1024;
 /// Runs one workload and prints how long it took.
 #[derive(Parser)]
 struct Args {
-    /// One of `mapfold`, `shuffle`, `wordcount`, `tell`, `ask`, `job`, `remote-ask`, `remote-ask-64`, `remote-tell`,
+    /// One of `mapfold`, `shuffle`, `wordcount`, `tell`, `ask`, `ask-inside`, `idle`, `job`, `remote-ask`, `remote-ask-64`, `remote-tell`,
     /// `remote-output`, `remote-job`.
     #[arg(required_unless_present = "serve")]
     workload: Option<String>,
@@ -228,6 +230,69 @@ impl Job for Counting {
     }
 }
 
+/// Calls another service, and answers how many nanoseconds that took.
+#[derive(Serialize, Deserialize, Message)]
+#[rtype(result = "u64")]
+struct AskOther(u64);
+
+struct Asker(ServiceRef<Counter>);
+
+impl Actor for Asker {
+    type Context = Context<Self>;
+}
+
+impl Service for Asker {
+    fn messages(table: &mut MessageTable<Self>) {
+        table.accept::<AskOther>("ask-other");
+    }
+}
+
+impl Handler<AskOther> for Asker {
+    type Result = ResponseFuture<u64>;
+
+    fn handle(&mut self, AskOther(calls): AskOther, _: &mut Context<Self>) -> Self::Result {
+        let counter = self.0.clone();
+        Box::pin(async move {
+            let start = Instant::now();
+            for _ in 0..calls {
+                counter.call(Sum).await.expect("the counter answers");
+            }
+            u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        })
+    }
+}
+
+/// A service and another one that calls it.
+#[derive(Serialize, Deserialize)]
+struct Asking;
+
+impl Job for Asking {
+    const NAME: &'static str = "asking";
+
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+        flow.register_service("counter", Counter::default);
+        flow.register_service_with("asker", |ctx| Asker(ctx.service("counter").expect("it is registered")));
+        Ok(())
+    }
+}
+
+/// Services that nobody calls.
+#[derive(Serialize, Deserialize)]
+struct Idling {
+    services: u64,
+}
+
+impl Job for Idling {
+    const NAME: &'static str = "idling";
+
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+        for service in 0..self.services {
+            flow.register_service(&service.to_string(), Counter::default);
+        }
+        Ok(())
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let Args { workload, size, threads, serve, remote } = Args::parse();
     if let Some(address) = serve {
@@ -254,6 +319,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         "tell" => with_counter(&place, |counter| tell("tell", &counter, number(Some(3_000_000))?, || Add(1))),
         "ask" | "remote-ask" => with_counter(&place, |counter| ask(&workload, &counter, number(Some(200_000))?)),
+        "ask-inside" => ask_inside(number(Some(200_000))?, &place),
+        "idle" => idle(number(Some(100_000))?, &place),
         "remote-ask-64" => with_counter(&place, |counter| ask_64(&counter, number(Some(500_000))?)),
         "remote-tell" => with_counter(&place, |counter| {
             // Numbers that are encoded in full: a tag and eight bytes each.
@@ -283,7 +350,7 @@ impl Place {
 }
 
 fn be_node(address: String, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
-    let known = jobs![MapFold, Shuffle, WordCount, TenItems, RandomNumbers, Counting];
+    let known = jobs![MapFold, Shuffle, WordCount, TenItems, RandomNumbers, Counting, Asking, Idling];
     let mut node = Node::builder().jobs(known).address(address);
     if let Some(threads) = threads {
         node = node.task_threads(threads);
@@ -358,6 +425,48 @@ fn ask(what: &str, counter: &ServiceRef<Counter>, calls: u64) -> Result<(), Box<
         latencies.push(call.elapsed());
     }
     report(what, calls, start.elapsed(), latencies);
+    Ok(())
+}
+
+fn ask_inside(calls: u64, place: &Place) -> Result<(), Box<dyn Error>> {
+    let env = place.open()?;
+    let job = env.submit(Asking).blocking()?;
+    let asker = job.service::<Asker>("asker");
+    let nanoseconds = asker.call(AskOther(calls)).deadline(Duration::from_secs(3600)).blocking()?;
+    job.blocking().stop()?;
+    let mean = nanoseconds as f64 / calls as f64 / 1e3;
+    println!("ask-inside {:.0}/s mean {mean:.3}us", 1e6 / mean);
+    Ok(())
+}
+
+/// Resident bytes, and clock ticks of CPU time, of this process.
+fn footprint() -> Result<(u64, u64), Box<dyn Error>> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).ok_or("no resident size")?.parse()?;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().ok_or("no fields")?.split(' ').collect();
+    Ok((pages * 4096, fields[11].parse::<u64>()? + fields[12].parse::<u64>()?))
+}
+
+fn idle(services: u64, place: &Place) -> Result<(), Box<dyn Error>> {
+    let env = place.open()?;
+    env.submit(TenItems).autostop(true).blocking()?.blocking().wait()?;
+    let (before, _) = footprint()?;
+    let job = env.submit(Idling { services }).blocking()?;
+    // Services start one after the other; the last one answers once all of them have.
+    let last = job.service::<Counter>(&(services - 1).to_string());
+    last.call(Sum).deadline(Duration::from_secs(3600)).blocking()?;
+    let (after, used) = footprint()?;
+    // For as long as nothing happens.
+    std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_secs(2)).ok();
+    let ticks = footprint()?.1 - used;
+    println!(
+        "idle {services} services, {} bytes each, {} ms of CPU in 2 s",
+        (after - before) / services.max(1),
+        ticks * 10
+    );
+    job.blocking().cancel()?;
+    job.blocking().wait()?;
     Ok(())
 }
 

@@ -107,8 +107,7 @@ impl Flow {
         F: Fn(&ServiceContext) -> S + Send + Sync + 'static,
     {
         let mut blueprint = self.blueprint.borrow_mut();
-        if blueprint.services.iter().any(|service| service.name() == name) {
-            blueprint.refuse(BuildRefusal::DuplicateService { service: name.to_owned() });
+        if !blueprint.name_service(name) {
             return;
         }
         let recipe = service_recipe(name, factory, &blueprint.options.limits);

@@ -252,6 +252,8 @@ pub(crate) struct Blueprint {
     /// Channels by chain and instance of their ends, in the order in which they were made.
     pub channels: Vec<((usize, usize), (usize, usize))>,
     pub services: Vec<Box<dyn ErasedService>>,
+    /// Their names.
+    service_names: HashSet<String>,
     pub outputs: Vec<(String, Arc<OutputStore>)>,
     pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
     pub futures: Vec<Future>,
@@ -301,6 +303,7 @@ impl Blueprint {
             tasks: 0,
             channels: Vec::new(),
             services: Vec::new(),
+            service_names: HashSet::new(),
             outputs: Vec::new(),
             inputs: Vec::new(),
             futures: Vec::new(),
@@ -335,6 +338,15 @@ impl Blueprint {
         let operators = &mut self.chains[chain].operators;
         operators.push(Operator { kind, uid: None, policy: None });
         operators.len() - 1
+    }
+
+    /// Whether no service has this name yet; else the flow is refused.
+    pub fn name_service(&mut self, name: &str) -> bool {
+        let is_new = self.service_names.insert(name.to_owned());
+        if !is_new {
+            self.refuse(BuildRefusal::DuplicateService { service: name.to_owned() });
+        }
+        is_new
     }
 
     /// Returns the future's position among those of the flow.

@@ -14,7 +14,6 @@ use crate::{
         Flow, TaskContext, TaskError,
         chain::{Ending, Failure, Mark, Meter},
         exchange::InTurn,
-        graph::BuildRefusal,
         sink::ForEach,
         stream::{Exchange, Pairing, Stream},
         task::{Head, Input},
@@ -86,8 +85,7 @@ impl Flow {
     {
         let port = {
             let mut blueprint = self.blueprint.borrow_mut();
-            if blueprint.services.iter().any(|service| service.name() == name) {
-                blueprint.refuse(BuildRefusal::DuplicateService { service: name.to_owned() });
+            if !blueprint.name_service(name) {
                 return;
             }
             let port = RequestPort::<Q>::new(blueprint.options.limits.service_queue);
