@@ -120,22 +120,7 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
         self.next.poll(cx)
     }
 
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.next.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.next.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.next.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.next.settle(ending);
-    }
+    crate::flow::operator::pass_on_rest!();
 }
 
 /// Folds the items of each key into an accumulator of its own; all come out at the end, in no particular order.
@@ -195,22 +180,7 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for FoldByKey<K, T, D> {
         }
     }
 
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.next.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.next.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.next.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.next.settle(ending);
-    }
+    crate::flow::operator::pass_on_rest!();
 }
 
 /// Slots of the table that pre-combines in front of an exchange. It bounds the memory this may take.
@@ -326,22 +296,7 @@ impl<K: Hash + Eq, T, D: Folding<T>> Stage<(K, T)> for Combine<K, T, D> {
         }
     }
 
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.next.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.next.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.next.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.next.settle(ending);
-    }
+    crate::flow::operator::pass_on_rest!();
 }
 
 /// One item in, one out, with a state for each key.

@@ -281,20 +281,5 @@ where
         }
     }
 
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.next.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.next.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.next.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.next.settle(ending);
-    }
+    crate::flow::operator::pass_on_rest!();
 }

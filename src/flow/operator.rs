@@ -7,17 +7,9 @@ use crate::flow::{
     error::TaskError,
 };
 
-/// The methods a stage only passes on to the stage behind it.
-macro_rules! pass_on {
+/// What a stage only passes on to the stage behind it, apart from batches, marks and polls.
+macro_rules! pass_on_rest {
     () => {
-        fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
-            self.next.mark(mark)
-        }
-
-        fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-            self.next.poll(cx)
-        }
-
         fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
             self.next.flush(lull)
         }
@@ -34,6 +26,22 @@ macro_rules! pass_on {
             self.meter.settle(ending);
             self.next.settle(ending);
         }
+    };
+}
+pub(crate) use pass_on_rest;
+
+/// The methods a stage only passes on to the stage behind it: all but batches.
+macro_rules! pass_on {
+    () => {
+        fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+            self.next.mark(mark)
+        }
+
+        fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+            self.next.poll(cx)
+        }
+
+        $crate::flow::operator::pass_on_rest!();
     };
 }
 pub(crate) use pass_on;
@@ -259,6 +267,42 @@ impl<T> Stage<T> for Take<T> {
     }
 }
 
+/// What a stage with two chains behind it passes on to both.
+macro_rules! pass_on_both {
+    () => {
+        fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
+            self.left.mark(mark)?;
+            self.right.mark(mark)
+        }
+
+        fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+            // Both are polled, so that a blocked branch does not keep the other from working off what it has.
+            let left = self.left.poll(cx)?;
+            let right = self.right.poll(cx)?;
+            if left.is_pending() || right.is_pending() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
+            self.left.flush(lull)?;
+            self.right.flush(lull)
+        }
+
+        fn wants_more(&self, reach: Reach) -> bool {
+            self.left.wants_more(reach) || self.right.wants_more(reach)
+        }
+
+        fn owes(&self) -> bool {
+            self.left.owes() || self.right.owes()
+        }
+
+        fn settle(&mut self, ending: Ending) {
+            self.meter.settle(ending);
+            self.left.settle(ending);
+            self.right.settle(ending);
+        }
+    };
+}
+
 /// Two chains behind one: both see every item.
 pub(crate) struct Tee<T> {
     meter: Meter,
@@ -289,36 +333,7 @@ impl<T: Clone> Stage<T> for Tee<T> {
         Ok(())
     }
 
-    fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
-        self.left.mark(mark)?;
-        self.right.mark(mark)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        // Both are polled, so that a blocked branch does not keep the other from working off what it has.
-        let left = self.left.poll(cx)?;
-        let right = self.right.poll(cx)?;
-        if left.is_pending() || right.is_pending() { Poll::Pending } else { Poll::Ready(Ok(())) }
-    }
-
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.left.flush(lull)?;
-        self.right.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.left.wants_more(reach) || self.right.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.left.owes() || self.right.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.left.settle(ending);
-        self.right.settle(ending);
-    }
+    pass_on_both!();
 }
 
 /// One of two: which stream of a [`split_map`](crate::Stream::split_map) an item goes into.
@@ -379,34 +394,5 @@ impl<T, F: FnMut(T) -> Either<A, B>, A, B> Stage<T> for Split<F, A, B> {
         if self.rights.is_empty() { Ok(()) } else { self.right.batch(&mut self.rights) }
     }
 
-    fn mark(&mut self, mark: Mark) -> Result<(), Failure> {
-        self.left.mark(mark)?;
-        self.right.mark(mark)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        // Both are polled, so that a blocked branch does not keep the other from working off what it has.
-        let left = self.left.poll(cx)?;
-        let right = self.right.poll(cx)?;
-        if left.is_pending() || right.is_pending() { Poll::Pending } else { Poll::Ready(Ok(())) }
-    }
-
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.left.flush(lull)?;
-        self.right.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.left.wants_more(reach) || self.right.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.left.owes() || self.right.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.left.settle(ending);
-        self.right.settle(ending);
-    }
+    pass_on_both!();
 }

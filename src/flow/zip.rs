@@ -114,22 +114,7 @@ impl<T, H> Stage<T> for Announce<T, H> {
         self.next.poll(cx)
     }
 
-    fn flush(&mut self, lull: Lull) -> Result<(), Failure> {
-        self.next.flush(lull)
-    }
-
-    fn wants_more(&self, reach: Reach) -> bool {
-        self.next.wants_more(reach)
-    }
-
-    fn owes(&self) -> bool {
-        self.next.owes()
-    }
-
-    fn settle(&mut self, ending: Ending) {
-        self.meter.settle(ending);
-        self.next.settle(ending);
-    }
+    crate::flow::operator::pass_on_rest!();
 }
 
 /// Batches of a side that are kept as they are: about what a channel may hold.
