@@ -214,6 +214,8 @@ pub(crate) enum Wait {
     Reader,
     /// Asynchronous calls of its own.
     Calls,
+    /// Calls or timers of its own, or items from an upstream task.
+    Own,
     /// `resume`.
     Resume,
 }

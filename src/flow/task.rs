@@ -146,8 +146,11 @@ impl<T> ChainTask<T> {
         if self.is_done_early() || (self.starved && self.sent_in_loop() != sent) {
             return Poll::Ready(Ok(()));
         }
-        self.state.wait.set(wait);
-        self.rest();
+        let owes = self.chain.owes();
+        self.state.wait.set(if owes && wait == Wait::Input { Wait::Own } else { wait });
+        if !owes {
+            self.rest();
+        }
         Poll::Pending
     }
 
@@ -160,11 +163,10 @@ impl<T> ChainTask<T> {
         self.state.looped.as_ref().map_or(0, LoopPart::sent_so_far)
     }
 
-    /// All that came in has been worked off and passed on. A task of a loop is at rest, unless something may yet come out.
+    /// All that came in has been worked off and passed on, and nothing more may come out of it: a task of a loop is at rest.
     fn rest(&self) {
         if let Some(looped) = &self.state.looped
             && self.starved
-            && !self.chain.owes()
         {
             looped.rest(self.head.is_entered());
         }

@@ -99,6 +99,7 @@ fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait
                 outputs => format!("outputs {} have no reader, so {task} blocks", quoted(outputs)),
             }
         }
+        Wait::Own => format!("{task} waits for calls or timers of its own, or for further items"),
         Wait::Calls => format!("{task} waits for asynchronous calls of its own"),
         Wait::Resume => format!("{task} is held until `resume`"),
     }

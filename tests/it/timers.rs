@@ -16,7 +16,7 @@ use crate::support::{
     DEADLINE, block_on, cancel, deadline, each_environment, ended, job, output_of, reached, registered, sorted, start,
 };
 
-registered![Delayed, Past, ChainOfTimers, AtTheEnd, PausedTimers, Restless];
+registered![Delayed, Patient, Past, ChainOfTimers, AtTheEnd, PausedTimers, Restless];
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -54,6 +54,33 @@ fn a_timer_fires_without_another_item() {
             assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
             ended(&job).await;
         }
+    });
+}
+
+job!(Patient {}, |job, flow| {
+    let waiting = flow.from_channel::<u64>("in").key_by(|n| *n).process(|ctx, _, n, _: &mut ()| {
+        ctx.fire_after(LONG);
+        ctx.emit(n);
+        Ok(())
+    });
+    waiting.stream().stream_out("out");
+});
+
+#[test]
+fn a_task_that_waits_for_a_timer_says_so() {
+    each_environment(async |env| {
+        let job = start(env, Patient {}).await;
+        job.input("in").send(1u64).await.unwrap();
+        assert_eq!(deadline("the item", job.output::<u64>("out").next()).await.unwrap(), Some(1));
+        let said = "waits for calls or timers of its own, or for further items";
+        // The item comes out a moment before its task is at rest.
+        let explained = async {
+            while !job.explain().await.unwrap().waits.iter().any(|wait| wait.contains(said)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        deadline("the explanation", explained).await;
+        cancel(&job).await.unwrap();
     });
 }
 
