@@ -1,6 +1,7 @@
 //! One test for each rule of completion.
 
 mod accounts;
+mod loops;
 mod pausing;
 mod services;
 mod tasks;
