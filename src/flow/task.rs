@@ -28,8 +28,8 @@ pub(crate) trait Head<T> {
         true
     }
 
-    /// Has effect on sources and heads of loops only: `Stop` makes the next input an end, `Hold` makes it a mark, after which the head
-    /// waits until `Resume`. `Cancel` never gets here.
+    /// Has effect on sources and on starts of loops. To a source, `Stop` makes the next input an end, `Hold` a mark, after
+    /// which it waits until `Resume`. `Cancel` never gets here.
     fn command(&mut self, command: TaskCommand);
 
     /// Downstream wants no more. The next input is an end.
