@@ -26,6 +26,7 @@ mod source;
 mod stream;
 pub(crate) mod task;
 mod text;
+mod wide;
 mod zip;
 
 use std::{cell::RefCell, fmt, rc::Rc};

@@ -1,5 +1,4 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
 #![deny(clippy::print_stdout)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 

@@ -10,6 +10,7 @@ use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 use crate::flow::{
     chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
     hash::hash_of,
+    wide::widely,
 };
 
 /// Tables are seeded at random: unlike the routing hash, they resist keys chosen to collide.
@@ -89,7 +90,7 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
         let count = items.len() as u64;
         let mut cursor = self.meter.receive(items.len());
         let mut items = items.drain(..);
-        let mut acc = match self.acc.take() {
+        let acc = match self.acc.take() {
             Some(acc) => acc,
             None => {
                 let Some(first) = items.next() else { return Ok(()) };
@@ -97,11 +98,17 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
                 self.folding.first(first)
             }
         };
-        for item in items {
-            cursor.advance();
-            self.folding.add(&mut acc, item);
-        }
-        self.acc = Some(acc);
+        let folding = &mut self.folding;
+        self.acc = Some(widely(|| {
+            // Its own, so that it can be in registers while it changes with each item.
+            let mut acc = acc;
+            let mut steps = cursor.steps();
+            for item in items {
+                steps.advance();
+                folding.add(&mut acc, item);
+            }
+            acc
+        }));
         self.meter.account.processed += count;
         Ok(())
     }

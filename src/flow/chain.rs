@@ -16,6 +16,7 @@ use crate::{
         counters::SharedCounters,
         error::TaskError,
         loops::{LoopPart, LoopPlan},
+        wide::widely,
     },
     job::{DeadLetter, ErrorPolicy, FailureCause, Limits, message_of},
     protocol::{OperatorAccount, Received, Sent, TaskReport, Wait},
@@ -306,8 +307,7 @@ impl Meter {
 
 /// Follows user code through the items of a batch, so that a panic can be attributed.
 ///
-/// The position lives in a register inside the loop and is written back once, when the cursor is dropped: at the end
-/// of the batch or while unwinding. User code that cannot panic leaves no trace in the loop.
+/// The position is written back once, when the cursor is dropped: at the end of the batch or while unwinding.
 pub(crate) struct Cursor {
     task: Rc<TaskState>,
     operator: usize,
@@ -318,6 +318,32 @@ impl Cursor {
     #[inline(always)]
     pub fn advance(&mut self) {
         self.position += 1;
+    }
+
+    /// Counts for the cursor, within a loop that is to be fast.
+    pub fn steps(&mut self) -> Steps<'_> {
+        Steps { position: self.position, of: &mut self.position }
+    }
+}
+
+/// The position of a [`Cursor`] in a register. To drop a cursor takes a call, which needs its address: so a compiler may leave it in
+/// memory throughout.
+pub(crate) struct Steps<'a> {
+    position: u64,
+    of: &'a mut u64,
+}
+
+impl Steps<'_> {
+    #[inline(always)]
+    pub fn advance(&mut self) {
+        self.position += 1;
+    }
+}
+
+impl Drop for Steps<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        *self.of = self.position;
     }
 }
 
@@ -342,7 +368,7 @@ pub(crate) fn map_batch<T, U>(
     f: impl FnMut(T) -> U,
 ) -> Result<(), (u64, String)> {
     let before = out.len();
-    catch(|| out.extend(items.drain(..).map(f))).map_err(|panic| ((out.len() - before) as u64 + 1, panic))
+    catch(|| widely(|| out.extend(items.drain(..).map(f)))).map_err(|panic| ((out.len() - before) as u64 + 1, panic))
 }
 
 /// The text of a caught panic.

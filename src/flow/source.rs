@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::flow::{context::TaskContext, error::TaskError};
+use crate::flow::{context::TaskContext, error::TaskError, wide::widely};
 
 /// A bounded source that can be read in parallel parts.
 pub trait BatchSource {
@@ -186,7 +186,7 @@ impl Part for RangePart {
 
     fn read(&mut self, into: &mut Vec<u64>, max: usize) -> Result<More, TaskError> {
         let end = self.0.end.min(self.0.start.saturating_add(max as u64));
-        into.extend(self.0.start..end);
+        widely(|| into.extend(self.0.start..end));
         self.0.start = end;
         Ok(if self.0.is_empty() { More::No } else { More::Yes })
     }
