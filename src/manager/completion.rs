@@ -159,6 +159,12 @@ pub(crate) struct Completion {
     begun: bool,
     tasks: Vec<Task>,
     services: Vec<Service>,
+    /// So many services were ordered to start, one after the other. A job may have very many, so they are not searched.
+    services_ordered: usize,
+    /// Services that were ordered to start and have not said so.
+    services_starting: usize,
+    /// While services are being stopped: none behind the first so many is live.
+    services_left: usize,
     loops: Vec<Loop>,
     stop_requested: bool,
     course: Course,
@@ -182,6 +188,9 @@ impl Completion {
             begun: false,
             tasks: vec![Task::default(); setup.tasks.len()],
             services: vec![Service::default(); setup.services.len()],
+            services_ordered: 0,
+            services_starting: 0,
+            services_left: 0,
             loops: vec![Loop::default(); setup.loops.len()],
             stop_requested: false,
             course: Course::Onward,

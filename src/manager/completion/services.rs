@@ -81,20 +81,30 @@ impl Completion {
     ///
     /// One service that is restarted meanwhile holds the others back: whoever is started finds all earlier services up.
     pub(super) fn start_next_service(&mut self, out: &mut Vec<Command>) {
-        if self.state != JobState::Starting || self.services.iter().any(|service| service.stage == Stage::Starting) {
+        if self.state != JobState::Starting || self.services_starting > 0 {
             return;
         }
-        match self.services.iter().position(|service| service.stage == Stage::Waiting) {
-            Some(next) => self.start_service(service_id(next), out),
+        debug_assert!(self.services.iter().all(|service| service.stage != Stage::Starting));
+        match self.services.get(self.services_ordered) {
+            Some(_) => {
+                self.services_ordered += 1;
+                self.start_service(service_id(self.services_ordered - 1), out);
+            }
             None => self.start_tasks(out),
         }
     }
 
-    fn start_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
-        let service = &mut self.services[id.index()];
-        service.stage = Stage::Starting;
-        let incarnation = service.incarnation;
+    /// Moves the service to another stage.
+    fn put(&mut self, id: ServiceId, stage: Stage) {
+        let before = std::mem::replace(&mut self.services[id.index()].stage, stage);
+        self.services_starting += usize::from(stage == Stage::Starting);
+        self.services_starting -= usize::from(before == Stage::Starting);
         self.touch();
+    }
+
+    fn start_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
+        self.put(id, Stage::Starting);
+        let incarnation = self.services[id.index()].incarnation;
         out.push(Command::Order(WorkerOrder::StartService { service: id, incarnation }));
     }
 
@@ -106,17 +116,15 @@ impl Completion {
         at: Duration,
         out: &mut Vec<Command>,
     ) {
-        let current = |service: &&mut Service| service.has_instance() && service.incarnation == incarnation;
-        let Some(service) = self.services.get_mut(id.index()).filter(current) else { return };
+        let current = |service: &&Service| service.has_instance() && service.incarnation == incarnation;
+        let Some(service) = self.services.get(id.index()).filter(current) else { return };
         match (event, service.stage) {
             (ServiceEvent::Started, Stage::Starting) => {
-                service.stage = Stage::Running;
-                self.touch();
+                self.put(id, Stage::Running);
                 self.start_next_service(out);
             }
             (ServiceEvent::Started, Stage::StartingToStop) => {
-                service.stage = Stage::Stopping;
-                self.touch();
+                self.put(id, Stage::Stopping);
                 out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
             }
             // A repeated `Started`. A lost reply concerns its caller only.
@@ -153,8 +161,7 @@ impl Completion {
             self.start_service(id, out);
             return;
         }
-        service.stage = Stage::Gone(ActorState::Failed);
-        self.touch();
+        self.put(id, Stage::Gone(ActorState::Failed));
         out.push(Command::Order(WorkerOrder::RefuseCalls { service: id }));
         let cause = FailureCause::ServiceFailed { service: self.service_name(id), failures, window, message };
         self.divert(Course::Failed(cause), out);
@@ -170,42 +177,44 @@ impl Completion {
         if !self.services.is_empty() {
             out.push(Command::Order(WorkerOrder::CloseGates));
         }
-        for (at, _) in self.services.iter().enumerate().filter(|(_, service)| service.stage == Stage::Waiting) {
+        for at in self.services_ordered..self.services.len() {
             out.push(Command::Order(WorkerOrder::RefuseCalls { service: service_id(at) }));
         }
+        self.services_left = self.services_ordered;
         self.stop_last_service(out);
     }
 
     /// Turns to the last service that is live, unless it is being stopped already; ends the job if there is none.
     fn stop_last_service(&mut self, out: &mut Vec<Command>) {
-        let Some(last) = self.services.iter().rposition(Service::is_live) else {
+        // One that is gone by now does not come back.
+        while self.services[..self.services_left].last().is_some_and(|last| !last.is_live()) {
+            self.services_left -= 1;
+        }
+        let Some(last) = self.services_left.checked_sub(1) else {
             self.end(out);
             return;
         };
-        let (id, service) = (service_id(last), &mut self.services[last]);
+        let (id, service) = (service_id(last), &self.services[last]);
         match service.stage {
-            Stage::Starting => service.stage = Stage::StartingToStop,
+            Stage::Starting => self.put(id, Stage::StartingToStop),
             Stage::Running => {
-                service.stage = Stage::Stopping;
                 let incarnation = service.incarnation;
+                self.put(id, Stage::Stopping);
                 out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
             }
             Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::EndingTasks(_) | Stage::Gone(_) => return,
         }
-        self.touch();
         out.push(Command::Arm(Deadline::Service(id)));
     }
 
     /// An instance is gone while services are being stopped: ends the tasks that answered for it, or goes on with the next one.
     fn lose_service(&mut self, id: ServiceId, state: ActorState, out: &mut Vec<Command>) {
         if self.has_tasks(id) {
-            let service = &mut self.services[id.index()];
-            if !service.is_stopping() {
+            if !self.services[id.index()].is_stopping() {
                 // It failed before its turn came, and its tasks have no more time than those of others.
                 out.push(Command::Arm(Deadline::Service(id)));
             }
-            service.stage = Stage::EndingTasks(state);
-            self.touch();
+            self.put(id, Stage::EndingTasks(state));
             self.command_tasks(TaskCommand::EndRequests { service: id }, out);
             return;
         }
@@ -250,19 +259,17 @@ impl Completion {
     }
 
     fn end_service(&mut self, id: ServiceId, state: ActorState, out: &mut Vec<Command>) {
-        let service = &mut self.services[id.index()];
-        if service.is_stopping() {
+        if self.services[id.index()].is_stopping() {
             out.push(Command::Disarm(Deadline::Service(id)));
         }
-        service.stage = Stage::Gone(state);
-        self.touch();
+        self.put(id, Stage::Gone(state));
         self.stop_last_service(out);
     }
 
     pub(super) fn abandon_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
-        let Some(service) = self.services.get_mut(id.index()).filter(|service| service.is_stopping()) else { return };
+        let Some(service) = self.services.get(id.index()).filter(|service| service.is_stopping()) else { return };
         let has_instance = service.has_instance();
-        service.stage = Stage::Gone(ActorState::Abandoned);
+        self.put(id, Stage::Gone(ActorState::Abandoned));
         if has_instance {
             out.push(Command::Order(WorkerOrder::AbandonService { service: id }));
         }
