@@ -26,19 +26,28 @@
 //! Seconds are from before the environment is opened until the result is there. The median latency of a message is that
 //! of a round of 1,024 messages and their call, divided by 1,024.
 
+mod clients;
 mod flows;
 mod jobs;
+mod latency;
 mod measure;
 mod services;
 
 use std::{error::Error, path::Path};
 
 use clap::Parser;
-use proscenium::{Environment, LocalEnvironment, Node, RemoteEnvironment, jobs};
+use proscenium::{Environment, Limits, LocalEnvironment, Node, RemoteEnvironment, jobs};
 
 use crate::{
+    clients::clients,
     flows::{MapFold, RandomNumbers, Shuffle, WordCount, checksum_of, output},
-    jobs::{TenItems, run_jobs},
+    jobs::{TenItems, run_jobs, scale},
+    latency::{
+        Between,
+        call::latency_call,
+        flow::{PacedFlow, latency_flow},
+        nothing::latency_nothing,
+    },
     services::{Add, AddPadded, Asking, Counting, Idling, ask, ask_64, ask_inside, idle, tell, with_counter},
 };
 
@@ -64,18 +73,26 @@ struct Args {
     /// Run it on the node at this address.
     #[arg(long, value_name = "HOST:PORT")]
     remote: Option<String>,
+    /// Items in a batch at most.
+    #[arg(long)]
+    batch_items: Option<usize>,
+    /// What `latency-flow` and `latency-call` do until the next item or call is due.
+    #[arg(long)]
+    between: Option<Between>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Args { workload, size, threads, serve, remote } = Args::parse();
+    let Args { workload, size, threads, serve, remote, batch_items, between } = Args::parse();
+    let mut limits = Limits::default();
+    limits.batch_items = batch_items.unwrap_or(limits.batch_items);
     if let Some(address) = serve {
-        return be_node(address, threads);
+        return be_node(address, threads, limits);
     }
     let workload = workload.ok_or("which workload?")?;
     if workload.starts_with("remote-") && remote.is_none() {
         return Err(format!("`{workload}` needs `--remote HOST:PORT`, where `--serve HOST:PORT` runs").into());
     }
-    let place = Place { threads, remote };
+    let place = Place { threads, remote, limits, between };
     let number = |default: Option<u64>| -> Result<u64, Box<dyn Error>> {
         match (&size, default) {
             (Some(size), _) => Ok(size.replace('_', "").parse().map_err(|error| format!("size `{size}`: {error}"))?),
@@ -101,6 +118,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         }),
         "remote-output" => output(number(Some(5_000_000))?, &place),
         "job" | "remote-job" => run_jobs(&workload, number(Some(10_000))?, &place),
+        "latency-flow" => latency_flow(number(Some(3_000))?, &place),
+        "latency-nothing" => latency_nothing(number(Some(3_000))?),
+        "latency-call" | "remote-latency-call" => {
+            with_counter(&place, |counter| latency_call(&workload, &counter, number(Some(3_000))?, place.between))
+        }
+        "job-scale" => scale(number(Some(1_000))?, &place),
+        "clients" => clients(size.as_ref().map(|_| number(None)).transpose()?, &place),
         other => Err(format!("no workload is named `{other}`").into()),
     }
 }
@@ -108,12 +132,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Where workloads run.
 pub(crate) struct Place {
     threads: Option<usize>,
-    remote: Option<String>,
+    pub(crate) remote: Option<String>,
+    limits: Limits,
+    between: Option<Between>,
 }
 
 impl Place {
     pub(crate) fn open(&self) -> Result<Box<dyn Environment>, Box<dyn Error>> {
-        let local = LocalEnvironment::builder("workloads");
+        let local = LocalEnvironment::builder("workloads").limits(self.limits.clone());
         Ok(match (&self.remote, self.threads) {
             (Some(address), _) => Box::new(RemoteEnvironment::connect("workloads", address).blocking()?),
             (None, Some(threads)) => Box::new(local.task_threads(threads).open()?),
@@ -122,9 +148,9 @@ impl Place {
     }
 }
 
-fn be_node(address: String, threads: Option<usize>) -> Result<(), Box<dyn Error>> {
-    let known = jobs![MapFold, Shuffle, WordCount, TenItems, RandomNumbers, Counting, Asking, Idling];
-    let mut node = Node::builder().jobs(known).address(address);
+fn be_node(address: String, threads: Option<usize>, limits: Limits) -> Result<(), Box<dyn Error>> {
+    let known = jobs![MapFold, Shuffle, WordCount, TenItems, RandomNumbers, Counting, Asking, Idling, PacedFlow];
+    let mut node = Node::builder().jobs(known).address(address).limits(limits);
     if let Some(threads) = threads {
         node = node.task_threads(threads);
     }

@@ -20,6 +20,12 @@ pub(crate) fn footprint() -> Result<(u64, u64), Box<dyn Error>> {
     Ok((pages * 4096, fields[11].parse::<u64>()? + fields[12].parse::<u64>()?))
 }
 
+/// The upper one of the two in the middle, if there are two.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
 pub(crate) fn report(what: &str, count: u64, elapsed: Duration, mut latencies: Vec<Duration>) {
     latencies.sort_unstable();
     let rate = count as f64 / elapsed.as_secs_f64();

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Context, Handler, Message, MessageResult, ResponseFuture};
 use futures::{StreamExt, TryStreamExt, stream};
 use proscenium::{BuildError, Flow, Job, MessageTable, Service, ServiceMessage, ServiceRef};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,11 @@ pub(crate) struct Add(pub u64);
 #[rtype(result = "u64")]
 pub(crate) struct Sum;
 
+/// What [`footprint`] says of the process of the service.
+#[derive(Serialize, Deserialize, Message)]
+#[rtype(result = "(u64, u64)")]
+pub(crate) struct Footprint;
+
 impl Actor for Counter {
     type Context = Context<Self>;
 }
@@ -41,6 +46,7 @@ impl Actor for Counter {
 impl Service for Counter {
     fn messages(table: &mut MessageTable<Self>) {
         table.accept::<Add>("add").accept::<AddPadded>("add-padded").accept::<Sum>("sum");
+        table.accept::<Footprint>("footprint");
     }
 }
 
@@ -65,6 +71,14 @@ impl Handler<Sum> for Counter {
 
     fn handle(&mut self, _: Sum, _: &mut Context<Self>) -> u64 {
         self.0
+    }
+}
+
+impl Handler<Footprint> for Counter {
+    type Result = MessageResult<Footprint>;
+
+    fn handle(&mut self, _: Footprint, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(footprint().unwrap_or_default())
     }
 }
 
