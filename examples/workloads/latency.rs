@@ -10,11 +10,11 @@
 //! and the service's, over a connection four threads, have the cores to themselves only if nobody else wants them. What the
 //! machine does to a thread that does nothing else is measured by `latency-nothing`.
 //!
-//! Between arrivals a generator may sleep, or stay awake and yield. Asleep it must be woken, as any client or source that waits
-//! for something: that costs some 10 us by the caller's own clock, and some 50 us by the environment's, which wakes a source.
-//! Awake it is never late by itself, but it uses up a core, which is fair only where its thread would have that core anyway: so a
-//! source yields unless the next arrival is [`AWAKE`] away, between which its thread works for the other tasks on it, while
-//! callers sleep.
+//! Between arrivals a generator may sleep, or stay awake and yield. Asleep it must be woken, as any client or source is that waits
+//! for something: that makes it late by some 10 us for a caller, which goes by the kernel's clock, and by some 30 us for a source,
+//! which the environment's timer wakes (a millisecond would be the error of tokio's). Awake it is late only when the machine or the
+//! flow is, but it uses up a core. So callers sleep; and a source, whose thread is one of those that are measured anyway, yields:
+//! between its looks at the clock that thread works for the other tasks on it. `--between` has either do the other.
 
 pub(crate) mod call;
 pub(crate) mod flow;
@@ -38,7 +38,7 @@ const LOADS: [f64; 3] = [0.1, 0.5, 0.9];
 /// Below this part of its aim a rate counts as not reached.
 const REACHED: f64 = 0.97;
 
-/// Who does not sleep wakes up for arrivals that are further away than this all the same, and before them.
+/// Who yields sleeps all the same while the next arrival is further away than this.
 const AWAKE: Duration = Duration::from_millis(1);
 
 /// What a generator does until the next arrival.

@@ -15,13 +15,18 @@
 //! | `ask-inside [N]` | N (200,000) calls of a service by another one on its thread, one at a time | rate, mean latency of a call |
 //! | `idle [N]` | N (100,000) services in one job, which wait for 2 s | bytes of memory each, CPU time meanwhile |
 //! | `job [N]` | N (10,000) jobs of 10 items, from submit to completed, one at a time | rate, median latency of a job |
+//! | `latency-flow [MS]` | items over an exchange to a state for each key, at 10, 50 and 90 % of the top rate for MS (3,000) ms each | rates, latency from the intended instant |
+//! | `latency-call [MS]` | calls of a service from a thread outside, likewise | rates, latency from the intended instant |
+//! | `latency-nothing [MS]` | threads that only look at the clock, one for each core | how late they are |
+//! | `job-scale [N]` | 10, 100 and 1,000 jobs in an environment of their own, N (1,000) of each in a round, in turn | latency of a job, and ratios |
+//! | `clients [N]` | 10, 100 and 1,000, or N, clients of a node, which call it in turn; needs `--remote` | time, memory and calls for each client, and ratios |
 //! | `remote-ask [N]` | as `ask`, over the network | rate, median latency of a call |
 //! | `remote-ask-64 [N]` | N (500,000) calls, 64 in flight | rate, median latency of a call |
 //! | `remote-tell [N]` | as `tell`, over the network, with messages of 64 bytes | rate, median latency of a message |
 //! | `remote-output [N]` | N (5,000,000) random `u64` in an output, which is read 10 times | bytes/s, at 8 bytes an item |
 //! | `remote-job [N]` | as `job`, over the network | rate, median latency of a job |
 //!
-//! The remote ones need `--remote`, and the others can be sent to a node by it as well.
+//! The remote ones need `--remote`, and the others can be sent to a node by it as well (`latency-nothing` stays here).
 //!
 //! Seconds are from before the environment is opened until the result is there. The median latency of a message is that
 //! of a round of 1,024 messages and their call, divided by 1,024.
@@ -58,11 +63,11 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Runs one workload and prints how long it took.
 #[derive(Parser)]
 struct Args {
-    /// One of `mapfold`, `shuffle`, `wordcount`, `tell`, `ask`, `ask-inside`, `idle`, `job`, `remote-ask`, `remote-ask-64`, `remote-tell`,
-    /// `remote-output`, `remote-job`.
+    /// One of `mapfold`, `shuffle`, `wordcount`, `tell`, `ask`, `ask-inside`, `idle`, `job`, `latency-flow`, `latency-call`,
+    /// `latency-nothing`, `job-scale`, `clients`, `remote-ask`, `remote-ask-64`, `remote-tell`, `remote-output`, `remote-job`.
     #[arg(required_unless_present = "serve")]
     workload: Option<String>,
-    /// How many items, messages, calls or jobs; for `wordcount` the file.
+    /// How many items, messages, calls, jobs, clients or milliseconds; for `wordcount` the file.
     size: Option<String>,
     /// Threads that run tasks. Default: one for each core.
     #[arg(long)]
@@ -120,9 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "job" | "remote-job" => run_jobs(&workload, number(Some(10_000))?, &place),
         "latency-flow" => latency_flow(number(Some(3_000))?, &place),
         "latency-nothing" => latency_nothing(number(Some(3_000))?),
-        "latency-call" | "remote-latency-call" => {
-            with_counter(&place, |counter| latency_call(&workload, &counter, number(Some(3_000))?, place.between))
-        }
+        "latency-call" => with_counter(&place, |counter| latency_call(&counter, number(Some(3_000))?, place.between)),
         "job-scale" => scale(number(Some(1_000))?, &place),
         "clients" => clients(size.as_ref().map(|_| number(None)).transpose()?, &place),
         other => Err(format!("no workload is named `{other}`").into()),

@@ -68,7 +68,6 @@ fn open_loop(counter: &ServiceRef<Counter>, mut arrivals: Arrivals, between: Bet
 }
 
 pub(crate) fn latency_call(
-    what: &str,
     counter: &ServiceRef<Counter>,
     milliseconds: u64,
     between: Option<Between>,
@@ -79,5 +78,5 @@ pub(crate) fn latency_call(
     rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
     let duration = Duration::from_millis(milliseconds);
     let top = top_rate(counter, duration / 2)?;
-    at_each_load(what, top, |rate| Ok(open_loop(counter, Arrivals::new(rate, duration), between)?))
+    at_each_load("latency-call", top, |rate| Ok(open_loop(counter, Arrivals::new(rate, duration), between)?))
 }

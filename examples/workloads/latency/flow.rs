@@ -49,7 +49,8 @@ struct Item {
     counts: bool,
 }
 
-/// Emits items at the instants of a Poisson process. One that is behind for as long as the process lasts gives up.
+/// Emits items at the instants of a Poisson process, several at once when they are due. It gives up when it is behind by as much
+/// time as the process lasts.
 struct Paced {
     arrivals: Arrivals,
     limit: u64,
@@ -87,7 +88,7 @@ impl Source for Paced {
                     if let Some(pause) = self.between.sleep(gap) {
                         return Ok(Next::Later(pause));
                     }
-                    // The task has nothing to do then, so it passes on all it has; others of its thread have their turn.
+                    // The task has nothing to do then: it passes on what it has, and the others of its thread have their turn.
                     tokio::task::yield_now().await;
                 }
                 _ => return Ok(Next::End),
@@ -108,7 +109,7 @@ pub(crate) fn latency_flow(milliseconds: u64, place: &Place) -> Result<(), Box<d
         }
         Ok(job.output("observed").blocking()?.swap_remove(0))
     };
-    // A rate that nothing can keep up with: it gives up after twice the time.
+    // A rate that nothing keeps up with, so that the source gives up after twice the time.
     let top = run(1e12, duration / 3)?.rate();
     at_each_load("latency-flow", top, |rate| run(rate, duration))
 }
