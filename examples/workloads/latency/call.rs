@@ -78,5 +78,5 @@ pub(crate) fn latency_call(
     rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
     let duration = Duration::from_millis(milliseconds);
     let top = top_rate(counter, duration / 2)?;
-    at_each_load("latency-call", top, |rate| Ok(open_loop(counter, Arrivals::new(rate, duration), between)?))
+    at_each_load("latency-call", top, duration, |rate| Ok(open_loop(counter, Arrivals::new(rate, duration), between)?))
 }

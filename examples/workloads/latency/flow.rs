@@ -111,5 +111,5 @@ pub(crate) fn latency_flow(milliseconds: u64, place: &Place) -> Result<(), Box<d
     };
     // A rate that nothing keeps up with, so that the source gives up after twice the time.
     let top = run(1e12, duration / 3)?.rate();
-    at_each_load("latency-flow", top, |rate| run(rate, duration))
+    at_each_load("latency-flow", top, duration, |rate| run(rate, duration))
 }

@@ -10,19 +10,20 @@ const RATE: f64 = 1e6;
 pub(crate) fn latency_nothing(milliseconds: u64) -> Result<(), Box<dyn Error>> {
     let duration = Duration::from_millis(milliseconds);
     let threads = thread::available_parallelism()?.get();
-    let running: Vec<_> = (0..threads).map(|_| thread::spawn(move || look_at_the_clock(duration))).collect();
+    // One instant for all: that a thread starts late falls into the part that is not recorded.
+    let begun = now();
+    let running: Vec<_> = (0..threads).map(|_| thread::spawn(move || look_at_the_clock(begun, duration))).collect();
     let mut all = Observed::default();
     for thread in running {
         all.add(&thread.join().map_err(|_| "a thread panicked")?);
     }
-    all.print("latency-nothing", RATE * threads as f64);
+    all.print("latency-nothing", RATE * threads as f64, duration);
     Ok(())
 }
 
-fn look_at_the_clock(duration: Duration) -> Observed {
+fn look_at_the_clock(begun: u64, duration: Duration) -> Observed {
     let mut arrivals = Arrivals::new(RATE, duration);
     let mut observed = Observed::default();
-    let begun = now();
     while arrivals.peek().is_some() {
         let now = now();
         while let Some(at) = arrivals.pop(now - begun) {
