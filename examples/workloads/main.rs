@@ -18,7 +18,7 @@
 //! | `latency-flow [MS]` | items over an exchange to a state for each key, at 10, 50 and 90 % of the top rate for MS (3,000) ms each | rates, latency from the intended instant |
 //! | `latency-call [MS]` | calls of a service from a thread outside, likewise | rates, latency from the intended instant |
 //! | `latency-nothing [MS]` | threads that only look at the clock, one for each core | how late they are |
-//! | `job-scale [N]` | 10, 100 and 1,000 jobs in an environment of their own, N (1,000) of each in a round, in turn | latency of a job, and ratios |
+//! | `job-scale [N]` | 10, 100 and 1,000 jobs in an environment of their own, N (1,000) at least of each in a round, in turn | latency of a job, and ratios |
 //! | `clients [N]` | 10, 100 and 1,000, or N, clients of a node, which call it in turn; needs `--remote` | time, memory and calls for each client, and ratios |
 //! | `remote-ask [N]` | as `ask`, over the network | rate, median latency of a call |
 //! | `remote-ask-64 [N]` | N (500,000) calls, 64 in flight | rate, median latency of a call |
@@ -76,9 +76,9 @@ struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     serve: Option<String>,
     /// Run it on the node at this address.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["threads", "batch_items"])]
     remote: Option<String>,
-    /// Items in a batch at most.
+    /// Items of a full batch.
     #[arg(long)]
     batch_items: Option<usize>,
     /// What `latency-flow` and `latency-call` do until the next item or call is due.

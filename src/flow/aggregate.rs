@@ -3,12 +3,13 @@
 use std::{
     hash::Hash,
     task::{Context, Poll},
+    vec::Drain,
 };
 
 use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 
 use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
+    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, Steps, map_batch},
     hash::hash_of,
     wide::widely,
 };
@@ -90,25 +91,14 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
         let count = items.len() as u64;
         let mut cursor = self.meter.receive(items.len());
         let mut items = items.drain(..);
-        let acc = match self.acc.take() {
-            Some(acc) => acc,
-            None => {
-                let Some(first) = items.next() else { return Ok(()) };
-                cursor.advance();
-                self.folding.first(first)
-            }
-        };
-        let folding = &mut self.folding;
-        self.acc = Some(widely(|| {
-            // Its own, so that it can be in registers while it changes with each item.
-            let mut acc = acc;
-            let mut steps = cursor.steps();
-            for item in items {
-                steps.advance();
-                folding.add(&mut acc, item);
-            }
-            acc
-        }));
+        if self.acc.is_none() {
+            let Some(first) = items.next() else { return Ok(()) };
+            cursor.advance();
+            self.acc = Some(self.folding.first(first));
+        }
+        if let Some(acc) = &mut self.acc {
+            widely(|| fold_into(acc, &mut self.folding, items, cursor.steps()));
+        }
         self.meter.account.processed += count;
         Ok(())
     }
@@ -128,6 +118,14 @@ impl<T, D: Folding<T>> Stage<T> for FoldAll<T, D> {
     }
 
     crate::flow::operator::pass_on_rest!();
+}
+
+/// A function of its own, whose arguments are known not to overlap: a small accumulator is in a register throughout.
+fn fold_into<T, D: Folding<T>>(acc: &mut D::Acc, folding: &mut D, items: Drain<'_, T>, mut steps: Steps<'_>) {
+    for item in items {
+        steps.advance();
+        folding.add(acc, item);
+    }
 }
 
 /// Folds the items of each key into an accumulator of its own; all come out at the end, in no particular order.

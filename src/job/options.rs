@@ -44,8 +44,9 @@ pub struct Limits {
     /// No item waits for a batch to fill while its task has nothing else to do: what lies ready in front of a channel is
     /// sent as soon as the task's input is empty, so under light load an item goes on alone and at once. A task that is
     /// never out of input sends full batches, and whatever lies ready each time it gives others their turn: after about a
-    /// millisecond, or after a single item that takes longer. So filling batches delays an item by a millisecond at most
-    /// for each channel it passes, and only behind a task that is busy without a pause.
+    /// millisecond, or after what it took in one go, if that takes longer because items have suddenly become slow. So filling
+    /// batches delays an item by about a millisecond for each channel it passes, and only behind a task that is busy
+    /// without a pause.
     ///
     /// Fewer items make latencies near full load shorter, for there is less in front of each item, and cost throughput;
     /// under lighter load they change next to nothing. The figures are in `benches/README.md`.

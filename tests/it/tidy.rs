@@ -220,6 +220,15 @@ fn bincode_is_named_in_one_file() {
 }
 
 #[test]
+fn unsafe_code_is_where_it_was_measured_and_proved() {
+    let allowed = ["src/flow/filter.rs", "src/flow/wide.rs"];
+    let others = sources().into_iter().filter(|file| !file.is_this() && !allowed.contains(&file.path.as_str()));
+    let offences =
+        others.flat_map(|file| file.offences(|line| line.contains("unsafe_code") || line.contains("unsafe {")));
+    assert_none(offences.collect(), "unsafe code, which only what valgrind runs in the gate may hold");
+}
+
+#[test]
 fn sockets_are_named_where_connections_are_made() {
     let makers = ["src/bridge/tcp.rs", "src/bridge/tls.rs", "src/node/serving.rs"];
     let others = sources().into_iter().filter(|file| file.is_under("src/") && !makers.contains(&&*file.path));

@@ -47,10 +47,13 @@ fn open_loop(counter: &ServiceRef<Counter>, mut arrivals: Arrivals, between: Bet
     let mut observed = Observed::default();
     let begun = now();
     loop {
-        let started = now();
-        while let Some(at) = arrivals.pop(started - begun) {
+        let elapsed = now() - begun;
+        while let Some(at) = arrivals.pop(elapsed) {
             let counts = arrivals.is_recorded(at);
-            calls.push(async move { (begun + at, started, counts, counter.call(Sum).await) });
+            calls.push(async move {
+                let started = now();
+                (begun + at, started, counts, counter.call(Sum).await)
+            });
         }
         while let Poll::Ready(Some((intended, started, counts, answer))) = calls.poll_next_unpin(&mut cx) {
             answer?;

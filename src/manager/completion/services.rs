@@ -84,7 +84,6 @@ impl Completion {
         if self.state != JobState::Starting || self.services_starting > 0 {
             return;
         }
-        debug_assert!(self.services.iter().all(|service| service.stage != Stage::Starting));
         match self.services.get(self.services_ordered) {
             Some(_) => {
                 self.services_ordered += 1;
@@ -283,5 +282,16 @@ impl Completion {
 
     fn service_name(&self, id: ServiceId) -> String {
         self.setup.services[id.index()].clone()
+    }
+
+    /// Whether the counters say what a search of all services would.
+    #[cfg(test)]
+    pub(super) fn services_are_counted(&self) -> bool {
+        let starting = self.services.iter().filter(|service| service.stage == Stage::Starting).count();
+        let waiting = self.services.iter().position(|service| service.stage == Stage::Waiting);
+        let last_live = self.services.iter().rposition(Service::is_live);
+        self.services_starting == starting
+            && self.services_ordered == waiting.unwrap_or(self.services.len())
+            && (self.state != JobState::StoppingServices || last_live.is_none_or(|last| last < self.services_left))
     }
 }
