@@ -298,6 +298,7 @@ fn a_file_read_in_parallel_yields_each_line_once_whatever_the_cut() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Site {
     Filter,
+    FilterText,
     Map,
     FlatMap,
     Inspect,
@@ -349,6 +350,12 @@ job!(GoesWrong { site: Site, mishap: Mishap, pen: Pen }, |job, flow| {
     let note = move |n: i64| pen.write(format_args!("0 {n}"));
     match site {
         Site::Filter => numbers.try_filter(move |n| mishap.strike(*n).map(|()| true)).uid("it").for_each(note),
+        Site::FilterText => {
+            let number = |text: &String| text.parse::<i64>().expect("a number");
+            let checked = move |text: &String| mishap.strike(number(text)).map(|()| true);
+            let texts = numbers.map(|n| n.to_string()).try_filter(checked).uid("it");
+            texts.for_each(move |text| note(number(&text)));
+        }
         Site::Map => numbers.try_map(move |n| mishap.strike(n).map(|()| n)).uid("it").for_each(note),
         Site::FlatMap => {
             let halves = move |n: i64| {
@@ -381,8 +388,9 @@ job!(GoesWrong { site: Site, mishap: Mishap, pen: Pen }, |job, flow| {
 });
 
 /// Each site with the name of its operator, and the ways in which it can go wrong.
-const SITES: [(Site, &str, &[Mishap]); 8] = [
+const SITES: [(Site, &str, &[Mishap]); 9] = [
     (Site::Filter, "it", &[Mishap::Error, Mishap::Panic]),
+    (Site::FilterText, "it", &[Mishap::Error, Mishap::Panic]),
     (Site::Map, "it", &[Mishap::Error, Mishap::Panic]),
     (Site::FlatMap, "it", &[Mishap::Panic]),
     (Site::Inspect, "it", &[Mishap::Panic]),
@@ -410,6 +418,24 @@ fn user_code_that_goes_wrong_at_item_3_fails_the_job_and_is_named() {
                 assert_eq!(journal.count("0 close"), 0);
             }
         }
+    });
+}
+
+job!(FoldGoesWrong {}, |_job, flow| {
+    let add = |sum: &mut i64, n: i64| {
+        Mishap::Panic.strike(n).expect("this closure can only panic");
+        *sum += n;
+    };
+    flow.from_batch(NUMBERS).fold(0, add).uid("it").collect("sum");
+});
+
+#[test]
+fn a_fold_that_panics_names_the_item() {
+    each_environment(async |env| {
+        let job = start(env, FoldGoesWrong {}).await;
+        let message = "three is too much".to_owned();
+        let expected = FailureCause::OperatorPanicked { operator: "it".to_owned(), instance: 0, position: 3, message };
+        assert_eq!(ended(&job).await, Outcome::Failed(expected));
     });
 }
 
@@ -450,5 +476,6 @@ registered![
     ReadBrittle,
     UpperCase,
     Lines,
-    GoesWrong
+    GoesWrong,
+    FoldGoesWrong
 ];
