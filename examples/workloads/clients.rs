@@ -24,8 +24,6 @@ const CALLS: u64 = 50_000;
 
 const IN_FLIGHT: usize = 10;
 
-const MICROS_OF_TICK: f64 = 1e4;
-
 /// A client of the node, and the service it calls.
 struct Client {
     counter: ServiceRef<Counter>,
@@ -133,7 +131,7 @@ fn round(address: &str, job: JobId, size: u64, times: u64, spent: &mut Spent) ->
         here += footprint()?.1 - before.0;
         node += clients[0].counter.call(Footprint).blocking()?.1 - before.1;
     }
-    let each = |ticks: u64| ticks as f64 * MICROS_OF_TICK / (calls_of_each * size * times) as f64;
+    let each = |nanoseconds: u64| nanoseconds as f64 / 1e3 / (calls_of_each * size * times) as f64;
     spent.work_here.push(each(here));
     spent.work_of_node.push(each(node));
     Ok(())

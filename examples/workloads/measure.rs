@@ -11,13 +11,22 @@ pub(crate) fn scrambled(x: u64) -> u64 {
     x.wrapping_mul(0x2545_F491_4F6C_DD1D)
 }
 
-/// Resident bytes, and clock ticks of CPU time, of this process.
+/// Resident bytes of this process, and the CPU time it has used, in nanoseconds.
 pub(crate) fn footprint() -> Result<(u64, u64), Box<dyn Error>> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm.split(' ').nth(1).ok_or("no resident size")?.parse()?;
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(") ").next().ok_or("no fields")?.split(' ').collect();
-    Ok((pages * 4096, fields[11].parse::<u64>()? + fields[12].parse::<u64>()?))
+    Ok((pages * 4096, cpu_time()))
+}
+
+#[cfg(unix)]
+fn cpu_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(not(unix))]
+fn cpu_time() -> u64 {
+    0
 }
 
 /// The upper one of the two in the middle, if there are two.

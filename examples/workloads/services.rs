@@ -232,11 +232,11 @@ pub(crate) fn idle(services: u64, place: &Place) -> Result<(), Box<dyn Error>> {
     let (after, used) = footprint()?;
     // For as long as nothing happens.
     std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_secs(2)).ok();
-    let ticks = footprint()?.1 - used;
+    let used = footprint()?.1 - used;
     println!(
-        "idle {services} services, {} bytes each, {} ms of CPU in 2 s",
+        "idle {services} services, {} bytes each, {:.1} ms of CPU in 2 s",
         (after - before) / services.max(1),
-        ticks * 10
+        used as f64 / 1e6
     );
     job.blocking().cancel()?;
     job.blocking().wait()?;
