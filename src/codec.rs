@@ -6,6 +6,11 @@
 
 mod guard;
 
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
 use serde::{
     Serialize,
     de::{DeserializeOwned, DeserializeSeed},
@@ -13,7 +18,7 @@ use serde::{
 
 #[cfg(feature = "cli")]
 pub(crate) use self::guard::decode_shown;
-pub(crate) use self::guard::{DecodePrefix, catching, decode_untrusted, decode_whole, untrusted};
+pub(crate) use self::guard::{DecodePrefix, decode_untrusted, decode_whole, untrusted};
 
 /// Encoded bytes of one value at most.
 pub(crate) const VALUE_BYTES_MAX: usize = 128 << 20;
@@ -39,6 +44,8 @@ pub(crate) enum EncodeError {
     /// The type's `Serialize` refused, in its own words.
     #[error("{0}")]
     Refused(String),
+    #[error("the type's `Serialize` panicked: {message}")]
+    Panicked { message: String },
 }
 
 /// Why bytes could not be decoded.
@@ -63,7 +70,56 @@ pub(crate) enum DecodeError {
     Invalid(String),
 }
 
-/// Appends the encoding of `value`. If that fails, `into` is as it was before.
+/// What [`catching`] caught.
+pub(crate) struct Panicked {
+    message: String,
+}
+
+impl From<Panicked> for EncodeError {
+    fn from(Panicked { message }: Panicked) -> Self {
+        Self::Panicked { message }
+    }
+}
+
+impl From<Panicked> for DecodeError {
+    fn from(Panicked { message }: Panicked) -> Self {
+        Self::Panicked { message }
+    }
+}
+
+/// Runs `code`, which encodes or decodes values of users' types; a panic of theirs is an error like any other.
+///
+/// Around a whole batch rather than each item, so that items cost nothing more. Values that are not kept are best dropped
+/// in here too, because `Drop` is user code as well.
+pub(crate) fn catching<R, E: From<Panicked>>(code: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    // What is left half-way when user code panics is dropped while unwinding; what callers keep outside is as far as it
+    // had come, item by item.
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| Err(Panicked { message: panic_text(&*panic) }.into()))
+}
+
+/// The text of a caught panic.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is not text".to_owned()
+    }
+}
+
+/// As [`encode_into`]; a panic of the type's `Serialize` is an error.
+pub(crate) fn encode_caught<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let start = into.len();
+    let encoded = catching(|| encode_into(value, into));
+    if encoded.is_err() {
+        into.truncate(start);
+    }
+    encoded
+}
+
+/// Appends the encoding of `value`. If that fails, `into` is as it was before; a panic of the type's `Serialize` leaves it
+/// as far as it had come.
 pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) -> Result<(), EncodeError> {
     let start = into.len();
     let mut tail = Tail { into, end: start.saturating_add(VALUE_BYTES_MAX), full: false };

@@ -32,7 +32,7 @@ use super::{
     key::Key,
     message::FromClient,
     outbound::Outbound,
-    stream::{Dial, DialError, DialErrorKind},
+    stream::{Dial, DialError},
 };
 use crate::{
     codec,
@@ -191,22 +191,6 @@ pub(crate) enum ConnectFault {
     TimedOut(Duration),
     #[error("the connection ended before the node had said welcome: {0}")]
     NotWelcomed(End),
-}
-
-impl ConnectFault {
-    /// Whether another attempt is bound to fail in the same way.
-    pub(super) fn is_permanent(&self) -> bool {
-        match self {
-            Self::Dial(error) => match error.kind {
-                DialErrorKind::Address | DialErrorKind::Exposed => true,
-                #[cfg(feature = "tls")]
-                DialErrorKind::Untrusted => true,
-                DialErrorKind::NobodyListens | DialErrorKind::Other => false,
-            },
-            Self::Hello(error) => error.is_permanent(),
-            Self::TimedOut(_) | Self::NotWelcomed(_) => false,
-        }
-    }
 }
 
 /// Sends a message of the control lane at once.

@@ -160,13 +160,6 @@ impl From<std::io::Error> for HelloError {
     }
 }
 
-impl HelloError {
-    /// Whether another attempt is bound to fail in the same way.
-    pub(super) fn is_permanent(&self) -> bool {
-        !matches!(self, Self::Io(_) | Self::Closed)
-    }
-}
-
 /// A refusal's text, fit to be shown: the peer may have sent anything.
 pub(super) fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

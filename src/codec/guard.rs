@@ -6,17 +6,13 @@
 //! a length alone: the format's own deserializer would take as much as the limit of a value allows, before it looks how
 //! many bytes there are.
 
-use std::{
-    cell::Cell,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::{cell::Cell, fmt};
 
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{DecodeError, decode_by};
+use super::{DecodeError, catching, decode_by};
 use crate::schema::TypeDescription;
 
 /// How deep a value of a recursive type may be nested.
@@ -33,7 +29,7 @@ const ROOM_MAX: usize = 64;
 pub(crate) type DecodePrefix<T> = fn(&[u8]) -> Result<(T, usize), DecodeError>;
 
 /// How values of `T` are decoded from bytes of which nothing is known; to be looked up once for many. A panic of the
-/// type's `Deserialize` is not caught; see [`catching`].
+/// type's `Deserialize` is not caught; see [`catching`](super::catching).
 pub(crate) fn untrusted<T: DeserializeOwned + 'static>() -> DecodePrefix<T> {
     let hazards = TypeDescription::of::<T>().hazards();
     if hazards.recursive || hazards.weightless { decode_guarded::<T> } else { decode_sparing::<T> }
@@ -46,20 +42,12 @@ pub(crate) fn decode_untrusted<T: DeserializeOwned + 'static>(bytes: &[u8]) -> R
 
 /// Decodes one value that takes up all of `bytes`; a panic of its `Deserialize` is an error.
 pub(crate) fn decode_whole<T>(decode: DecodePrefix<T>, bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, used) = catching(|| decode(bytes))?;
-    match bytes.len() - used {
-        0 => Ok(value),
-        count => Err(DecodeError::TrailingBytes { count }),
-    }
-}
-
-/// Runs `decode`; a panic is an error.
-pub(crate) fn catching<R>(decode: impl FnOnce() -> Result<R, DecodeError>) -> Result<R, DecodeError> {
-    // `Deserialize` is user code; what it leaves behind when it panics is dropped with the value.
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(DecodeError::Panicked { message })
+    catching(|| {
+        let (value, used) = decode(bytes)?;
+        match bytes.len() - used {
+            0 => Ok(value),
+            count => Err(DecodeError::TrailingBytes { count }),
+        }
     })
 }
 

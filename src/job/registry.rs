@@ -22,7 +22,7 @@ pub(crate) struct EncodedJob {
 impl EncodedJob {
     pub(super) fn of<J: Job>(job: &J) -> Result<Self, NotSendable> {
         let mut parameters = Vec::new();
-        let encoded = codec::encode_into(job, &mut parameters);
+        let encoded = codec::encode_caught(job, &mut parameters);
         let name = J::NAME.to_owned();
         if let Err(error) = encoded {
             return Err(NotSendable::Encode { job: name, message: error.to_string() });

@@ -10,8 +10,15 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{FoundInput, InputError, InputPort, InputResolver, NotTaken, RemoteInput, SendError, queue::Supply};
-use crate::{blocking::block_on, codec::encode_into, job::JobId, schema::TypeDescription};
+use super::{
+    FoundInput, InputError, InputPort, InputResolver, NotTaken, RemoteInput, SendError, queue::Supply, writer::in_batch,
+};
+use crate::{
+    blocking::block_on,
+    codec::{EncodeError, catching, encode_into},
+    job::JobId,
+    schema::TypeDescription,
+};
 
 /// Items that `send_all` takes from its iterator at once.
 const SEND_ALL_ITEMS: usize = 256;
@@ -75,7 +82,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
         let sender = match self.bound().await {
             Ok(Bound::Port(sender)) => sender,
             Ok(Bound::Remote(input)) => {
-                let sent = match self.encode([&item]) {
+                let sent = match self.encode(std::slice::from_ref(&item)) {
                     Ok(bytes) => input.send(1, bytes).await.map_err(|refused| refused.error),
                     Err(error) => Err(error),
                 };
@@ -161,13 +168,20 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
         }
     }
 
-    fn encode<'a>(&self, items: impl IntoIterator<Item = &'a T>) -> Result<Vec<u8>, InputError> {
-        let mut bytes = Vec::new();
-        for item in items {
-            encode_into(item, &mut bytes)
-                .map_err(|error| InputError::NotCarried { input: self.name.to_string(), message: error.to_string() })?;
-        }
-        Ok(bytes)
+    fn encode(&self, items: &[T]) -> Result<Vec<u8>, InputError> {
+        let mut at = 0;
+        let encoded = catching(|| {
+            let mut bytes = Vec::new();
+            for item in items {
+                at += 1;
+                encode_into(item, &mut bytes)?;
+            }
+            Ok::<_, EncodeError>(bytes)
+        });
+        encoded.map_err(|error| {
+            let message = in_batch(at, items.len() as u64, &error);
+            InputError::NotCarried { input: self.name.to_string(), message }
+        })
     }
 
     /// [`send`](Self::send) for threads without an executor.

@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{OutputError, store::Chunk};
-use crate::codec::{DecodeError, DecodePrefix, decode_prefix, untrusted};
+use crate::codec::{DecodeError, DecodePrefix, catching, decode_prefix, untrusted};
 
 /// Items for which room is made at once: their number comes from outside this type, and `()` takes no bytes.
 const RESERVE_MAX: usize = 1 << 16;
@@ -95,7 +95,7 @@ impl Items {
         decode: &impl DecodeItem<T>,
     ) -> Poll<Result<Option<T>, OutputError>> {
         match ready!(self.poll_current(cx, decode))? {
-            true => Poll::Ready(self.take_item(decode).map(Some)),
+            true => Poll::Ready(self.taking(|items| items.take_item(decode)).map(Some)),
             false => Poll::Ready(Ok(None)),
         }
     }
@@ -113,10 +113,13 @@ impl Items {
         if let Some(current) = &self.current {
             into.reserve(usize::try_from(current.chunk.items - current.items).unwrap_or(usize::MAX).min(RESERVE_MAX));
         }
-        while self.current.is_some() {
-            into.push(self.take_item(decode)?);
-        }
-        Poll::Ready(Ok(true))
+        let taken = self.taking(|items| {
+            while items.current.is_some() {
+                into.push(items.take_item(decode)?);
+            }
+            Ok(true)
+        });
+        Poll::Ready(taken)
     }
 
     /// Whether there is a chunk with items left.
@@ -136,22 +139,27 @@ impl Items {
                 }
                 // It was handed out before: the source repeats itself after a lost connection.
                 Some(current) if current.chunk.first + current.items < self.position => {
-                    self.take_item(decode)?;
+                    self.taking(|items| items.take_item(decode).map(drop))?;
                 }
                 Some(_) => return Poll::Ready(Ok(true)),
             }
         }
     }
 
+    /// Runs `take`, which takes items; an error or a panic of user code names the item that could not be taken.
+    fn taking<R>(&mut self, take: impl FnOnce(&mut Self) -> Result<R, DecodeError>) -> Result<R, OutputError> {
+        catching(|| take(self)).map_err(|error| OutputError::Decode {
+            output: self.output.clone(),
+            position: self.current.as_ref().map_or(self.position, |current| current.chunk.first + current.items) + 1,
+            message: error.to_string(),
+        })
+    }
+
     /// Takes one item of the present chunk, and the chunk away with its last one.
-    fn take_item<T>(&mut self, decode: &impl DecodeItem<T>) -> Result<T, OutputError> {
+    fn take_item<T>(&mut self, decode: &impl DecodeItem<T>) -> Result<T, DecodeError> {
         let current = self.current.as_mut().expect("only called when a chunk with items is present");
         let source = self.source.as_mut().expect("the source is there until the reader goes");
-        let item = current.next(decode).map_err(|error| OutputError::Decode {
-            output: self.output.clone(),
-            position: current.chunk.first + current.items + 1,
-            message: error.to_string(),
-        })?;
+        let item = current.next(decode)?;
         let next = current.chunk.first + current.items;
         self.position = self.position.max(next);
         if current.items == current.chunk.items {

@@ -13,7 +13,7 @@ use super::{
     InputError,
     queue::{AnyInput, InputPort},
 };
-use crate::codec::{DecodePrefix, catching, untrusted};
+use crate::codec::{DecodeError, DecodePrefix, catching, untrusted};
 
 /// An input that was looked up.
 pub(crate) enum FoundInput {
@@ -97,21 +97,23 @@ impl<T: DeserializeOwned + Send + 'static> EncodedWriter for PortWriter<T> {
             return Err(undecodable("more items are claimed than so few bytes can mean".to_owned()));
         }
         let decode = self.decode;
+        let mut at = 0;
         let decoded = catching(|| {
             let (mut rest, mut decoded) = (bytes, VecDeque::new());
             for index in 0..items {
+                at = index + 1;
                 let (item, used) = decode(rest)?;
                 rest = &rest[used..];
                 if first + index >= next {
                     decoded.push_back(item);
                 }
             }
-            Ok((decoded, rest))
+            match rest.len() {
+                0 => Ok(decoded),
+                count => Err(DecodeError::TrailingBytes { count }),
+            }
         });
-        let (decoded, rest) = decoded.map_err(|error| undecodable(error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(undecodable(format!("{} bytes follow the items", rest.len())));
-        }
+        let decoded = decoded.map_err(|error| undecodable(in_batch(at, items, &error)))?;
         self.offered.extend(decoded);
         Ok(())
     }
@@ -130,6 +132,11 @@ impl<T: DeserializeOwned + Send + 'static> EncodedWriter for PortWriter<T> {
     fn forget(self: Box<Self>) {
         self.port.forget_writer(self.writer);
     }
+}
+
+/// Says which item of a run it was, if there are several.
+pub(super) fn in_batch(at: u64, items: u64, error: &impl std::fmt::Display) -> String {
+    if items > 1 { format!("item {at} of {items} that were sent together: {error}") } else { error.to_string() }
 }
 
 /// Items without bytes in one run, beyond one for each byte.

@@ -1,10 +1,6 @@
 //! The way into a service for messages that came over a connection, encoded.
 
-use std::{
-    any::type_name,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use actix::{Handler, Message};
 
@@ -46,6 +42,9 @@ pub(crate) trait Receipt: Send {
 
 /// Told at most once how a call ended, on the thread where it did; not at all if it was withdrawn.
 pub(crate) trait Answer: Send {
+    /// How long an encoded reply may be.
+    fn bytes_max(&self) -> usize;
+    /// Of no more than [`bytes_max`](Self::bytes_max).
     fn reply(self: Box<Self>, bytes: Vec<u8>);
     fn fail(self: Box<Self>, error: CallError);
 }
@@ -154,15 +153,15 @@ fn conclude<M: ServiceMessage>(
     };
     let mut bytes = Vec::new();
     // A reply's `Serialize` and `Drop` are user code, and a panic in them must not take the service down.
-    let encoded = catch_unwind(AssertUnwindSafe(|| {
+    let encoded = codec::catching(|| {
         let encoded = codec::encode_into(&reply, &mut bytes);
         drop(reply);
         encoded
-    }));
+    });
     let why = match encoded {
-        Ok(Ok(())) => return answer.reply(bytes),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("the `Serialize` of `{}` panicked", type_name::<M::Result>()),
+        Ok(()) if bytes.len() <= answer.bytes_max() => return answer.reply(bytes),
+        Ok(()) => format!("it takes {} bytes, and may take {}", bytes.len(), answer.bytes_max()),
+        Err(error) => error.to_string(),
     };
     answer.fail(CallError::ReplyNotCarried { service: service.to_owned(), message: message.to_owned(), why });
 }

@@ -79,7 +79,7 @@ impl<S: Service> RemoteEnd<S> {
     /// The message's name and its encoding, which is appended to `into`.
     pub(super) fn encode<M: ServiceMessage>(&self, message: &M, into: &mut Vec<u8>) -> Result<(), CallError> {
         let name = self.name_of::<M>()?;
-        codec::encode_into(message, into).map_err(|error| CallError::NotCarried {
+        codec::encode_caught(message, into).map_err(|error| CallError::NotCarried {
             service: self.service.name().to_owned(),
             message: name.to_owned(),
             why: error.to_string(),

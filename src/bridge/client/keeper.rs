@@ -67,9 +67,8 @@ impl Keeper {
                     let gone =
                         matches!(&fault, ConnectFault::Dial(error) if error.kind == DialErrorKind::NobodyListens);
                     let trouble = Trouble { message: format!("{}: {fault}", self.dial.place()), gone };
-                    if fault.is_permanent() {
-                        self.shared.give_up(&trouble);
-                    }
+                    // Whatever it is, it may pass: what answers may be a load balancer without a node behind it, or a
+                    // node that is being replaced by another with this client's key or version.
                     trouble
                 }
                 Attempt::Closed => break,

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::codec::{decode_prefix, encode_into};
+use crate::codec::{DecodeError, catching, decode_prefix, encode_into};
 
 /// Encoded bytes that are written and read at once at most, but for one item that alone is larger.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
@@ -175,13 +175,17 @@ impl<T: Serialize + DeserializeOwned> Backlog<T> {
             }
         };
         self.weight -= weight;
-        let mut rest = &bytes[..];
-        for _ in 0..items {
-            let decoded = decode_prefix(rest);
-            let (item, used) = decoded.map_err(|error| format!("an item that waited cannot be decoded: {error}"))?;
-            self.front.push_back(item);
-            rest = &rest[used..];
-        }
+        let front = &mut self.front;
+        let decoded = catching(|| {
+            let mut rest = &bytes[..];
+            for _ in 0..items {
+                let (item, used) = decode_prefix(rest)?;
+                front.push_back(item);
+                rest = &rest[used..];
+            }
+            Ok::<_, DecodeError>(())
+        });
+        decoded.map_err(|error| format!("an item that waited cannot be decoded: {error}"))?;
         Ok(Next::Ready)
     }
 

@@ -2,12 +2,13 @@
 
 use actix::{Actor, Context, Handler, Message};
 use proscenium::{
-    CallError, Environment, Fate, InputError, JobRegistry, Limits, MessageTable, Service, ServiceRef, SubmitError,
+    CallError, Environment, FailureCause, Fate, InputError, JobRegistry, Limits, MessageTable, Output, OutputError,
+    Service, ServiceRef, SubmitError,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use super::{connect, node};
-use crate::support::{block_on, deadline, job, reached, read};
+use crate::support::{block_on, deadline, each_environment, each_environment_with, job, reached, read};
 
 /// A number that is not welcome everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +78,21 @@ job!(Spoilt { by: Moody }, |job, flow| {
     flow.from_channel::<Moody>("moods").map(|mood| mood.0).collect("numbers");
 });
 
+job!(Speaks { before: u64, bad: u64 }, |job, flow| {
+    let (before, bad) = (job.before, job.bad);
+    let mood = move |n| Moody(if n == before { bad } else { n + 10 });
+    flow.from_batch(0..before + 2).map(mood).collect("collected");
+    flow.from_batch(0..before + 2).map(mood).stream_out("streamed");
+});
+
+job!(WaitsEncoded {}, |job, flow| {
+    let partners = flow.from_channel::<u64>("partners");
+    let moods = flow.from_batch(0..=100_000u64).map(|n| Moody(if n == 90_000 { PANICS } else { n + 10 }));
+    moods.zip(partners).uid("pairs").map(|(mood, _)| mood.0).collect("out");
+});
+
 pub fn jobs() -> JobRegistry {
-    proscenium::jobs![Spoilt]
+    proscenium::jobs![Spoilt, Speaks, WaitsEncoded]
 }
 
 #[test]
@@ -90,6 +104,7 @@ fn parameters_that_are_not_read_refuse_the_job_and_leave_the_node_as_it_was() {
             (UNWRITABLE, "does not want to be written"),
             (UNREADABLE, "does not want to be read"),
             (PANICS, "planned: it cannot be read"),
+            (PANICS_IN_WRITING, "planned: it cannot be written"),
         ] {
             let error = deadline("the refusal", env.submit(Spoilt { by: Moody(by) })).await.unwrap_err();
             let SubmitError::Parameters { job, message } = &error else { panic!("{error:?}") };
@@ -114,6 +129,7 @@ fn a_message_or_reply_that_is_not_carried_is_an_error_of_that_call_only() {
             (UNWRITABLE, 0, Fate::Refused),
             (UNREADABLE, 0, Fate::Refused),
             (PANICS, 0, Fate::Refused),
+            (PANICS_IN_WRITING, 0, Fate::Refused),
             (0, UNWRITABLE, Fate::Unknown),
             (0, UNREADABLE, Fate::Unknown),
             (0, PANICS, Fate::Unknown),
@@ -123,6 +139,7 @@ fn a_message_or_reply_that_is_not_carried_is_an_error_of_that_call_only() {
             assert_eq!(error.fate(), fate, "{error}");
             let carried = matches!(error, CallError::NotCarried { .. } | CallError::ReplyNotCarried { .. });
             assert!(carried, "{error:?}");
+            assert!(error.to_string().contains("planned: ") || !error.to_string().contains("panicked"), "{error}");
             assert_eq!(deadline("the next call", call(0, 8)).await.unwrap(), Moody(8));
         }
         // What the node refuses of a told message is told to the next one.
@@ -146,18 +163,23 @@ fn an_item_that_is_not_carried_comes_back_and_later_ones_are_taken() {
         let job = env.submit(Spoilt { by: Moody(0) }).await.unwrap();
         let moods = job.input::<Moody>("moods");
         moods.send(Moody(10)).await.unwrap();
-        for bad in [UNWRITABLE, UNREADABLE, PANICS] {
+        for bad in [UNWRITABLE, UNREADABLE, PANICS, PANICS_IN_WRITING] {
             let error = deadline("the refusal", moods.send(Moody(bad))).await.unwrap_err();
             assert!(matches!(error.error(), InputError::NotCarried { .. }), "{error:?}");
             assert_eq!(error.into_item(), Moody(bad));
             deadline("the next item", moods.send(Moody(10 + bad))).await.unwrap();
+        }
+        for bad in [PANICS, PANICS_IN_WRITING] {
+            let error = moods.send_all([20, bad, 21].map(Moody)).await.unwrap_err();
+            let text = error.error().to_string();
+            assert!(text.contains("item 2 of 3") && text.contains("panicked: planned: it cannot be"), "{text}");
         }
         let error = moods.send_all([20, UNREADABLE, 21].map(Moody)).await.unwrap_err();
         assert_eq!(error.into_item(), [20, UNREADABLE, 21].map(Moody), "a run is taken as a whole or not at all");
         deadline("the last item", moods.send(Moody(22))).await.unwrap();
         moods.finish().await.unwrap();
         reached(&job, proscenium::JobState::Idle).await;
-        assert_eq!(read::<u64>(&job, "numbers").await, [10, 11, 12, 13, 22]);
+        assert_eq!(read::<u64>(&job, "numbers").await, [10, 11, 12, 13, 14, 22]);
         job.stop().await.unwrap();
         env.close().await;
     });
@@ -166,7 +188,7 @@ fn an_item_that_is_not_carried_comes_back_and_later_ones_are_taken() {
 
 #[test]
 fn types_that_differ_by_their_moods_only_run_in_every_environment() {
-    crate::support::each_environment(async |env| {
+    each_environment(async |env| {
         let job = idle_after_finish(env).await;
         assert_eq!(read::<u64>(&job, "numbers").await, [5]);
         job.stop().await.unwrap();
@@ -181,4 +203,72 @@ async fn idle_after_finish(env: &dyn Environment) -> proscenium::JobHandle {
     moods.finish().await.unwrap();
     reached(&job, proscenium::JobState::Idle).await;
     job
+}
+
+/// What a reader of an output is told of the item at `position` that panics when it is read.
+fn unreadable(output: &str, position: u64) -> OutputError {
+    let message = "the type's `Deserialize` panicked: planned: it cannot be read".to_owned();
+    OutputError::Decode { output: output.to_owned(), position, message }
+}
+
+#[test]
+fn an_item_of_an_output_whose_reading_panics_is_an_error_of_that_item_however_it_is_read() {
+    // With so little memory the second output is read back from disk.
+    let limits = Limits { output_memory_bytes: 1000, ..Limits::default() };
+    for before in [1, 200_000] {
+        each_environment_with(&limits, async |env| {
+            let job = env.submit(Speaks { before, bad: PANICS }).parallelism(1).autostop(true);
+            let job = deadline("submit", job).await.unwrap();
+            let mut streamed: Output<Moody> = job.output("streamed");
+            for n in 0..before {
+                assert_eq!(deadline("an item", streamed.next()).await, Ok(Some(Moody(n + 10))));
+            }
+            for _ in 0..2 {
+                let error = deadline("the error", streamed.next()).await.unwrap_err();
+                assert_eq!(error, unreadable("streamed", before + 1));
+            }
+            // What cannot be read stays: the job ends when everything was taken, here by one who reads numbers.
+            drop(streamed);
+            let rest = read::<u64>(&job, "streamed").await;
+            assert_eq!(rest, [PANICS, before + 11]);
+
+            let whole = deadline("the whole", job.output::<Moody>("collected")).await;
+            assert_eq!(whole.unwrap_err(), unreadable("collected", before + 1));
+            let mut one_by_one: Output<Moody> = job.output("collected");
+            for n in 0..before {
+                assert_eq!(deadline("an item", one_by_one.next()).await, Ok(Some(Moody(n + 10))));
+            }
+            assert_eq!(one_by_one.next().await.unwrap_err(), unreadable("collected", before + 1));
+            assert!(crate::support::ended(&job).await.is_completed(), "the job itself has done all it should");
+        });
+    }
+}
+
+#[test]
+fn an_item_of_an_output_whose_writing_panics_fails_the_job_and_is_named() {
+    each_environment(async |env| {
+        let job = env.submit(Speaks { before: 5, bad: PANICS_IN_WRITING }).parallelism(1).autostop(true);
+        let job = deadline("submit", job).await.unwrap();
+        let outcome = crate::support::ended(&job).await;
+        let Some(FailureCause::OperatorPanicked { position, message, .. }) = outcome.failure() else {
+            panic!("{outcome}")
+        };
+        assert_eq!((*position, &**message), (6, "planned: it cannot be written"));
+    });
+}
+
+#[test]
+fn an_item_that_waits_encoded_for_its_partner_and_panics_fails_the_job_by_a_typed_error() {
+    each_environment(async |env| {
+        let job = deadline("submit", env.submit(WaitsEncoded {}).parallelism(1).autostop(true)).await.unwrap();
+        let partners = job.input::<u64>("partners");
+        // Refused as soon as the job has failed.
+        let sent = deadline("the partners", partners.send_all(0..100_000)).await;
+        assert!(sent.is_err(), "the job took more than it could pair");
+        let outcome = crate::support::ended(&job).await;
+        let Some(FailureCause::Operator { operator, message, .. }) = outcome.failure() else { panic!("{outcome}") };
+        assert_eq!(operator, "pairs");
+        assert!(message.contains("an item that waited cannot be decoded"), "{message}");
+        assert!(message.contains("`Deserialize` panicked: planned: it cannot be read"), "{message}");
+    });
 }
