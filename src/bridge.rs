@@ -31,7 +31,7 @@ pub(crate) use self::{
     connection::Heartbeat,
     frame::PARAMETERS_BYTES_MAX,
     hello::HelloError,
-    server::{Server, ServerConfig},
+    server::{IoThreads, Server, ServerConfig},
     stream::{Dial, DialError, DialErrorKind, Dialled},
     tcp::{TcpDial, is_loopback, listen, resolve},
 };

@@ -73,7 +73,8 @@ pub struct Node {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// Its sender is dropped once the node has ended.
     closed: watch::Receiver<()>,
-    thread_name: String,
+    /// The names of all its threads begin so.
+    thread_names: String,
     /// Whether it was told to listen for signals.
     listens: Mutex<bool>,
 }
@@ -137,7 +138,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.stop(NodeStop::Cancel);
         // One of its own threads that waited for it would wait for itself.
-        if thread::current().name() != Some(&*self.thread_name) {
+        if !thread::current().name().is_some_and(|name| name.starts_with(&self.thread_names)) {
             join(&self.thread);
         }
     }

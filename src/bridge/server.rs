@@ -1,29 +1,35 @@
 //! The node's end of the bridge: who is connected, and what is done for them.
 //!
-//! Everything in here lives on the node's bridge thread. What a client asks is passed on to the JobManager over the same
-//! link that a local environment uses; messages to services, and items, go straight to the gates and ports of the job.
+//! Each connection lives on one of the node's I/O threads (`threads`), from its first byte to its last; who is connected
+//! is known to all of them. What a client asks is passed on to the JobManager over the same link that a local environment
+//! uses; messages to services, and items, go straight to the gates and ports of the job.
 
 mod input;
 mod output;
 mod service;
 mod session;
+mod threads;
 
 use std::{
-    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
-    rc::Rc,
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use futures::future::{BoxFuture, Either, select};
+use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc, watch},
-    task::{AbortHandle, spawn_local},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 
-use self::session::Session;
+pub(crate) use self::threads::IoThreads;
+use self::{session::Session, threads::Desks};
 use super::{
     connection::{Heartbeat, say_goodbye},
     handshake,
@@ -67,31 +73,32 @@ pub(crate) struct Server {
     host: Arc<dyn Host>,
     /// Where orders to stop the node go.
     stops: mpsc::UnboundedSender<NodeStop>,
-    state: RefCell<State>,
-    questions: Rc<Questions>,
+    desks: Desks,
+    /// Held for a few lines only, and never while anything is waited for.
+    state: Mutex<State>,
+    questions: Arc<Questions>,
 }
 
 /// How many questions of clients wait for an answer.
 #[derive(Default)]
 struct Questions {
-    open: Cell<usize>,
+    open: AtomicUsize,
     answered: Notify,
 }
 
 /// One of them, until its answer is with the connection, or nobody waits for it any more.
-struct Question(Rc<Questions>);
+struct Question(Arc<Questions>);
 
 impl Question {
-    fn new(questions: &Rc<Questions>) -> Self {
-        questions.open.set(questions.open.get() + 1);
-        Self(Rc::clone(questions))
+    fn new(questions: &Arc<Questions>) -> Self {
+        questions.open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(questions))
     }
 }
 
 impl Drop for Question {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0 {
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.answered.notify_waiters();
         }
     }
@@ -100,8 +107,9 @@ impl Drop for Question {
 #[derive(Default)]
 struct State {
     /// By the client's number. A client has one connection; a newer one takes over.
-    sessions: HashMap<u128, Rc<SessionEntry>>,
-    strangers: VecDeque<(u64, AbortHandle)>,
+    sessions: HashMap<u128, Arc<SessionEntry>>,
+    /// A stranger whose sender is dropped is not listened to any more.
+    strangers: VecDeque<(u64, oneshot::Sender<()>)>,
     strangers_ever: u64,
     submits: HashMap<JobId, u128>,
     submits_in_order: VecDeque<JobId>,
@@ -119,37 +127,63 @@ struct SessionEntry {
 }
 
 impl Server {
-    pub(crate) fn new(config: ServerConfig, host: Arc<dyn Host>, stops: mpsc::UnboundedSender<NodeStop>) -> Rc<Self> {
-        Rc::new(Self { config, host, stops, state: RefCell::default(), questions: Rc::default() })
+    pub(crate) fn new(
+        config: ServerConfig,
+        host: Arc<dyn Host>,
+        stops: mpsc::UnboundedSender<NodeStop>,
+        threads: &IoThreads,
+    ) -> Arc<Self> {
+        let desks = threads.desks();
+        Arc::new(Self { config, host, stops, desks, state: Mutex::default(), questions: Arc::default() })
     }
 
-    /// Takes up a stream, once it has arrived; the peer has proven nothing yet.
-    pub(crate) fn welcome(self: &Rc<Self>, arrival: impl Future<Output = io::Result<Dialled>> + 'static) {
-        let mut state = self.state.borrow_mut();
-        if state.closed {
-            return;
-        }
-        if state.strangers.len() >= STRANGERS_MAX
-            && let Some((_, longest)) = state.strangers.pop_front()
-        {
-            longest.abort();
-        }
-        let number = state.strangers_ever;
-        state.strangers_ever += 1;
-        let server = Rc::clone(self);
-        let task = spawn_local(async move { server.meet(number, arrival).await });
-        state.strangers.push_back((number, task.abort_handle()));
+    /// Takes up a stream, once it has arrived; the peer has proven nothing yet. `arrival` is awaited on an I/O thread.
+    pub(crate) fn welcome(self: &Arc<Self>, arrival: BoxFuture<'static, io::Result<Dialled>>) {
+        let (stays, dismissed) = oneshot::channel();
+        let number = {
+            let mut state = self.state.lock();
+            if state.closed {
+                return;
+            }
+            if state.strangers.len() >= STRANGERS_MAX {
+                state.strangers.pop_front();
+            }
+            let number = state.strangers_ever;
+            state.strangers_ever += 1;
+            state.strangers.push_back((number, stays));
+            number
+        };
+        let server = Arc::clone(self);
+        self.desks.seat().run(move || server.serve(number, arrival, dismissed));
     }
 
-    async fn meet(self: Rc<Self>, number: u64, arrival: impl Future<Output = io::Result<Dialled>>) {
+    /// Serves one connection from its first byte to its last.
+    async fn serve(
+        self: Arc<Self>,
+        number: u64,
+        arrival: BoxFuture<'static, io::Result<Dialled>>,
+        dismissed: oneshot::Receiver<()>,
+    ) {
+        let met = match select(pin!(self.meet(arrival)), dismissed).await {
+            Either::Left((met, _)) => met,
+            Either::Right(_) => return,
+        };
+        self.state.lock().strangers.retain(|(other, _)| *other != number);
+        if let Some((client, stream)) = met {
+            self.talk(client, stream).await;
+        }
+    }
+
+    /// Makes sure of a peer. None if it has not proven that it has the key.
+    async fn meet(&self, arrival: BoxFuture<'static, io::Result<Dialled>>) -> Option<(u128, Box<dyn Stream>)> {
         let hello = async {
             let Dialled { mut stream, binding } = arrival.await.map_err(|error| (HelloError::from(error), None))?;
             match handshake::accept(&mut stream, &self.config.key, self.config.incarnation, &binding).await {
-                Ok(peer) => Ok((peer, stream)),
+                Ok(peer) => Ok((peer.who, stream)),
                 Err(error) => Err((error, Some(stream))),
             }
         };
-        let met = match timeout(self.config.hello_limit, hello).await {
+        match timeout(self.config.hello_limit, hello).await {
             Ok(Ok(met)) => Some(met),
             Ok(Err((error, stream))) => {
                 tracing::debug!(%error, "a peer was refused");
@@ -163,15 +197,11 @@ impl Server {
                 tracing::debug!("a peer took too long to prove itself");
                 None
             }
-        };
-        self.state.borrow_mut().strangers.retain(|(other, _)| *other != number);
-        let Some((peer, stream)) = met else { return };
-        // As a task of its own, because the stranger's may be aborted.
-        spawn_local(async move { self.talk(peer.who, stream).await });
+        }
     }
 
-    async fn talk(self: Rc<Self>, client: u128, stream: Box<dyn Stream>) {
-        let before = self.state.borrow().sessions.get(&client).cloned();
+    async fn talk(self: Arc<Self>, client: u128, stream: Box<dyn Stream>) {
+        let before = self.state.lock().sessions.get(&client).cloned();
         if let Some(before) = before {
             // Its connection may look alive for a while yet. Nothing of it may work on beside the new one.
             before.dismissed.notify_one();
@@ -181,9 +211,9 @@ impl Server {
         let (reader, writer) = stream.halves();
         let outbound = Outbound::new(writer);
         let (running, over) = watch::channel(());
-        let entry = Rc::new(SessionEntry { outbound: Arc::clone(&outbound), dismissed: Notify::new(), over });
+        let entry = Arc::new(SessionEntry { outbound: Arc::clone(&outbound), dismissed: Notify::new(), over });
         {
-            let mut state = self.state.borrow_mut();
+            let mut state = self.state.lock();
             if state.closed || state.sessions.len() >= self.config.connections_max {
                 tracing::warn!(connections = state.sessions.len(), "a client was turned away");
                 return;
@@ -192,27 +222,27 @@ impl Server {
                 // Another connection of this client was faster while this one waited.
                 return;
             }
-            state.sessions.insert(client, Rc::clone(&entry));
+            state.sessions.insert(client, Arc::clone(&entry));
         }
-        let session = Session::new(Rc::clone(&self), outbound);
+        let session = Session::new(Arc::clone(&self), outbound);
         let end = session.run(reader, &entry.dismissed).await;
         tracing::debug!(client = format_args!("{client:032x}"), end, "a connection ended");
-        self.state.borrow_mut().sessions.remove(&client);
+        self.state.lock().sessions.remove(&client);
         drop(running);
     }
 
     /// Accepts no job from now on.
     pub(crate) fn refuse_jobs(&self) {
-        self.state.borrow_mut().draining = true;
+        self.state.lock().draining = true;
     }
 
     fn accepts_jobs(&self) -> bool {
-        !self.state.borrow().draining
+        !self.state.lock().draining
     }
 
     /// Whether the job may have been submitted with these parameters: not, if it was with others.
     fn remembers(&self, id: JobId, digest: u128) -> bool {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state.lock();
         if let Some(known) = state.submits.get(&id) {
             return *known == digest;
         }
@@ -231,7 +261,7 @@ impl Server {
         let answered = async {
             loop {
                 let notified = self.questions.answered.notified();
-                if self.questions.open.get() == 0 {
+                if self.questions.open.load(Ordering::SeqCst) == 0 {
                     return;
                 }
                 notified.await;
@@ -243,10 +273,10 @@ impl Server {
     /// Tells every client that the node ends, once its questions have been answered, and waits until they are gone, but not for long.
     pub(crate) async fn close(&self) {
         self.answer_all().await;
-        let sessions: Vec<Rc<SessionEntry>> = {
-            let mut state = self.state.borrow_mut();
+        let sessions: Vec<Arc<SessionEntry>> = {
+            let mut state = self.state.lock();
             state.closed = true;
-            state.strangers.drain(..).for_each(|(_, stranger)| stranger.abort());
+            state.strangers.clear();
             state.sessions.values().cloned().collect()
         };
         for session in &sessions {

@@ -115,6 +115,9 @@ pub(super) struct Start {
     /// Threads that run services [default: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub service_threads: Option<u16>,
+    /// Threads that serve clients' connections [default: half the cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub io_threads: Option<u16>,
     /// Clients that may be connected at the same time [default: 4096].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_max: Option<u32>,

@@ -70,6 +70,7 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
         data_folder: absolute(Some(folder))?,
         task_threads: flags.task_threads.or(file.task_threads),
         service_threads: flags.service_threads.or(file.service_threads),
+        io_threads: flags.io_threads.or(file.io_threads),
         connections_max: flags.connections_max.or(file.connections_max),
         limit,
         tls_certificate: absolute(certificate)?,
@@ -123,6 +124,9 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     }
     if let Some(threads) = start.service_threads {
         node = node.service_threads(threads.into());
+    }
+    if let Some(threads) = start.io_threads {
+        node = node.io_threads(threads.into());
     }
     if let Some(connections) = start.connections_max {
         node = node.connections_max(usize::try_from(connections).unwrap_or(usize::MAX));

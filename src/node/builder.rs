@@ -46,6 +46,7 @@ pub struct NodeBuilder {
     heartbeat: Heartbeat,
     hello_limit: Duration,
     connections_max: usize,
+    io_threads: usize,
     insecure_plaintext: bool,
     encryption: Encryption,
     #[cfg(feature = "store")]
@@ -70,6 +71,7 @@ impl NodeBuilder {
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
             hello_limit: Duration::from_secs(5),
             connections_max: 4096,
+            io_threads: (cores() / 2).max(1),
             insecure_plaintext: false,
             encryption: Encryption::default(),
             #[cfg(feature = "store")]
@@ -156,6 +158,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Threads that serve connections: each client is on one of them, the one with the fewest when it comes. Default: half
+    /// the cores, and at least 1.
+    pub fn io_threads(mut self, threads: usize) -> Self {
+        self.io_threads = threads.max(1);
+        self
+    }
+
     /// Whether to listen for other machines without encryption. What is sent can then be read by whoever is on the way;
     /// the key cannot. Default: no, and such an address is refused.
     pub fn insecure_plaintext(mut self, insecure: bool) -> Self {
@@ -226,18 +235,20 @@ impl NodeBuilder {
         let (commands, orders) = mpsc::unbounded_channel();
         let (opened, is_open) = std_mpsc::sync_channel(1);
         let (closed, closed_rx) = watch::channel(());
+        let thread_names = next_names();
         let setup = Setup {
             environment,
             server,
+            io_threads: self.io_threads,
+            thread_names: thread_names.clone(),
             address: self.address,
             beyond_loopback: self.insecure_plaintext || self.encryption.is_there(),
             encryption: self.encryption,
             orders,
             stops: commands.clone(),
         };
-        let thread_name = next_thread_name();
         let thread = thread::Builder::new()
-            .name(thread_name.clone())
+            .name(format!("{thread_names}node"))
             .spawn(move || serving::run(setup, &opened, closed))
             .map_err(NodeError::Thread)?;
         let address = match is_open.recv() {
@@ -245,14 +256,18 @@ impl NodeBuilder {
             Err(_) => return Err(NodeError::Thread(io::Error::other("the node's thread broke off"))),
         };
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Node { commands, address, key, thread, closed: closed_rx, thread_name, listens: Mutex::new(false) })
+        Ok(Node { commands, address, key, thread, closed: closed_rx, thread_names, listens: Mutex::new(false) })
     }
 }
 
-/// Unique within the process, so that the thread can be recognised by its name.
-fn next_thread_name() -> String {
+/// How the names of a node's threads begin: unique within the process, so that they can be recognised.
+fn next_names() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    format!("proscenium-n{}-node", NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("proscenium-n{}-", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 impl fmt::Debug for NodeBuilder {

@@ -1,6 +1,13 @@
-//! The thread of a node: accepts connections until it is told to stop, and then ends what there is.
+//! The thread of a node: accepts connections, which its I/O threads serve, until it is told to stop, and then ends what
+//! there is.
 
-use std::{future::ready, io, net::SocketAddr, rc::Rc, sync::mpsc::SyncSender, time::Duration};
+use std::{
+    future::ready,
+    io,
+    net::{SocketAddr, TcpStream as StdTcpStream},
+    sync::{Arc, mpsc::SyncSender},
+    time::Duration,
+};
 
 use futures::future::{BoxFuture, Either, join_all, select};
 use tokio::{
@@ -15,7 +22,7 @@ use super::NodeError;
 #[cfg(feature = "tls")]
 use crate::bridge::TlsIdentity;
 use crate::{
-    bridge::{Dial, DialError, DialErrorKind, Dialled, Server, ServerConfig, is_loopback, listen, resolve},
+    bridge::{Dial, DialError, DialErrorKind, Dialled, IoThreads, Server, ServerConfig, is_loopback, listen, resolve},
     environment::{Environment, LocalEnvironment},
     job::JobHandle,
     link::NodeStop,
@@ -43,6 +50,9 @@ pub(super) struct Setup {
     pub encryption: Encryption,
     /// Whether others than this machine may be listened for.
     pub beyond_loopback: bool,
+    pub io_threads: usize,
+    /// How the names of its threads begin.
+    pub thread_names: String,
     pub orders: mpsc::UnboundedReceiver<Command>,
     /// Where clients' and signals' orders to stop go.
     pub stops: mpsc::UnboundedSender<Command>,
@@ -81,14 +91,23 @@ pub(super) fn run(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, N
             return;
         }
     };
-    LocalSet::new().block_on(&runtime, serve(setup, opened));
+    let threads = match IoThreads::start(setup.io_threads, &format!("{}io", setup.thread_names)) {
+        Ok(threads) => threads,
+        Err(error) => {
+            LocalSet::new().block_on(&runtime, setup.environment.close());
+            let _ = opened.send(Err(NodeError::Thread(error)));
+            return;
+        }
+    };
+    LocalSet::new().block_on(&runtime, serve(setup, &threads, opened));
+    threads.end();
     // Without waiting: what a lookup of names still does is of no interest to anybody.
     runtime.shutdown_background();
     drop(closed);
 }
 
-async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>) {
-    let Setup { environment, server, address, encryption, beyond_loopback, mut orders, stops } = setup;
+async fn serve(setup: Setup, threads: &IoThreads, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>) {
+    let Setup { environment, server, address, encryption, beyond_loopback, mut orders, stops, .. } = setup;
     let listener = match open_listener(address, beyond_loopback).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -99,9 +118,9 @@ async fn serve(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, Node
     };
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (client_stops, mut asked) = mpsc::unbounded_channel();
-    let server = Server::new(server, environment.host(), client_stops);
+    let server = Server::new(server, environment.host(), client_stops, threads);
     let accepting =
-        listener.map(|listener| spawn_local(accept(Rc::clone(&server), listener, encryption)).abort_handle());
+        listener.map(|listener| spawn_local(accept(Arc::clone(&server), listener, encryption)).abort_handle());
     let forwarded = stops.clone();
     spawn_local(async move {
         while let Some(how) = asked.recv().await {
@@ -150,25 +169,28 @@ impl Encryption {
         false
     }
 
-    fn arrival(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Dialled>> {
+    /// Belongs to the runtime on which it is awaited.
+    fn arrival(&self, stream: StdTcpStream) -> BoxFuture<'static, io::Result<Dialled>> {
         #[cfg(feature = "tls")]
-        if let Some(identity) = &self.identity {
-            return identity.accept(stream);
+        if let Some(identity) = self.identity.clone() {
+            return Box::pin(async move { identity.accept(TcpStream::from_std(stream)?).await });
         }
-        Box::pin(ready(Ok(Dialled { stream: Box::new(stream), binding: Vec::new() })))
+        Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), binding: Vec::new() }) })
     }
 }
 
-fn in_process(stream: DuplexStream) -> impl Future<Output = io::Result<Dialled>> {
-    ready(Ok(Dialled { stream: Box::new(stream), binding: Vec::new() }))
+fn in_process(stream: DuplexStream) -> BoxFuture<'static, io::Result<Dialled>> {
+    Box::pin(ready(Ok(Dialled { stream: Box::new(stream), binding: Vec::new() })))
 }
 
-async fn accept(server: Rc<Server>, listener: TcpListener, encryption: Encryption) {
+async fn accept(server: Arc<Server>, listener: TcpListener, encryption: Encryption) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Frames are gathered before they are written; to wait for more would only delay them.
-                if stream.set_nodelay(true).is_ok() {
+                if stream.set_nodelay(true).is_ok()
+                    && let Ok(stream) = stream.into_std()
+                {
                     server.welcome(encryption.arrival(stream));
                 }
             }
@@ -183,7 +205,7 @@ async fn accept(server: Rc<Server>, listener: TcpListener, encryption: Encryptio
 
 /// Follows orders until one is to stop.
 async fn until_stopped(
-    server: &Rc<Server>,
+    server: &Arc<Server>,
     orders: &mut mpsc::UnboundedReceiver<Command>,
     stops: &mpsc::UnboundedSender<Command>,
 ) -> NodeStop {
@@ -202,7 +224,7 @@ async fn until_stopped(
 /// took no connection would pass for one that is gone, and its jobs for lost.
 async fn end_jobs(
     environment: &LocalEnvironment,
-    server: &Rc<Server>,
+    server: &Arc<Server>,
     mut how: NodeStop,
     orders: &mut mpsc::UnboundedReceiver<Command>,
     stops: &mpsc::UnboundedSender<Command>,

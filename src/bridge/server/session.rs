@@ -45,7 +45,7 @@ const BACKLOG_MAX: usize = 4 << 20;
 const TASKS_MAX: usize = REQUESTS_MAX + 3 * STREAMS_MAX;
 
 pub(super) struct Session {
-    pub(super) server: Rc<Server>,
+    pub(super) server: Arc<Server>,
     pub(super) outbound: Arc<Outbound>,
     streams: Rc<RefCell<Streams>>,
     /// Everything that is done for this client and takes its time. Nothing of it outlives the session.
@@ -84,7 +84,7 @@ struct Route {
 }
 
 impl Session {
-    pub(super) fn new(server: Rc<Server>, outbound: Arc<Outbound>) -> Self {
+    pub(super) fn new(server: Arc<Server>, outbound: Arc<Outbound>) -> Self {
         let calls = Arc::new(Calls::default());
         Self { server, outbound, streams: Rc::default(), tasks: JoinSet::new(), calls, touched: Vec::new() }
     }
@@ -111,7 +111,7 @@ impl Session {
     }
 
     fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
-        let (answer, server) = (self.server.host.ask(request), Rc::clone(&self.server));
+        let (answer, server) = (self.server.host.ask(request), Arc::clone(&self.server));
         async move {
             let mut answer = answer.await;
             if let Ok(Reply::Health(health)) = &mut answer {
@@ -245,7 +245,7 @@ impl Session {
     }
 
     fn submit(&mut self, id: u64, job: JobId, options: JobOptions, encoded: EncodedJob) -> Result<(), Violation> {
-        let server = Rc::clone(&self.server);
+        let server = Arc::clone(&self.server);
         self.answer(id, async move {
             if !server.accepts_jobs() {
                 return Err(Refusal::EnvironmentClosed);
