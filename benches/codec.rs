@@ -84,7 +84,7 @@ where
             Ok(())
         });
         let job = env.submit(job).autostop(true).blocking().expect("accepted");
-        job.blocking().wait().expect("it ends");
+        job.blocking().wait().expect("it ends").into_result().expect("it completes");
         job
     };
     group.bench_function(format!("write_{name}/by_hand"), |b| b.iter(|| black_box(by_hand())));

@@ -33,11 +33,10 @@ use crate::{
 /// that is not async.
 ///
 /// ```
-/// use proscenium::{Environment, LocalEnvironment, job_fn};
+/// use proscenium::{Drained, Environment, LocalEnvironment, job_fn};
 ///
 /// let env: Box<dyn Environment> = Box::new(LocalEnvironment::new("doc"));
-/// let outcome = env.run(job_fn("nothing", |_| Ok(()))).blocking()?;
-/// assert!(outcome.is_completed());
+/// assert_eq!(env.run(job_fn("nothing", |_| Ok(()))).blocking()?, Drained::Completed);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Environment: sealed::Linked + Send + Sync {

@@ -19,7 +19,7 @@ pub(crate) use self::id::{Attempt, Incarnation, ServiceId};
 pub use self::id::{JobId, ParseJobIdError, TaskId};
 pub(crate) use self::options::JobOptions;
 pub use self::options::{ErrorPolicy, Limits};
-pub use self::outcome::{CancelReason, FailureCause, Outcome, Warning};
+pub use self::outcome::{CancelReason, Drained, FailureCause, JobError, Outcome, Warning};
 pub use self::registry::JobRegistry;
 pub(crate) use self::registry::{EncodedJob, JobRefusal, NotSendable};
 pub use self::status::{

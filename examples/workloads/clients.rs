@@ -76,7 +76,7 @@ pub(crate) fn clients(size: Option<u64>, place: &Place) -> Result<(), Box<dyn Er
         println!(", in brackets beside the first");
     }
     job.blocking().stop()?;
-    job.blocking().wait()?;
+    job.blocking().wait()?.into_result()?;
     Ok(())
 }
 

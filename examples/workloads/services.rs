@@ -166,7 +166,7 @@ pub(crate) fn with_counter(
     let job = env.submit(Counting).blocking()?;
     body(job.service("counter"))?;
     job.blocking().stop()?;
-    job.blocking().wait()?;
+    job.blocking().wait()?.into_result()?;
     Ok(())
 }
 
@@ -223,7 +223,7 @@ pub(crate) fn ask_inside(calls: u64, place: &Place) -> Result<(), Box<dyn Error>
 
 pub(crate) fn idle(services: u64, place: &Place) -> Result<(), Box<dyn Error>> {
     let env = place.open()?;
-    env.submit(TenItems).autostop(true).blocking()?.blocking().wait()?;
+    env.submit(TenItems).autostop(true).blocking()?.blocking().wait()?.into_result()?;
     let (before, _) = footprint()?;
     let job = env.submit(Idling { services }).blocking()?;
     // Services start one after the other; the last one answers once all of them have.
@@ -239,7 +239,7 @@ pub(crate) fn idle(services: u64, place: &Place) -> Result<(), Box<dyn Error>> {
         used as f64 / 1e6
     );
     job.blocking().cancel()?;
-    job.blocking().wait()?;
+    job.blocking().wait()?.into_result()?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::{
     blocking::block_on,
     environment::submit::{Submit, SubmitError},
-    job::{ErrorPolicy, JobHandle, Outcome, QueryError},
+    job::{Drained, ErrorPolicy, JobError, JobHandle, Outcome, QueryError},
 };
 
 /// The exit code of a process that was told to end by Ctrl+C.
@@ -17,7 +17,7 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// A job about to be run to its end: set what differs from the defaults, then await it.
 ///
 /// Made by [`LocalEnvironment::run`](crate::LocalEnvironment::run). Awaiting it submits the job with autostop, waits for
-/// its end and yields its [`Outcome`].
+/// its end and yields [`Drained`] if it completed or was stopped; any other outcome is an error.
 ///
 /// While it is awaited, Ctrl+C (SIGINT) belongs to the job: the first stops it (its sources end, what was emitted is
 /// processed), the second cancels it, the third prints the job's id and exits the process with code 130. Nothing else in this
@@ -26,7 +26,7 @@ const EXIT_INTERRUPTED: i32 = 130;
 ///
 /// # Errors
 ///
-/// Awaiting it fails with [`RunError`]. A job that failed is no error but an [`Outcome`].
+/// Awaiting it fails with [`RunError`]; with [`RunError::Job`] if the job failed, was cancelled or is lost.
 ///
 /// # Cancel safety
 ///
@@ -72,17 +72,13 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// [`RunError`] if there is no job, or its outcome cannot be known.
-    pub fn blocking(self) -> Result<Outcome, RunError> {
+    /// [`RunError`] if there is no job, if its outcome cannot be known, or if it failed, was cancelled or is lost.
+    pub fn blocking(self) -> Result<Drained, RunError> {
         block_on(self.into_future())
     }
-}
 
-impl IntoFuture for Run {
-    type Output = Result<Outcome, RunError>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
+    /// Runs the job to its end, however it ends.
+    pub(crate) fn to_its_end(self) -> BoxFuture<'static, Result<Outcome, RunError>> {
         Box::pin(async move {
             let link = self.submit.link();
             let mut interrupts = Interrupts { signals: link.interrupts().await, seen: 0, obeyed: 0 };
@@ -100,6 +96,16 @@ impl IntoFuture for Run {
                 }
             }
         })
+    }
+}
+
+impl IntoFuture for Run {
+    type Output = Result<Drained, RunError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let end = self.to_its_end();
+        Box::pin(async move { Ok(end.await?.into_result()?) })
     }
 }
 
@@ -159,7 +165,7 @@ fn exit(job: Option<&JobHandle>) -> ! {
     std::process::exit(EXIT_INTERRUPTED)
 }
 
-/// Why a job was not run to its end, or its end is not known.
+/// Why a job did not run to its end, or its end is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -169,4 +175,7 @@ pub enum RunError {
     /// It was accepted, but its outcome could not be learnt.
     #[error("the job's outcome could not be learnt")]
     Wait(#[from] QueryError),
+    /// It ended, but as none that processed everything its sources emitted.
+    #[error(transparent)]
+    Job(#[from] JobError),
 }

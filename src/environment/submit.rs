@@ -36,8 +36,10 @@ impl Submit {
         Self { link, payload, options: JobOptions::default() }
     }
 
-    /// Whether the job ends by itself, its services too, once its tasks have finished. Default: no, it is then
-    /// [`Idle`](crate::JobState::Idle) and its services stay callable until `stop`.
+    /// Whether the job's services end by themselves once its tasks have finished. Default: no, the job is then
+    /// [`Idle`](crate::JobState::Idle), and its services, pipelines among them, stay callable until `stop`.
+    ///
+    /// A job that registers no service ends with its tasks, whatever is said here, since nothing of it could be called.
     pub fn autostop(mut self, autostop: bool) -> Self {
         self.options.autostop = autostop;
         self
@@ -56,7 +58,8 @@ impl Submit {
         self
     }
 
-    /// How long the job may run; then it is cancelled with the reason *deadline*. Default: without limit.
+    /// How long the job may run; then it is cancelled with the reason *deadline*. If it is idle by then, it keeps the
+    /// outcome that its tasks have earned, and its services stop. Default: without limit.
     pub fn run_limit(mut self, limit: Duration) -> Self {
         self.options.run_limit = Some(limit);
         self

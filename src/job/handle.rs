@@ -110,7 +110,10 @@ impl JobHandle {
     /// It survives the loss of the connection to a node. If the node is gone, the outcome is [`Outcome::Lost`]; while it
     /// cannot be reached and may be there, that is an error.
     ///
-    /// A job without autostop whose tasks have finished waits for `stop` ([`JobState::Idle`]), and so does this.
+    /// A job with services and without autostop whose tasks have finished waits for `stop` ([`JobState::Idle`]), and so does
+    /// this.
+    ///
+    /// A job that failed is no error here; [`Outcome::into_result`] makes one of it.
     /// The outcome can be waited for any number of times, also after the end.
     ///
     /// # Errors
@@ -174,8 +177,10 @@ impl JobHandle {
 
     /// Ends the job now and drops what is in flight. Returns once that is accepted, not once the job has ended.
     ///
-    /// Tasks that do not return by `Limits::cancel_deadline` are abandoned together with their thread. Without effect
-    /// on a job whose tasks have all ended.
+    /// Tasks that do not return by `Limits::cancel_deadline` are abandoned together with their thread. A job whose tasks
+    /// have all ended keeps the outcome that they have earned. If it is idle, its services stop, as by [`stop`](Self::stop): they
+    /// are closed to new calls and answer those that they have accepted, but for pipelines, which drop what they hold, so that
+    /// its callers get `NoReply`. Else it has no effect.
     ///
     /// # Errors
     ///

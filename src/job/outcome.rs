@@ -7,6 +7,26 @@ use serde::{Deserialize, Serialize};
 use crate::job::TaskId;
 
 /// How a job ended. Every job ends exactly once, with exactly one of these.
+///
+/// It is a value and no error, because the end of a job is what was asked for. Where a job that failed is to go the way of
+/// any other error, [`into_result`](Self::into_result) makes one of it, which `?` passes on.
+///
+/// ```
+/// use proscenium::{Drained, JobError, LocalEnvironment, job_fn};
+///
+/// let env = LocalEnvironment::new("doc");
+/// let divide = |by: u64| job_fn("divide", move |flow| {
+///     flow.from_batch([1_u64, 2]).try_map(move |n| n.checked_div(by).ok_or("by zero".into())).collect("out");
+///     Ok(())
+/// });
+/// let job = env.submit(divide(2)).blocking()?;
+/// assert_eq!(job.blocking().wait()?.into_result()?, Drained::Completed);
+///
+/// let job = env.submit(divide(0)).blocking()?;
+/// assert!(matches!(job.blocking().wait()?.into_result(), Err(JobError::Failed(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a job that failed is an outcome too: look at it, or make a `Result` of it by `into_result`"]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -57,6 +77,62 @@ impl Outcome {
             _ => None,
         }
     }
+
+    /// `Ok` if everything the sources emitted was processed, else an error that `?` passes on.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError`] if the job failed, was cancelled or is lost.
+    pub fn into_result(self) -> Result<Drained, JobError> {
+        match self {
+            Self::Completed => Ok(Drained::Completed),
+            Self::Stopped => Ok(Drained::Stopped),
+            Self::Cancelled { reason, dropped } => Err(JobError::Cancelled { reason, dropped }),
+            Self::Failed(cause) => Err(JobError::Failed(cause)),
+            Self::Lost { reason } => Err(JobError::Lost { reason }),
+        }
+    }
+}
+
+/// How a job ended that processed everything its sources emitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Drained {
+    /// As [`Outcome::Completed`]: that was the whole of its input.
+    Completed,
+    /// As [`Outcome::Stopped`]: `stop` cut at least one source short.
+    Stopped,
+}
+
+impl fmt::Display for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Completed => "completed",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// Why a job did not process everything its sources emitted, or why that is not known: an [`Outcome`] as an error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// User code or the runtime failed; the results are incomplete.
+    #[error("the job failed")]
+    Failed(#[source] FailureCause),
+    /// The job was ended at once; `dropped` items that were in flight were discarded.
+    #[error("the job was cancelled ({reason}), {dropped} items dropped")]
+    Cancelled {
+        /// Who or what cancelled it.
+        reason: CancelReason,
+        /// Items that sat in channels or buffers and were thrown away.
+        dropped: u64,
+    },
+    /// The process that ran the job is gone, so nothing can be said of its results.
+    #[error("the job is lost: {reason}")]
+    Lost {
+        /// What was seen of the loss.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Outcome {

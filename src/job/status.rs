@@ -23,7 +23,11 @@ pub enum JobState {
     Paused,
     /// Sources have been ended by `stop`, or tasks are being cancelled; what remains is worked off.
     Draining,
-    /// All tasks finished and the job is without autostop: its services stay callable until `stop`.
+    /// All tasks finished, and the job is without autostop and has services: they stay callable until `stop`. A job without
+    /// a service is never idle.
+    ///
+    /// The tasks have earned the job's outcome. `stop` and `cancel` alike stop the services, and keep that outcome; only if a
+    /// service fails more often than it may be restarted, or a task of a pipeline fails, does the job fail.
     Idle,
     /// All tasks ended; the services are being stopped.
     StoppingServices,

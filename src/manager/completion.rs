@@ -13,8 +13,9 @@
 //! ```
 //!
 //! Three things are fixed at three points, and never change afterwards: the *course* (cancelled, or failed, whichever
-//! came first), the *verdict* (once no task is live; on an idle job until it leaves `Idle`) and the *outcome* (the
-//! verdict, once no service is live either).
+//! came first), the *verdict* (once no awaited task is live; while the job is idle, the failure of a service still replaces it)
+//! and the *outcome* (the verdict, once no service is live either). *Awaited* are the significant tasks, and all of them
+//! once the job drops what is in flight.
 
 mod accounts;
 mod loops;
@@ -168,7 +169,7 @@ pub(crate) struct Completion {
     loops: Vec<Loop>,
     stop_requested: bool,
     course: Course,
-    /// Set once no task is live, and replaced only on the way out of `Idle`.
+    /// Set once no awaited task is live, and replaced only by the failure of a service of an idle job.
     verdict: Option<Outcome>,
     /// The number of the last hold; marks of earlier ones are stale.
     hold_epoch: u32,
@@ -244,7 +245,7 @@ impl Completion {
         self.verdict.as_ref().filter(|_| self.state == JobState::Ended)
     }
 
-    /// What the tasks have earned, once no task is live: the outcome to be, unless an idle job is cancelled or fails.
+    /// What the tasks have earned, once no awaited task is live: the outcome to be, unless a service of the idle job fails.
     pub(crate) fn verdict(&self) -> Option<&Outcome> {
         self.verdict.as_ref()
     }
@@ -373,7 +374,7 @@ impl Completion {
         open
     }
 
-    /// No task is live and none will be started: settles what the job has earned, then idles or stops the services.
+    /// No awaited task is live and none will be started: settles what the job has earned, then idles or stops the services.
     fn conclude(&mut self, out: &mut Vec<Command>) {
         let sealed = self.verdict.is_some();
         let verdict = self.judge();
@@ -385,7 +386,9 @@ impl Completion {
         if !sealed {
             out.push(Command::SealOutputs { complete: verdict.is_drained() });
         }
-        let idles = verdict.is_drained() && !self.setup.autostop && !self.stop_requested;
+        // Without a service there is nothing left that could be called.
+        let is_callable = !self.setup.services.is_empty() && !self.setup.autostop;
+        let idles = verdict.is_drained() && is_callable && !self.stop_requested && self.course == Course::Onward;
         self.verdict = Some(verdict);
         if idles {
             self.enter(JobState::Idle);
@@ -395,14 +398,15 @@ impl Completion {
         }
     }
 
-    /// What the job has earned, now that no task is live.
+    /// What the job has earned, now that no awaited task is live.
     fn judge(&mut self) -> Outcome {
         let reports: Vec<_> = self.tasks.iter_mut().map(|task| task.report.take()).collect();
         match (&self.course, &self.verdict) {
             (Course::Failed(cause), _) => Outcome::Failed(cause.clone()),
-            (Course::Cancelled(reason), _) => {
-                let outcome =
-                    Outcome::Cancelled { reason: reason.clone(), dropped: accounts::dropped(&self.setup, &reports) };
+            (Course::Cancelled(reason), earned) => {
+                let dropped = accounts::dropped(&self.setup, &reports);
+                // The job was idle: what its tasks have earned stays, and only its pipelines had something to drop.
+                let outcome = earned.clone().unwrap_or(Outcome::Cancelled { reason: reason.clone(), dropped });
                 for warning in accounts::differences(&self.setup, &reports) {
                     self.warn(warning);
                 }

@@ -58,7 +58,6 @@ fn starting(record: &JobRecord, completion: &Completion, waits: &mut Vec<String>
 fn idle(record: &JobRecord) -> String {
     let services = &record.graph.services;
     match services.as_slice() {
-        [] => "idle: all tasks finished; the job ends at `stop`".to_owned(),
         [service] => format!("idle: all tasks finished; service `{service}` stays callable until `stop`"),
         services => {
             format!("idle: all tasks finished; services {} stay callable until `stop`", quoted(services))

@@ -189,13 +189,16 @@ fn an_output_or_a_service_keeps_its_job_readable_like_a_handle() {
 fn everything_asked_of_a_closed_environment_fails_with_the_same_error() {
     each_place_with(&Limits::default(), async |place, env| {
         let (live, done) = (idle(env, HasEcho {}).await, completed(env, Ten {}).await);
-        let waiter = tokio::spawn(live.wait());
+        let running = deadline("submit", env.submit(Waits {})).await.unwrap();
+        let (waiter, other) = (tokio::spawn(live.wait()), tokio::spawn(running.wait()));
         tokio::task::yield_now().await;
         live.status().await.unwrap();
         deadline("closing", env.close()).await;
         deadline("closing again", env.close()).await;
-        let outcome = deadline("the waiter being told", waiter).await.unwrap();
+        let outcome = deadline("the waiter being told", other).await.unwrap();
         if place == Place::Local {
+            let kept = deadline("the waiter being told", waiter).await.unwrap();
+            assert_eq!(kept, Ok(Outcome::Completed), "an idle job keeps what it has earned");
             let outcome = outcome.unwrap();
             let expected = Outcome::Cancelled { reason: CancelReason::EnvironmentClosed, dropped: 0 };
             assert_eq!(outcome, expected);

@@ -3,27 +3,140 @@
 use std::time::{Duration, Instant};
 
 use proscenium::{
-    ActorState, CancelReason, ControlError, JobState, Limits, Next, Outcome, Source, TaskContext, TaskError, TaskStatus,
+    ActorState, CallError, CancelReason, ControlError, Drained, Environment, FailureCause, JobError, JobId, JobState,
+    Limits, Next, Outcome, QueryError, RunError, Source, TaskContext, TaskError, TaskStatus,
 };
 
 use crate::support::{
-    Answer, Door, Doorway, Echo, Journal, JournalSink, Pen, completed, deadline, each_environment,
+    Answer, Door, Doorway, Echo, Journal, JournalSink, LateAnswer, Pen, completed, deadline, each_environment,
     each_environment_with, ended, idle, job, output_of, reached, read, registered, start, until,
 };
 
 job!(Nothing {}, |job, _flow| {});
 
+job!(OnlyEcho {}, |job, flow| {
+    flow.register_service("echo", || Echo);
+});
+
 #[test]
-fn a_job_of_nothing_completes_at_once_and_idles_without_autostop() {
+fn a_job_of_nothing_completes_at_once_and_one_of_a_service_idles_without_autostop() {
     each_environment(async |env| {
         completed(env, Nothing {}).await;
-        let job = idle(env, Nothing {}).await;
+        completed(env, OnlyEcho {}).await;
+        let job = idle(env, OnlyEcho {}).await;
         let explanation = job.explain().await.unwrap();
-        assert_eq!(explanation.to_string(), "idle\n  idle: all tasks finished; the job ends at `stop`");
+        let expected = "idle\n  idle: all tasks finished; service `echo` stays callable until `stop`";
+        assert_eq!(explanation.to_string(), expected);
         job.stop().await.unwrap();
         assert_eq!(ended(&job).await, Outcome::Completed);
     });
 }
+
+job!(NoServices {}, |job, flow| {
+    flow.from_batch(0..10u64).rebalance(2).map(|n| n + 1).rebalance(1).collect("out");
+});
+
+#[test]
+fn a_job_without_services_ends_with_its_tasks_and_its_output_stays_as_long_as_its_record() {
+    // It was idle until `stop`, although there was nothing that could have been called.
+    let limits = Limits { ended_jobs_max: 2, ..Limits::default() };
+    each_environment_with(&limits, async |env| {
+        let job = deadline("submit", env.submit(NoServices {})).await.unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        assert!(!job.status().await.unwrap().autostop);
+        for _ in 0..2 {
+            assert!(read::<u64>(&job, "out").await.into_iter().sum::<u64>() == 55, "read any number of times");
+        }
+        let id = job.id();
+        drop(job);
+        let job = env.job(id).await.unwrap();
+        assert_eq!(read::<u64>(&job, "out").await.len(), 10, "whoever asks by its id reads it, too");
+        for _ in 0..5 {
+            completed(env, Nothing {}).await;
+        }
+        assert_eq!(read::<u64>(&job, "out").await.len(), 10, "as long as a handle lives");
+        drop(job);
+        let gone = until_expired(env, id).await;
+        assert!(matches!(gone, QueryError::Expired { .. }), "{gone:?}");
+    });
+}
+
+/// Lets jobs end until `id` is not kept any more: a node takes note of a handle's end after it.
+async fn until_expired(env: &dyn Environment, id: JobId) -> QueryError {
+    deadline("the job expires", async {
+        loop {
+            completed(env, Nothing {}).await;
+            if let Err(error) = env.job(id).await {
+                return error;
+            }
+        }
+    })
+    .await
+}
+
+#[test]
+fn cancelling_or_stopping_an_idle_job_keeps_what_it_has_earned_and_answers_what_was_accepted() {
+    // It read `Cancelled`, although all of its input had been processed.
+    each_environment(async |env| {
+        for cancels in [true, false] {
+            let door = Door::new().await;
+            let job = idle(env, HoldsCalls { door: door.way() }).await;
+            let echo = job.service::<Echo>("echo");
+            let accepted = tokio::spawn(echo.call(LateAnswer(7, door.way())));
+            let visitor = door.arrival_of("7").await;
+            let done = if cancels { job.cancel().await } else { job.stop().await };
+            done.unwrap();
+            reached(&job, JobState::StoppingServices).await;
+            let refused = deadline("the refusal", echo.call(Answer(1))).await.unwrap_err();
+            assert!(matches!(refused, CallError::Stopping { .. }), "{refused:?}");
+            job.cancel().await.unwrap();
+            visitor.admit();
+            assert_eq!(deadline("the answer", accepted).await.unwrap().unwrap(), 7);
+            assert_eq!(ended(&job).await, Outcome::Completed);
+            assert_eq!(read::<u64>(&job, "out").await, [1, 2, 3]);
+        }
+    });
+}
+
+job!(HoldsCalls { door: Doorway }, |job, flow| {
+    let _ = &job.door;
+    flow.register_service("echo", || Echo);
+    flow.from_batch(1..4u64).collect("out");
+});
+
+#[test]
+fn a_job_that_failed_or_was_cancelled_does_not_pass_through_the_question_mark() {
+    // `run` and `wait` gave `Ok` for it, so that a failure was easily taken for success.
+    async fn run(env: &dyn Environment, fails: bool) -> Result<Drained, Box<dyn std::error::Error>> {
+        Ok(deadline("the run", env.run(Divides { by: u64::from(!fails) })).await?)
+    }
+    each_environment(async |env| {
+        assert_eq!(run(env, false).await.unwrap(), Drained::Completed);
+        let error = run(env, true).await.unwrap_err();
+        let error = error.downcast_ref::<RunError>().expect("what `run` fails with");
+        assert!(matches!(error, RunError::Job(JobError::Failed(FailureCause::Operator { .. }))), "{error:?}");
+        assert_eq!(error.to_string(), "the job failed");
+        let cause = std::error::Error::source(error).expect("the cause of the failure").to_string();
+        assert!(cause.contains("operator") && cause.ends_with("by zero"), "{cause}");
+
+        let job = idle(env, OnlyEcho {}).await;
+        job.stop().await.unwrap();
+        assert_eq!(deadline("the end", job.wait()).await.unwrap().into_result(), Ok(Drained::Completed));
+        let (journal, door) = (Journal::new(), Door::new().await);
+        let job = start(env, Unbounded { at: 10, door: door.way(), pen: journal.pen() }).await;
+        let visitor = door.arrival().await;
+        job.cancel().await.unwrap();
+        let error = deadline("the end", job.wait()).await.unwrap().into_result().unwrap_err();
+        assert!(matches!(error, JobError::Cancelled { reason: CancelReason::Requested, .. }), "{error:?}");
+        assert!(error.to_string().starts_with("the job was cancelled (requested), "), "{error}");
+        drop(visitor);
+    });
+}
+
+job!(Divides { by: u64 }, |job, flow| {
+    let by = job.by;
+    flow.from_batch([1u64]).try_map(move |n| n.checked_div(by).ok_or("by zero".into())).for_each(drop);
+});
 
 /// 0, 1, 2, .. without end, one at each call. Writes down how many it emitted when it is dropped.
 struct Endless {
@@ -251,7 +364,7 @@ fn flushes(lines: &[String]) -> u64 {
 fn what_a_job_cannot_do_in_its_state_is_refused_and_repeating_is_not() {
     each_environment(async |env| {
         let conflict = |operation: &str, state| ControlError::Conflict { operation: operation.to_owned(), state };
-        let job = idle(env, Nothing {}).await;
+        let job = idle(env, OnlyEcho {}).await;
         assert_eq!(job.pause().await.unwrap_err(), conflict("pause", JobState::Idle));
         assert_eq!(job.delete().await.unwrap_err(), conflict("delete", JobState::Idle));
         job.resume().await.unwrap();
@@ -290,10 +403,9 @@ fn a_job_that_runs_longer_than_its_limit_is_cancelled() {
         assert!(before.elapsed() >= limit);
         assert!(outcome.to_string().starts_with("cancelled (run limit reached), "), "{outcome}");
 
-        // An idle job runs, too; one that ends in time is left alone.
-        let job = env.submit(Nothing {}).run_limit(limit).await.unwrap();
-        let expected = Outcome::Cancelled { reason: CancelReason::Deadline, dropped: 0 };
-        assert_eq!(ended(&job).await, expected);
+        // The services of an idle job stop by then, too; what it has earned stays. One that ends in time is left alone.
+        let job = env.submit(OnlyEcho {}).run_limit(limit).await.unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
         let job = env.submit(Nothing {}).autostop(true).run_limit(Duration::from_secs(3600)).await.unwrap();
         assert_eq!(ended(&job).await, Outcome::Completed);
     });
@@ -376,4 +488,4 @@ fn a_thousand_jobs_50_at_a_time_all_complete() {
     });
 }
 
-registered![Nothing, Unbounded, BlockedSink, Pausable, Writes, TenItems];
+registered![Nothing, OnlyEcho, NoServices, HoldsCalls, Divides, Unbounded, BlockedSink, Pausable, Writes, TenItems,];

@@ -8,12 +8,12 @@ use std::{sync::mpsc, time::Duration};
 
 use futures::{StreamExt, stream};
 use proscenium::{
-    JobHandle, JobState, Key, LocalEnvironment, Next, Node, Outcome, RemoteEnvironment, Source, TaskContext, TaskError,
-    jobs,
+    Drained, JobHandle, JobState, Key, LocalEnvironment, Next, Node, Outcome, RemoteEnvironment, Source, TaskContext,
+    TaskError, jobs,
 };
 
 use self::child::{holdings, in_child, is_long, mebibytes, processor_ticks, resident, settled};
-use crate::support::{Counter, Increment, Journal, Pen, job};
+use crate::support::{Counter, Echo, Increment, Journal, Pen, job};
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -106,7 +106,7 @@ fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         // The first environment of a process leaves what tokio needs for signals, once.
         let env = LocalEnvironment::new("first");
-        assert_eq!(env.run(Ten {}).blocking(), Ok(Outcome::Completed));
+        assert_eq!(env.run(Ten {}).blocking(), Ok(Drained::Completed));
         env.blocking().close();
         drop(env);
         let unopened = holdings();
@@ -171,7 +171,10 @@ fn a_hundred_idle_jobs_use_no_processor_time() {
 job!(Parked { kind: u32 }, |this, flow| {
     match this.kind {
         // Idle once it has run.
-        0 => flow.from_batch(0..10u64).collect("out"),
+        0 => {
+            flow.register_service("echo", || Echo);
+            flow.from_batch(0..10u64).collect("out");
+        }
         // Waits for items from outside.
         1 => flow.from_channel::<u64>("in").rebalance(2).collect("out"),
         // Its source waits.

@@ -3,8 +3,8 @@
 use std::{future::Future, sync::mpsc, time::Duration};
 
 use proscenium::{
-    CallError, CancelReason, ControlError, Environment, EnvironmentExt, ErrorPolicy, JobState, LocalEnvironment,
-    OpenError, Outcome, QueryError, RunError, ServiceRef, SubmitError, job_fn,
+    CallError, CancelReason, ControlError, Drained, Environment, EnvironmentExt, ErrorPolicy, JobError, JobState,
+    LocalEnvironment, OpenError, Outcome, QueryError, RunError, ServiceRef, SubmitError, job_fn,
 };
 
 use crate::support::{
@@ -142,7 +142,7 @@ async fn generic<E: Environment>(env: &E) -> Outcome {
     let job = env.submit(Squares { items: 1 }).autostop(true).await.unwrap();
     job.stop().await.unwrap();
     let outcome = ended(&job).await;
-    assert!(env.run(NothingAtAll {}).await.unwrap().is_completed());
+    assert_eq!(env.run(NothingAtAll {}).await.unwrap(), Drained::Completed);
     outcome
 }
 
@@ -155,7 +155,7 @@ fn generic_code_and_boxed_environments_need_no_more_than_the_trait() {
         assert_eq!(generic(&env).await, Outcome::Stopped);
         let boxed: Box<dyn Environment> = Box::new(env.clone());
         assert_eq!(boxed.name(), "generic");
-        assert!(boxed.run(NothingAtAll {}).await.unwrap().is_completed());
+        assert_eq!(boxed.run(NothingAtAll {}).await.unwrap(), Drained::Completed);
         let info = boxed.info().await.unwrap();
         assert_eq!((info.name.as_str(), info.version.as_str()), ("generic", env!("CARGO_PKG_VERSION")));
         assert!(info.task_threads >= 1 && info.service_threads >= 1);
@@ -292,7 +292,7 @@ fn every_method_means_the_same_in_every_environment() {
         cancelled.cancel().await.unwrap();
         assert!(matches!(ended(&cancelled).await, Outcome::Cancelled { reason: CancelReason::Requested, .. }));
         cancelled.delete().await.unwrap();
-        assert!(env.run(NothingAtAll {}).await.unwrap().is_completed());
+        assert_eq!(env.run(NothingAtAll {}).await.unwrap(), Drained::Completed);
     });
 }
 
@@ -353,13 +353,14 @@ fn the_last_handle_may_be_dropped_on_a_thread_of_the_environment() {
 fn run_submits_with_autostop_and_waits() {
     each_environment(async |env| {
         let run = env.run(NothingAtAll {}).name("run").parallelism(2).error_policy(ErrorPolicy::Skip);
-        assert_eq!(deadline("the run", run).await.unwrap(), Outcome::Completed);
+        assert_eq!(deadline("the run", run).await.unwrap(), Drained::Completed);
         let jobs = env.jobs().await.unwrap();
         assert_eq!((jobs.len(), jobs[0].name.as_str(), jobs[0].autostop), (1, "run", true));
 
         let limited = env.run(Squares { items: 1 }).run_limit(Duration::from_millis(20));
-        let outcome = deadline("the run", limited).await.unwrap();
-        assert!(matches!(outcome, Outcome::Cancelled { reason: CancelReason::Deadline, .. }), "{outcome:?}");
+        let error = deadline("the run", limited).await.unwrap_err();
+        let expected = RunError::Job(JobError::Cancelled { reason: CancelReason::Deadline, dropped: 0 });
+        assert_eq!(error, expected);
 
         let refused = deadline("the run", env.run(NothingAtAll {}).parallelism(0)).await.unwrap_err();
         assert!(matches!(refused, RunError::Submit(SubmitError::Build(_))), "{refused:?}");

@@ -95,7 +95,7 @@ fn a_call_that_was_given_up_while_queued_is_never_handled() {
         door.arrival_of("3").await.admit();
         assert_eq!(deadline("the answer", third).await.unwrap().unwrap(), 3);
         job.stop().await.unwrap();
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 
@@ -123,7 +123,7 @@ fn a_call_of_a_service_that_does_not_exist_fails_at_once_and_names_those_that_do
         let expected = CallError::NoSuchService { service: "nobody".to_owned(), existing: vec!["echo".to_owned()] };
         assert_eq!((&error, error.fate()), (&expected, Fate::Refused));
         job.stop().await.unwrap();
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 
@@ -177,7 +177,7 @@ fn only_listed_messages_of_the_right_service_can_be_sent() {
         assert_eq!(service, "choosy");
         assert!(asked.ends_with("Echo") && registered.ends_with("Choosy"), "{error}");
         job.stop().await.unwrap();
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 
@@ -355,7 +355,7 @@ fn a_decoded_reference_is_unbound_until_it_is_bound_to_an_environment() {
         let error = nowhere.bind(env).call(Answer(1)).await.unwrap_err();
         assert_eq!((&error, error.fate()), (&CallError::NoSuchJob { job: unknown }, Fate::NotSent));
         job.stop().await.unwrap();
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 
@@ -366,7 +366,7 @@ fn calls_of_a_job_that_has_ended_say_so() {
         let echo: ServiceRef<Echo> = job.service("echo");
         assert_eq!(echo.call(Answer(1)).await.unwrap(), 1);
         job.stop().await.unwrap();
-        ended(&job).await;
+        let _ = ended(&job).await;
         for echo in [echo, job.service("echo")] {
             let error = echo.call(Answer(2)).await.unwrap_err();
             assert_eq!((&error, error.fate()), (&CallError::JobEnded { job: job.id() }, Fate::NotSent));

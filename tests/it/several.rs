@@ -361,7 +361,7 @@ fn a_join_within_a_time_gives_pairs_while_its_inputs_go_on_and_forgets_what_came
         left.finish().await.unwrap();
         right.finish().await.unwrap();
         assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 

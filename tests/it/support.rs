@@ -178,7 +178,7 @@ pub async fn refusal(env: &dyn Environment, job: impl IntoJob) -> BuildRefusal {
 /// Ends a job that is not needed any more.
 pub async fn cancel(job: &JobHandle) -> Result<(), ControlError> {
     job.cancel().await?;
-    ended(job).await;
+    let _ = ended(job).await;
     Ok(())
 }
 

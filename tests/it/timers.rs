@@ -52,7 +52,7 @@ fn a_timer_fires_without_another_item() {
             }
             input.finish().await.unwrap();
             assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
-            ended(&job).await;
+            let _ = ended(&job).await;
         }
     });
 }
@@ -145,7 +145,7 @@ fn timers_that_set_timers_let_items_pass() {
         }
         assert_eq!(keys, (0..3).collect());
         input.finish().await.unwrap();
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 
@@ -227,7 +227,7 @@ fn timers_wait_while_the_job_is_paused() {
         }
         input.finish().await.unwrap();
         assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
-        ended(&job).await;
+        let _ = ended(&job).await;
     });
 }
 

@@ -75,7 +75,7 @@ impl Model for Job {
                 Fault::Unbegun => ("tasks start once all services are up", |_, world| !world.saw(Fault::Unbegun)),
             }
         };
-        let rules: [(&'static str, Condition); 11] = [
+        let rules: [(&'static str, Condition); 12] = [
             ("always ends", ends_or_is_awaited),
             ("a failed job never reads as completed", |_, world| {
                 world.first != Some(First::Failure) || world.outcome_is(Outcome::is_failed)
@@ -92,6 +92,7 @@ impl Model for Job {
                     || world.significant().all(|task| !task.is_live() || task.holds_for(epoch))
             }),
             ("outputs are complete only if the tasks' verdict is", sealed_as_earned),
+            ("an earned outcome changes only by a failure while the job is idle", earned_stays),
             ("late and repeated events change nothing", stale_events_change_nothing),
         ];
         let always = Fault::ALL.map(faults).into_iter().chain(rules);
@@ -111,7 +112,7 @@ fn ends_or_is_awaited(job: &Job, world: &World) -> bool {
     let awaited = match world.machine.state() {
         JobState::Ended => true,
         JobState::Paused => undecided && unstopped,
-        JobState::Idle => undecided && unstopped && !job.setup.autostop,
+        JobState::Idle => undecided && unstopped && !job.setup.autostop && !job.setup.services.is_empty(),
         JobState::Starting => world.service_hangs(),
         JobState::Running | JobState::Pausing | JobState::Draining => undecided && world.task_hangs(),
         _ => false,
@@ -175,10 +176,21 @@ fn sealed_as_earned(_: &Job, world: &World) -> bool {
         (None, JobState::Idle | JobState::StoppingServices | JobState::Ended) => false,
         (Some(complete), JobState::Ended) => {
             let drained = world.outcome_is(Outcome::is_drained);
-            // An idle job can still be cancelled or fail; its outputs stay whole.
-            complete == drained || complete && world.was_idle
+            // A service of an idle job can still fail it; its outputs stay whole.
+            complete == drained || complete && world.was_idle && world.outcome_is(Outcome::is_failed)
         }
         _ => true,
+    }
+}
+
+/// Once the tasks have earned it, neither `stop` nor `cancel` nor a limit of time replaces an outcome.
+fn earned_stays(_: &Job, world: &World) -> bool {
+    match (&world.earned, world.machine.outcome()) {
+        (Some(earned), Some(outcome)) => {
+            outcome == earned || world.was_idle && outcome.is_failed() && world.first == Some(First::Failure)
+        }
+        (None, outcome) => outcome.is_none(),
+        (Some(_), None) => true,
     }
 }
 
@@ -332,9 +344,9 @@ fn the_rules_hold_for_a_job_that_pauses_while_tasks_end() {
 }
 
 #[test]
-fn the_rules_hold_for_three_tasks_that_fail_and_hang() {
+fn the_rules_hold_for_three_tasks_that_fail_and_hang_and_nothing_idles_without_a_service() {
     let budget = Budget { stop: 1, cancel: 1, hangs: 1, task_failures: 2, ..Budget::default() };
-    let sights = [ENDS_COMPLETED, ENDS_STOPPED, ENDS_CANCELLED, ENDS_FAILED, IDLES, ABANDONS_A_TASK];
+    let sights = [ENDS_COMPLETED, ENDS_STOPPED, ENDS_CANCELLED, ENDS_FAILED, ABANDONS_A_TASK];
     let states = Job::new(3, &[(0, 2), (1, 2)], 0).allowing(budget).seeing(&sights).check();
     assert!(states > 1_000, "only {states} states");
 }

@@ -8,7 +8,7 @@ use proscenium::{
 use super::text;
 use crate::support::{
     Answer, Counter, Crash, Echo, Journal, Pen, cancel, completed, deadline, each_environment, each_environment_with,
-    ended, idle, job, registered, start,
+    ended, job, registered, start,
 };
 
 job!(FewNumbers {}, |this, flow| {
@@ -110,7 +110,7 @@ fn a_live_job_is_not_deleted_and_an_ended_one_not_paused() {
 fn whatever_is_asked_of_a_closed_environment_says_that_it_is_closed() {
     each_environment(async |env| {
         let journal = Journal::new();
-        let job = idle(env, FewNumbers {}).await;
+        let job = completed(env, FewNumbers {}).await;
         let running = start(env, Full { pen: journal.pen() }).await;
         let id = job.id();
         deadline("close", env.close()).await;

@@ -192,7 +192,7 @@ fn types_that_differ_by_their_moods_only_run_in_every_environment() {
         let job = idle_after_finish(env).await;
         assert_eq!(read::<u64>(&job, "numbers").await, [5]);
         job.stop().await.unwrap();
-        crate::support::ended(&job).await;
+        let _ = crate::support::ended(&job).await;
     });
 }
 

@@ -174,6 +174,8 @@ impl Action {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum First {
     Cancel(CancelReason),
+    /// It keeps what the tasks have earned.
+    CancelWhileIdle,
     Failure,
 }
 
@@ -220,6 +222,8 @@ pub(super) struct World {
     pub(super) deadlines: BTreeMap<Deadline, bool>,
     pub(super) sealed: Option<bool>,
     pub(super) was_idle: bool,
+    /// What the tasks had earned when the outputs were sealed.
+    pub(super) earned: Option<Outcome>,
     pub(super) first: Option<First>,
     /// Items reported as thrown away.
     pub(super) dropped: u64,
@@ -269,6 +273,7 @@ impl World {
             deadlines: BTreeMap::new(),
             sealed: None,
             was_idle: false,
+            earned: None,
             first: None,
             dropped: 0,
             looping: looping::Looping::default(),

@@ -83,7 +83,7 @@ fn a_job_that_does_not_run_cannot_be_paused() {
     let starting = Job::new(setup(1, 0));
     let mut draining = Job::running(1, 0);
     draining.tell(Event::Stop);
-    let mut idle = Job::running_as(setup(1, 0));
+    let mut idle = Job::running_as(setup(1, 1));
     idle.finish(0);
     let mut stopping = Job::running(1, 1);
     stopping.finish(0);

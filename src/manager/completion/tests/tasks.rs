@@ -23,10 +23,44 @@ fn a_job_without_autostop_idles_until_stop() {
 }
 
 #[test]
-fn an_idle_job_that_is_cancelled_has_dropped_nothing_and_keeps_its_outputs() {
-    let mut job = Job::running_as(setup(1, 0));
-    job.finish(0).tell(cancel());
-    assert_eq!(job.commands, [seal(true), Command::Ended(cancelled(0))]);
+fn a_job_without_services_ends_with_its_tasks_whatever_autostop_says() {
+    for autostop in [false, true] {
+        let mut job = Job::running_as(Setup { autostop, ..setup(2, 0) });
+        job.finish(0).finish(1).assert_ended(Outcome::Completed);
+
+        let mut job = Job::new(Setup { autostop, ..setup(0, 0) });
+        job.tell(Event::Begin).assert_ended(Outcome::Completed);
+    }
+}
+
+#[test]
+fn an_idle_job_that_is_cancelled_keeps_the_outcome_it_has_earned() {
+    let run_limit = Setup { run_limit: true, ..setup(1, 1) };
+    for event in [Event::Stop, cancel(), Event::Elapsed(Deadline::RunLimit)] {
+        let mut job = Job::running_as(run_limit.clone());
+        job.finish(0);
+        assert_eq!((job.state(), job.taken()), (JobState::Idle, vec![seal(true)]));
+        job.tell(event);
+        let commands = job.taken();
+        assert_eq!(commands[commands.len() - 3..], [close_gates(), stop(0, 0), Command::Arm(of_service(0))]);
+        job.tell(cancel()).tell(Event::Stop).stopped(0).assert_ended(Outcome::Completed);
+    }
+}
+
+#[test]
+fn an_idle_job_that_is_cancelled_drops_what_is_in_its_pipelines_and_keeps_its_outcome() {
+    let mut setup = setup(2, 1);
+    setup.channels.clear();
+    setup.tasks[1].service = Some(ServiceId(0));
+    let mut job = Job::running_as(setup);
+    job.finish(0);
+    assert_eq!((job.state(), job.taken()), (JobState::Idle, vec![seal(true)]));
+    job.tell(cancel());
+    assert_eq!(job.taken(), [tell_tasks(TaskCommand::Cancel), Command::Arm(Deadline::Tasks)]);
+    job.cancelled(1);
+    let stopping = [Command::Disarm(Deadline::Tasks), close_gates(), stop(0, 0), Command::Arm(of_service(0))];
+    assert_eq!(job.taken(), stopping);
+    job.stopped(0).assert_ended(Outcome::Completed);
 }
 
 #[test]

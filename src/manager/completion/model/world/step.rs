@@ -186,7 +186,8 @@ impl World {
 
     fn note_first(&mut self, first: First) {
         if self.first.is_none() && self.machine.state() != JobState::StoppingServices {
-            self.first = Some(first);
+            let idle = self.machine.state() == JobState::Idle;
+            self.first = Some(if idle && first != First::Failure { First::CancelWhileIdle } else { first });
         }
     }
 
@@ -204,6 +205,9 @@ impl World {
         // A version that tells how the job got here would make each state many.
         self.machine.version = 0;
         self.was_idle |= self.machine.state() == JobState::Idle;
+        if self.earned.is_none() {
+            self.earned = self.machine.verdict().cloned();
+        }
         for command in commands {
             self.obey(command);
         }
