@@ -1,11 +1,15 @@
 //! The bridge: the framed link over which a client and a node exchange actor messages.
 //!
-//! [`frame`] and [`hello`] are pure. [`connection`] runs one connection over any byte stream, with what is to be sent in
+//! [`frame`] and [`hello`] are pure. [`handshake`] makes sure of the other side, over streams that [`encryption`] has
+//! sealed where that is needed. [`connection`] runs one connection over any byte stream, with what is to be sent in
 //! [`outbound`]. [`client`] keeps a client connected and carries on over new connections what was begun on lost ones;
 //! [`server`] does for each client what it asks. Only [`tcp`] names a socket.
 
+#[cfg(feature = "tls")]
+mod admission;
 mod client;
 mod connection;
+mod encryption;
 mod frame;
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::missing_panics_doc, reason = "to panic is how a target fails")]
@@ -23,15 +27,16 @@ mod tls;
 
 pub use self::key::{Key, KeyError};
 #[cfg(feature = "tls")]
-pub(crate) use self::tls::TlsDial;
+pub(crate) use self::tls::RawIdentity;
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsError, TlsIdentity, TlsTrust};
 pub(crate) use self::{
     client::{Client, ClientConfig, ConnectFault},
     connection::Heartbeat,
+    encryption::{ClientEncryption, NodeEncryption},
     frame::PARAMETERS_BYTES_MAX,
     hello::HelloError,
     server::{IoThreads, Server, ServerConfig},
-    stream::{Dial, DialError, DialErrorKind, Dialled},
-    tcp::{TcpDial, is_loopback, listen, resolve},
+    stream::{Dial, DialError, DialErrorKind, Dialled, Reach},
+    tcp::{TcpDial, listen, reach_of, resolve},
 };

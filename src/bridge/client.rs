@@ -27,6 +27,7 @@ use self::{
 };
 use super::{
     connection::{End, Heartbeat},
+    encryption::ClientEncryption,
     frame::{Kind, Lane},
     hello::HelloError,
     key::Key,
@@ -47,6 +48,7 @@ use crate::{
 pub(crate) struct ClientConfig {
     pub dial: Arc<dyn Dial>,
     pub key: Key,
+    pub encryption: ClientEncryption,
     pub heartbeat: Heartbeat,
     /// How long it may take from dialling to the end of the handshake.
     pub connect_limit: Duration,
@@ -74,8 +76,10 @@ impl Client {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (opened, is_open) = oneshot::channel();
-        let ClientConfig { dial, key, heartbeat, connect_limit, reconnect_limit, thread_name, closed } = config;
-        let keeper = Keeper { dial, key, heartbeat, connect_limit, reconnect_limit, shared: Arc::clone(&shared) };
+        let ClientConfig { dial, key, encryption, heartbeat, connect_limit, reconnect_limit, thread_name, closed } =
+            config;
+        let keeper =
+            Keeper { dial, key, encryption, heartbeat, connect_limit, reconnect_limit, shared: Arc::clone(&shared) };
         let thread = thread::Builder::new().name(thread_name).spawn(move || {
             runtime.block_on(keeper.run(opened));
             // Without waiting: what a lookup of names still does is of no interest to anybody.

@@ -119,7 +119,7 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
 ) -> End {
     let heard = Cell::new(Instant::now());
     let end = {
-        let read = pin!(read(&mut reader, outbound, Decoder::new(limits), handler, &heard));
+        let read = pin!(read(&mut reader, outbound, Decoder::new(limits, outbound.integrity()), handler, &heard));
         let write = pin!(poll_fn(|cx| outbound.poll_write(cx)));
         let watch = pin!(watch(outbound, heartbeat, &heard));
         match select(select(read, write), watch).await {

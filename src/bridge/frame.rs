@@ -1,11 +1,12 @@
 //! Frames: how messages lie on the wire. Pure: bytes in, messages out; no I/O and no clock.
 //!
 //! ```text
-//!  byte  0        4      5       6      8                16
-//!        +--------+------+-------+------+----------------+------------------
-//!        | length | kind | flags | zero | correlation id | payload ...
-//!        +--------+------+-------+------+----------------+------------------
-//!          u32      u8     u8      u16    u64              `length` bytes, at most 64 KiB
+//!  byte  0        4      5       6       8                16
+//!        +--------+------+-------+-------+----------------+------------------+---------+
+//!        | length | kind | flags | check | correlation id | payload ...      | CRC-32  |
+//!        +--------+------+-------+-------+----------------+------------------+---------+
+//!          u32      u8     u8      u16     u64              `length` bytes,    u32
+//!                                                           at most 64 KiB
 //!
 //!  flags: bit 0      the message goes on in the next frame of its lane
 //!         bits 1, 2  the lane: 0 control, 1 calls, 2 data
@@ -13,11 +14,19 @@
 //!
 //! All numbers are little endian. A message that is longer than a frame takes several, of the same kind, lane and id;
 //! all but the last have bit 0 set. Frames of different lanes may come in between, frames of the same lane may not.
+//!
+//! On a connection in the clear, the CRC-32 (ISO 3309, as in gzip) covers header and payload. The *check* is the CRC-32
+//! of the header, its own bytes taken as zero, folded to 16 bits: a changed length would otherwise have the reader wait
+//! for the rest of a frame that never ends. On an encrypted connection the check is zero and there is no CRC, because
+//! the cipher authenticates every byte.
 
 use std::fmt;
 
 /// The bytes in front of each payload.
 pub(super) const HEADER_BYTES: usize = 16;
+
+/// The bytes behind each payload of a connection in the clear.
+const SUM_BYTES: usize = 4;
 
 /// The payload of one frame at most.
 pub(super) const PAYLOAD_MAX: usize = 64 << 10;
@@ -29,6 +38,9 @@ const READ_BYTES_MAX: usize = 128 << 10;
 
 /// Reads in a row that leave most of the room empty, after which less is offered.
 const SMALL_READS: u32 = 64;
+
+/// Where the check of a header is.
+const CHECK: std::ops::Range<usize> = 6..8;
 
 const MORE: u8 = 0b001;
 const LANE_SHIFT: u32 = 1;
@@ -125,6 +137,32 @@ impl Kind {
     }
 }
 
+/// What shows that a frame was changed on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Integrity {
+    /// Sums in each frame: against accidents, on connections in the clear.
+    Sums,
+    /// The encryption below, against everybody.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "without the feature nothing is encrypted"))]
+    Cipher,
+}
+
+impl Integrity {
+    fn sum_bytes(self) -> usize {
+        match self {
+            Self::Sums => SUM_BYTES,
+            Self::Cipher => 0,
+        }
+    }
+}
+
+/// Of a header whose own check is zero.
+fn check_of(header: &[u8; HEADER_BYTES]) -> [u8; 2] {
+    let sum = crc32fast::hash(header);
+    let [a, b, c, d] = sum.to_le_bytes();
+    [a ^ c, b ^ d]
+}
+
 /// Bytes of one message at most, by lane. Memory is taken as the bytes arrive, never by what a header claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrameLimits {
@@ -172,6 +210,10 @@ pub(super) enum FrameError {
     UnknownFlags(u8),
     #[error("the reserved bytes of a frame are not zero")]
     ReservedBytes,
+    #[error("the header of a frame was damaged on the way: its check does not match")]
+    DamagedHeader,
+    #[error("a frame was damaged on the way: its sum does not match")]
+    Damaged,
     #[error("a frame of {length} bytes is longer than {PAYLOAD_MAX}")]
     FrameTooLong { length: u32 },
     #[error("a message is longer than the {limit} bytes its lane allows")]
@@ -194,18 +236,30 @@ struct Header {
 }
 
 impl Header {
-    fn write(self, into: &mut Vec<u8>) {
+    fn write(self, integrity: Integrity, into: &mut Vec<u8>) {
         let length = u32::try_from(self.length).expect("a payload fits into a frame");
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         bytes[4] = self.kind.number();
         bytes[5] = u8::from(self.more) | ((self.lane as u8) << LANE_SHIFT);
         bytes[8..].copy_from_slice(&self.id.to_le_bytes());
+        if integrity == Integrity::Sums {
+            let check = check_of(&bytes);
+            bytes[CHECK].copy_from_slice(&check);
+        }
         into.extend_from_slice(&bytes);
     }
 
-    fn read(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
-        let [l0, l1, l2, l3, kind, flags, r0, r1, id @ ..] = *bytes;
+    fn read(integrity: Integrity, bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
+        let mut bytes = *bytes;
+        if integrity == Integrity::Sums {
+            let check = [bytes[6], bytes[7]];
+            bytes[CHECK].fill(0);
+            if check_of(&bytes) != check {
+                return Err(FrameError::DamagedHeader);
+            }
+        }
+        let [l0, l1, l2, l3, kind, flags, r0, r1, id @ ..] = bytes;
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
         let kind = Kind::of(kind).ok_or(FrameError::UnknownKind(kind))?;
         let lane = Lane::of(flags >> LANE_SHIFT).ok_or(FrameError::UnknownFlags(flags))?;
@@ -224,14 +278,22 @@ impl Header {
 }
 
 /// Appends a message, whose payload is `parts` one after the other, in as many frames as it takes.
-pub(super) fn write_message(into: &mut Vec<u8>, kind: Kind, lane: Lane, id: u64, parts: &[&[u8]]) {
+pub(super) fn write_message(
+    into: &mut Vec<u8>,
+    integrity: Integrity,
+    kind: Kind,
+    lane: Lane,
+    id: u64,
+    parts: &[&[u8]],
+) {
     let mut left: usize = parts.iter().map(|part| part.len()).sum();
     let mut parts = parts.iter().copied();
     let mut part: &[u8] = &[];
     loop {
         let length = left.min(PAYLOAD_MAX);
         left -= length;
-        Header { length, kind, lane, more: left > 0, id }.write(into);
+        let begin = into.len();
+        Header { length, kind, lane, more: left > 0, id }.write(integrity, into);
         let mut missing = length;
         while missing > 0 {
             if part.is_empty() {
@@ -243,6 +305,10 @@ pub(super) fn write_message(into: &mut Vec<u8>, kind: Kind, lane: Lane, id: u64,
             missing -= now.len();
             part = later;
         }
+        if integrity == Integrity::Sums {
+            let sum = crc32fast::hash(&into[begin..]);
+            into.extend_from_slice(&sum.to_le_bytes());
+        }
         if left == 0 {
             return;
         }
@@ -250,9 +316,14 @@ pub(super) fn write_message(into: &mut Vec<u8>, kind: Kind, lane: Lane, id: u64,
 }
 
 /// The length of the frame that `bytes` begin with. They were written by [`write_message`].
-pub(super) fn frame_bytes(bytes: &[u8]) -> usize {
+pub(super) fn frame_bytes(integrity: Integrity, bytes: &[u8]) -> usize {
     let length = bytes.first_chunk::<4>().expect("a frame was written here");
-    HEADER_BYTES + u32::from_le_bytes(*length) as usize
+    HEADER_BYTES + u32::from_le_bytes(*length) as usize + integrity.sum_bytes()
+}
+
+/// What the frames of a message of so many bytes take besides its payload, at most.
+pub(super) fn overhead(bytes: usize) -> usize {
+    (HEADER_BYTES + SUM_BYTES) * (1 + bytes.div_ceil(PAYLOAD_MAX))
 }
 
 /// One message of the peer.
@@ -277,6 +348,7 @@ impl fmt::Debug for Message<'_> {
 /// Finds messages in a stream of bytes, however it is cut up.
 pub(super) struct Decoder {
     limits: FrameLimits,
+    integrity: Integrity,
     /// Bytes before `read` were looked at; those from `filled` on are room.
     buffer: Vec<u8>,
     read: usize,
@@ -297,9 +369,10 @@ struct Partial {
 }
 
 impl Decoder {
-    pub(super) fn new(limits: FrameLimits) -> Self {
+    pub(super) fn new(limits: FrameLimits, integrity: Integrity) -> Self {
         Self {
             limits,
+            integrity,
             buffer: Vec::new(),
             read: 0,
             filled: 0,
@@ -357,13 +430,20 @@ impl Decoder {
         loop {
             let bytes = &self.buffer[self.read..self.filled];
             let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-            let header = Header::read(header)?;
-            if bytes.len() < HEADER_BYTES + header.length {
+            let header = Header::read(self.integrity, header)?;
+            let whole = HEADER_BYTES + header.length;
+            if bytes.len() < whole + self.integrity.sum_bytes() {
                 return Ok(None);
+            }
+            let (frame, rest) = bytes.split_at(whole);
+            if self.integrity == Integrity::Sums
+                && rest.first_chunk::<SUM_BYTES>() != Some(&crc32fast::hash(frame).to_le_bytes())
+            {
+                return Err(FrameError::Damaged);
             }
             let from = self.read + HEADER_BYTES;
             let to = from + header.length;
-            self.read = to;
+            self.read = to + self.integrity.sum_bytes();
             let Header { kind, lane, id, .. } = header;
             let partial = &mut self.partial[lane as usize];
             let limit = self.limits.of(lane);

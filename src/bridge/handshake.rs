@@ -2,28 +2,46 @@
 //!
 //! ```text
 //!  client                                   node
-//!    hello (64 bytes) ------------------->
+//!    hello (80 bytes) ------------------->
 //!                     <-------------------  ACCEPT, hello (64 bytes)      or REFUSE, length, text
+//!    TLS 1.3          <------------------>  TLS 1.3                       if either hello needs encryption
 //!    proof (32 bytes) ------------------->
 //!                     <-------------------  ACCEPT, proof (32 bytes)      or REFUSE, length, text
 //!    frames           <------------------>  frames
 //! ```
 //!
+//! Both hellos are said in the clear, so that peers of different versions always understand each other so far. That
+//! neither was changed on the way, the bit *needs encryption* above all, shows by the proofs, which cover both, and what
+//! the two ends of the encryption have in common.
+//!
 //! The client proves first, so a node tells a stranger nothing that was made with the key. Neither side decodes
-//! anything that is not of fixed length before it has verified the other, but for the text of a refusal, which is
-//! limited and shown as the peer's own words. There is no time limit in here: the callers have one.
+//! anything that is not of fixed length before it has verified the other, but for TLS, and the text of a refusal, which
+//! is limited and shown as the peer's own words. There is no time limit in here: the callers have one.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    hello::{HELLO_BYTES, Hello, HelloError, MAGIC, PROOF_BYTES, REFUSAL_BYTES_MAX, Role, Transcript, printable},
-    key::Key,
+    encryption::{ClientEncryption, NodeEncryption, Sealed},
+    frame::Integrity,
+    hello::{
+        CLIENT_HELLO_BYTES, HELLO_BYTES, Hello, HelloError, MAGIC, PROOF_BYTES, REFUSAL_BYTES_MAX, Role, Transcript,
+        printable,
+    },
+    key::{Key, KeyId},
+    stream::{Dialled, Reach, Stream},
 };
 
 const ACCEPT: u8 = 1;
 const REFUSE: u8 = 2;
+
+/// With which TLS begins: a handshake, and an alert.
+const TLS_HANDSHAKE: u8 = 0x16;
+const TLS_ALERT: u8 = 0x15;
+
+/// What TLS says to a peer of another version: a fatal alert, `protocol_version`.
+const TLS_OTHER_VERSION: [u8; 7] = [TLS_ALERT, 3, 3, 0, 2, 2, 70];
 
 /// The other side, of which it is now known that it has the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,52 +50,152 @@ pub(super) struct Peer {
     pub who: u128,
 }
 
-/// The client's part.
-pub(super) async fn connect<S>(stream: &mut S, key: &Key, client: u128, binding: &[u8]) -> Result<Peer, HelloError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
-    connect_with(stream, key, Hello::new(client, nonce()?), binding).await
+/// A connection over which frames can go.
+pub(super) struct Established {
+    pub peer: Peer,
+    pub stream: Box<dyn Stream>,
+    pub integrity: Integrity,
 }
 
-async fn connect_with<S>(stream: &mut S, key: &Key, hello: Hello, binding: &[u8]) -> Result<Peer, HelloError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
-    let client = hello.to_bytes();
-    send(stream, &client).await?;
-    accepted(stream).await?;
-    let node = receive::<_, HELLO_BYTES>(stream).await?;
-    let said = Hello::from_bytes(&node)?;
-    if said.nonce == hello.nonce {
-        return Err(HelloError::Reflected);
+/// What a client brings along.
+pub(super) struct ClientSide<'a> {
+    pub key: &'a Key,
+    pub client: u128,
+    pub encryption: &'a ClientEncryption,
+}
+
+impl ClientSide<'_> {
+    /// The client's part.
+    pub(super) async fn connect(&self, dialled: Dialled) -> Result<Established, HelloError> {
+        self.connect_as(Hello::new(self.client, nonce()?), dialled).await
     }
-    let transcript = Transcript { client: &client, node: &node, binding };
-    send(stream, &transcript.prove(key, Role::Client)).await?;
-    accepted(stream).await?;
-    let proof = receive::<_, PROOF_BYTES>(stream).await?;
-    if !transcript.verify(key, Role::Node, &proof) {
-        return Err(HelloError::WrongKey);
+
+    async fn connect_as(&self, hello: Hello, dialled: Dialled) -> Result<Established, HelloError> {
+        let Dialled { mut stream, reach } = dialled;
+        let hello = hello
+            .needing_encryption(self.encryption.is_needed(reach))
+            .wanting_certificate(self.encryption.wants_certificate());
+        let client = hello.with_key(self.key.id());
+        send(&mut stream, &client).await?;
+        accepted(&mut stream).await?;
+        let node = receive::<_, HELLO_BYTES>(&mut stream).await?;
+        let said = Hello::from_bytes(&node)?;
+        if said.nonce == hello.nonce {
+            return Err(HelloError::Reflected);
+        }
+        let encrypted = hello.needs_encryption() || said.needs_encryption();
+        let sealed = if encrypted { self.encryption.seal(stream).await? } else { Sealed::clear(stream) };
+        let Sealed { mut stream, binding, integrity } = sealed;
+        let transcript = Transcript { client: &client, node: &node, binding: &binding };
+        send(&mut stream, &transcript.prove(self.key, Role::Client)).await?;
+        accepted(&mut stream).await?;
+        let proof = receive::<_, PROOF_BYTES>(&mut stream).await?;
+        if !transcript.verify(self.key, Role::Node, &proof) {
+            return Err(HelloError::WrongKey);
+        }
+        Ok(Established { peer: Peer { who: said.who }, stream, integrity })
     }
-    Ok(Peer { who: said.who })
 }
 
-/// The node's part. A peer that is refused is told why.
-pub(super) async fn accept<S>(stream: &mut S, key: &Key, incarnation: u128, binding: &[u8]) -> Result<Peer, HelloError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
-    accept_with(stream, key, Hello::new(incarnation, nonce()?), binding).await
+/// What a node brings along.
+pub(super) struct NodeSide<'a> {
+    pub key: &'a Key,
+    pub incarnation: u128,
+    pub encryption: &'a NodeEncryption,
 }
 
-async fn accept_with<S>(stream: &mut S, key: &Key, hello: Hello, binding: &[u8]) -> Result<Peer, HelloError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
-    // A stranger that waits for an answer to its own first bytes gets one, rather than waiting with us for more.
+/// Why a peer was not let in, and the stream to it, if it may have to read that yet.
+pub(super) type TurnedAway = (HelloError, Option<Box<dyn Stream>>);
+
+/// What a client said, and what it was answered.
+struct Greeting {
+    said: Hello,
+    client: [u8; CLIENT_HELLO_BYTES],
+    node: [u8; HELLO_BYTES],
+    encrypted: bool,
+}
+
+impl NodeSide<'_> {
+    /// The node's part. A peer that is refused is told why.
+    pub(super) async fn accept(&self, dialled: Dialled) -> Result<Established, TurnedAway> {
+        let hello = Hello::new(self.incarnation, nonce().map_err(|error| (error, None))?);
+        self.accept_as(hello, dialled).await
+    }
+
+    async fn accept_as(&self, hello: Hello, dialled: Dialled) -> Result<Established, TurnedAway> {
+        let Dialled { mut stream, reach } = dialled;
+        let hello = hello.needing_encryption(self.encryption.is_needed(reach));
+        let greeting = match self.greet(&mut stream, hello, reach).await {
+            Ok(greeting) => greeting,
+            Err(error) => return Err((error, Some(stream))),
+        };
+        let sealed = match greeting.encrypted {
+            true => self.encryption.seal(stream, &greeting.said).await.map_err(|error| (error, None))?,
+            false => Sealed::clear(stream),
+        };
+        let Sealed { mut stream, binding, integrity } = sealed;
+        match self.verify(&mut stream, &greeting, &binding).await {
+            Ok(peer) => Ok(Established { peer, stream, integrity }),
+            Err(error) => Err((error, Some(stream))),
+        }
+    }
+
+    async fn greet(&self, stream: &mut Box<dyn Stream>, hello: Hello, reach: Reach) -> Result<Greeting, HelloError> {
+        let first = heard(stream).await?;
+        let said = match Hello::from_bytes(&first) {
+            Ok(said) => said,
+            Err(error) => {
+                refuse(stream, &from_there(&error)).await;
+                return Err(error);
+            }
+        };
+        let key = receive::<_, { KeyId::BYTES }>(stream).await?;
+        let encrypted = said.needs_encryption() || hello.needs_encryption();
+        let suits = self.encryption.suits(&said, reach);
+        let suits = if suits.is_ok() && encrypted { self.encryption.admit(reach).await } else { suits };
+        if let Err(error) = suits {
+            refuse(stream, &from_there(&error)).await;
+            return Err(error);
+        }
+        let node = hello.to_bytes();
+        send(stream, &[&[ACCEPT], &node[..]].concat()).await?;
+        let client = said.with_key(KeyId::of_bytes(key));
+        Ok(Greeting { said, client, node, encrypted })
+    }
+
+    async fn verify(
+        &self,
+        stream: &mut Box<dyn Stream>,
+        greeting: &Greeting,
+        binding: &[u8],
+    ) -> Result<Peer, HelloError> {
+        let Greeting { said, client, node, .. } = greeting;
+        let transcript = Transcript { client, node, binding };
+        let proof = receive::<_, PROOF_BYTES>(stream).await?;
+        if !transcript.verify(self.key, Role::Client, &proof) {
+            refuse(
+                stream,
+                "the key is not one of the node's: give the client the node's, by a key file or PROSCENIUM_KEY",
+            )
+            .await;
+            return Err(HelloError::WrongKey);
+        }
+        send(stream, &[&[ACCEPT], &transcript.prove(self.key, Role::Node)[..]].concat()).await?;
+        Ok(Peer { who: said.who })
+    }
+}
+
+/// The first 64 bytes of a client. A stranger that waits for an answer to its own first bytes gets one, rather than
+/// waiting with us for more.
+async fn heard(stream: &mut Box<dyn Stream>) -> Result<[u8; HELLO_BYTES], HelloError> {
     let mut client = [0; HELLO_BYTES];
     for at in 0..MAGIC.len() {
         client[at] = receive::<_, 1>(stream).await?[0];
+        if at == 0 && client[0] == TLS_HANDSHAKE {
+            // As clients of version 1 with a certificate to trust do.
+            let _ = send(stream, &TLS_OTHER_VERSION).await;
+            return Err(HelloError::Tls);
+        }
         if client[at] != MAGIC[at] {
             refuse(stream, "this is a proscenium node, and what came is not its protocol").await;
             return Err(HelloError::NotProscenium);
@@ -85,24 +203,7 @@ where
     }
     let rest = receive::<_, { HELLO_BYTES - MAGIC.len() }>(stream).await?;
     client[MAGIC.len()..].copy_from_slice(&rest);
-    let said = match Hello::from_bytes(&client) {
-        Ok(said) => said,
-        Err(error) => {
-            refuse(stream, &from_there(&error)).await;
-            return Err(error);
-        }
-    };
-    let node = hello.to_bytes();
-    send(stream, &[&[ACCEPT], &node[..]].concat()).await?;
-    let transcript = Transcript { client: &client, node: &node, binding };
-    let proof = receive::<_, PROOF_BYTES>(stream).await?;
-    if !transcript.verify(key, Role::Client, &proof) {
-        let text = "the key differs from the node's: give the client the node's key, by a key file or PROSCENIUM_KEY";
-        refuse(stream, text).await;
-        return Err(HelloError::WrongKey);
-    }
-    send(stream, &[&[ACCEPT], &transcript.prove(key, Role::Node)[..]].concat()).await?;
-    Ok(Peer { who: said.who })
+    Ok(client)
 }
 
 /// The same difference, as the other side sees it.
@@ -110,6 +211,18 @@ fn from_there(error: &HelloError) -> String {
     match *error {
         HelloError::Version { here, there } => HelloError::Version { here: there, there: here }.to_string(),
         HelloError::Codec { here, there } => HelloError::Codec { here: there, there: here }.to_string(),
+        #[cfg(not(feature = "tls"))]
+        HelloError::CannotEncrypt => {
+            "the connection has to be encrypted, and the node was built without the feature `tls`".to_owned()
+        }
+        #[cfg(feature = "tls")]
+        HelloError::NoCertificate => {
+            "the node has no certificate: connect without one to trust, or start the node with one".to_owned()
+        }
+        #[cfg(feature = "tls")]
+        HelloError::TooManyHandshakes => {
+            "too many encrypted connections were begun from your network: try again".to_owned()
+        }
         ref other => other.to_string(),
     }
 }
@@ -142,6 +255,7 @@ fn failed(error: io::Error) -> HelloError {
 async fn accepted<S: AsyncRead + Unpin + ?Sized>(stream: &mut S) -> Result<(), HelloError> {
     match receive::<_, 1>(stream).await? {
         [ACCEPT] => Ok(()),
+        [TLS_ALERT] => Err(HelloError::Tls),
         [REFUSE] => {
             let length = usize::from(u16::from_le_bytes(receive::<_, 2>(stream).await?));
             let mut text = vec![0; length.min(REFUSAL_BYTES_MAX)];

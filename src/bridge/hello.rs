@@ -1,43 +1,58 @@
 //! The fixed bytes with which a connection begins, outside any codec. Pure: no I/O, no randomness.
 //!
 //! ```text
-//!  byte  0            8         10       12             16               32           64
-//!        +------------+---------+--------+--------------+----------------+------------+
-//!        | "PROSCNM\n" | version | codec  | capabilities | who            | nonce      |
-//!        +------------+---------+--------+--------------+----------------+------------+
-//!          8 bytes      u16       u16      u32            u128             32 bytes
+//!  byte  0            8         10       12             16               32           64         80
+//!        +------------+---------+--------+--------------+----------------+------------+----------+
+//!        | "PROSCNM\n" | version | codec  | capabilities | who            | nonce      | key id   |
+//!        +------------+---------+--------+--------------+----------------+------------+----------+
+//!          8 bytes      u16       u16      u32            u128             32 bytes     16 bytes,
+//!                                                                                       by the client only
+//!
+//!  capabilities: bit 0  the connection has to be encrypted; one side that says so is enough
+//!                bit 1  the client wants the node's certificate, rather than a raw public key
 //! ```
 //!
-//! *Who* is the client's own number, drawn once for all of its connections, or the node's incarnation. Proofs are
-//! HMAC-SHA-256 (RFC 2104) over both hellos and the channel binding, under keys that HKDF-SHA-256 (RFC 5869) derives
-//! from the shared one, a different one for each role. So a proof that is sent back to its maker proves nothing, and one
-//! that is sent again neither, for both sides have drawn new nonces.
+//! *Who* is the client's own number, drawn once for all of its connections, or the node's incarnation. The first 64
+//! bytes are the same in every version, so that peers of different versions can tell each other which they are; what
+//! follows is read only once the versions agree. The *key id* tells the node with which of its keys the client will
+//! prove itself; it is derived from the key and tells nothing of it.
+//!
+//! Proofs are HMAC-SHA-256 (RFC 2104) over both hellos and the channel binding, under keys that HKDF-SHA-256 (RFC 5869)
+//! derives from the shared one, a different one for each role. So a proof that is sent back to its maker proves nothing,
+//! and one that is sent again neither, for both sides have drawn new nonces.
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::key::Key;
+use super::key::{Key, KeyId};
 
 /// The version of everything that is said over a bridge. Raised by every change to it.
-pub(super) const PROTOCOL_VERSION: u16 = 1;
+pub(super) const PROTOCOL_VERSION: u16 = 2;
 
 /// The encoding of `crate::codec`.
 const CODEC: u16 = 1;
 
 pub(super) const MAGIC: [u8; 8] = *b"PROSCNM\n";
 pub(super) const HELLO_BYTES: usize = 64;
+/// What a client says: its hello and the id of its key.
+pub(super) const CLIENT_HELLO_BYTES: usize = HELLO_BYTES + KeyId::BYTES;
 pub(super) const PROOF_BYTES: usize = 32;
 
 /// Bytes of a refusal's text at most.
 pub(super) const REFUSAL_BYTES_MAX: usize = 512;
+
+/// The connection has to be encrypted.
+const NEEDS_ENCRYPTION: u32 = 1;
+/// The client wants a certificate.
+const WANTS_CERTIFICATE: u32 = 2;
 
 /// What either side says first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hello {
     pub version: u16,
     pub codec: u16,
-    /// Bits for what later versions may offer; those that are not known are ignored.
+    /// Bits that are not known are ignored.
     pub capabilities: u32,
     pub who: u128,
     pub nonce: [u8; 32],
@@ -46,6 +61,32 @@ pub(super) struct Hello {
 impl Hello {
     pub(super) fn new(who: u128, nonce: [u8; 32]) -> Self {
         Self { version: PROTOCOL_VERSION, codec: CODEC, capabilities: 0, who, nonce }
+    }
+
+    pub(super) fn needing_encryption(mut self, needed: bool) -> Self {
+        self.capabilities |= if needed { NEEDS_ENCRYPTION } else { 0 };
+        self
+    }
+
+    pub(super) fn wanting_certificate(mut self, wanted: bool) -> Self {
+        self.capabilities |= if wanted { WANTS_CERTIFICATE } else { 0 };
+        self
+    }
+
+    pub(super) fn needs_encryption(&self) -> bool {
+        self.capabilities & NEEDS_ENCRYPTION != 0
+    }
+
+    pub(super) fn wants_certificate(&self) -> bool {
+        self.capabilities & WANTS_CERTIFICATE != 0
+    }
+
+    /// As a client says it.
+    pub(super) fn with_key(self, key: KeyId) -> [u8; CLIENT_HELLO_BYTES] {
+        let mut bytes = [0; CLIENT_HELLO_BYTES];
+        bytes[..HELLO_BYTES].copy_from_slice(&self.to_bytes());
+        bytes[HELLO_BYTES..].copy_from_slice(&key.to_bytes());
+        bytes
     }
 
     pub(super) fn to_bytes(self) -> [u8; HELLO_BYTES] {
@@ -97,7 +138,7 @@ pub(super) enum Role {
 
 /// The hellos of both sides, and what binds them to the stream they were said over.
 pub(super) struct Transcript<'a> {
-    pub client: &'a [u8; HELLO_BYTES],
+    pub client: &'a [u8; CLIENT_HELLO_BYTES],
     pub node: &'a [u8; HELLO_BYTES],
     pub binding: &'a [u8],
 }
@@ -152,6 +193,23 @@ pub(crate) enum HelloError {
     WrongKey,
     #[error("the peer sent back what this side said")]
     Reflected,
+    #[error(
+        "the peer answers in TLS at once, as no node of this version does: is this the address of a node, and of the same release?"
+    )]
+    Tls,
+    #[cfg(feature = "tls")]
+    /// The handshake of TLS failed, for a reason that another attempt will not change.
+    #[error("the connection could not be encrypted: {0}")]
+    NotEncrypted(String),
+    #[cfg(not(feature = "tls"))]
+    #[error("the connection has to be encrypted, and this side was built without the feature `tls`")]
+    CannotEncrypt,
+    #[cfg(feature = "tls")]
+    #[error("the client wants a certificate, and this node has none")]
+    NoCertificate,
+    #[cfg(feature = "tls")]
+    #[error("too many encrypted connections were begun from the same network")]
+    TooManyHandshakes,
 }
 
 impl From<std::io::Error> for HelloError {
@@ -178,22 +236,30 @@ mod tests {
     #[test]
     fn the_bytes_of_a_hello_do_not_change() {
         let hello = Hello::new(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10, [0xaa; 32]);
-        let mut expected = b"PROSCNM\n\x01\x00\x01\x00\x00\x00\x00\x00".to_vec();
+        let mut expected = b"PROSCNM\n\x02\x00\x01\x00\x00\x00\x00\x00".to_vec();
         expected.extend([0x10, 0x0f, 0x0e, 0x0d, 0x0c, 0x0b, 0x0a, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
         expected.extend([0xaa; 32]);
         assert_eq!(hello.to_bytes().to_vec(), expected);
         assert_eq!(Hello::from_bytes(&hello.to_bytes()), Ok(hello));
+        let needing = hello.needing_encryption(true).wanting_certificate(true);
+        expected[12] = 3;
+        assert_eq!(needing.to_bytes().to_vec(), expected);
+        assert!(needing.needs_encryption() && needing.wants_certificate());
+        assert!(!hello.needs_encryption() && !hello.wants_certificate());
+        expected
+            .extend([0x3b, 0x80, 0x3d, 0xc7, 0x29, 0x10, 0x95, 0xc6, 0x88, 0x93, 0x85, 0xde, 0xe2, 0x18, 0x06, 0xde]);
+        assert_eq!(needing.with_key(key().id()).to_vec(), expected);
     }
 
     #[test]
     fn the_bytes_of_proofs_do_not_change() {
-        let (client, node) = (Hello::new(1, [1; 32]).to_bytes(), Hello::new(2, [2; 32]).to_bytes());
+        let (client, node) = (Hello::new(1, [1; 32]).with_key(key().id()), Hello::new(2, [2; 32]).to_bytes());
         let proof = |role, binding: &[u8]| {
             let proof = Transcript { client: &client, node: &node, binding }.prove(&key(), role);
             proof.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         };
-        assert_eq!(proof(Role::Client, b""), "7dc21a92400ee20699bf57edd55b95b9d3941ff3aeec1aa1188c024b7f277f67");
-        assert_eq!(proof(Role::Node, b""), "ed2cd522d2ca7e84c8e01e8200f3ab4bb54d37c03daa9275775379dd371ac64a");
+        assert_eq!(proof(Role::Client, b""), "f8f9ab2e68c4b9d823a367bc801eb6b3eeff2d2fdd1976ea004e852d7ad5b740");
+        assert_eq!(proof(Role::Node, b""), "9aedd9f534db5adf110425a043b9b4ed5eb05313461906c6321a64e17435c2e2");
         assert_ne!(proof(Role::Client, b""), proof(Role::Client, b"binding"));
     }
 
@@ -202,7 +268,7 @@ mod tests {
         let mut bytes = Hello::new(1, [1; 32]).to_bytes();
         bytes[8] = 9;
         let error = Hello::from_bytes(&bytes).unwrap_err();
-        assert_eq!(error, HelloError::Version { here: 1, there: 9 });
+        assert_eq!(error, HelloError::Version { here: 2, there: 9 });
         assert!(error.to_string().contains("version 9"), "{error}");
         let mut bytes = Hello::new(1, [1; 32]).to_bytes();
         bytes[10] = 3;
@@ -212,13 +278,15 @@ mod tests {
 
     #[test]
     fn a_proof_holds_for_its_role_key_hellos_and_binding_only() {
-        let (client, node) = (Hello::new(1, [1; 32]).to_bytes(), Hello::new(2, [2; 32]).to_bytes());
+        let (client, node) = (Hello::new(1, [1; 32]).with_key(key().id()), Hello::new(2, [2; 32]).to_bytes());
         let transcript = Transcript { client: &client, node: &node, binding: b"b" };
         let proof = transcript.prove(&key(), Role::Client);
         assert!(transcript.verify(&key(), Role::Client, &proof));
         assert!(!transcript.verify(&key(), Role::Node, &proof));
         assert!(!transcript.verify(&Key::generate(), Role::Client, &proof));
-        assert!(!Transcript { client: &node, node: &client, binding: b"b" }.verify(&key(), Role::Client, &proof));
+        let mut other = client;
+        other[12] ^= 1;
+        assert!(!Transcript { client: &other, node: &node, binding: b"b" }.verify(&key(), Role::Client, &proof));
         assert!(!Transcript { client: &client, node: &node, binding: b"" }.verify(&key(), Role::Client, &proof));
     }
 

@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hkdf::Hkdf;
+use sha2::Sha256;
+
 /// Bytes of a key at least.
 const KEY_BYTES_MIN: usize = 32;
 
@@ -171,6 +174,37 @@ impl Key {
 
     pub(super) fn secret(&self) -> &[u8] {
         &self.secret
+    }
+
+    /// By which a node recognises it among its keys. It tells nothing of the secret.
+    pub(super) fn id(&self) -> KeyId {
+        let mut id = [0; KeyId::BYTES];
+        Hkdf::<Sha256>::new(None, &self.secret)
+            .expand(b"proscenium key id", &mut id)
+            .expect("16 bytes are less than HKDF can give");
+        KeyId(id)
+    }
+}
+
+/// Which key it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct KeyId([u8; Self::BYTES]);
+
+impl KeyId {
+    pub(super) const BYTES: usize = 16;
+
+    pub(super) fn of_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
+        self.0
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

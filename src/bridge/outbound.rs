@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    frame::{HEADER_BYTES, Kind, Lane, frame_bytes, write_message},
+    frame::{Integrity, Kind, Lane, frame_bytes, overhead, write_message},
     stream::WriteHalf,
 };
 
@@ -43,6 +43,7 @@ const BUFFER_KEPT_BYTES: usize = 1 << 20;
 /// The sending side of one connection. Anyone may queue frames, on any thread; they are written by the connection's
 /// task, or at once by whoever [`flush`](Self::flush)es.
 pub(super) struct Outbound {
+    integrity: Integrity,
     queues: Mutex<Queues>,
     /// Never locked while `queues` is.
     writer: Mutex<Writer>,
@@ -117,20 +118,20 @@ struct FrameQueue {
 }
 
 impl FrameQueue {
-    fn push(&mut self, kind: Kind, lane: Lane, id: u64, parts: &[&[u8]]) -> usize {
+    fn push(&mut self, integrity: Integrity, kind: Kind, lane: Lane, id: u64, parts: &[&[u8]]) -> usize {
         if self.segments.back().is_none_or(|last| last.len() >= SEGMENT_BYTES) {
             self.segments.push_back(Vec::new());
         }
         let last = self.segments.back_mut().expect("one was just made sure of");
         let before = last.len();
-        write_message(last, kind, lane, id, parts);
+        write_message(last, integrity, kind, lane, id, parts);
         let added = last.len() - before;
         self.bytes += added;
         added
     }
 
     /// Moves whole frames to the end of `into`, up to about `max` bytes but one frame at least.
-    fn take(&mut self, into: &mut Vec<u8>, max: usize) -> usize {
+    fn take(&mut self, integrity: Integrity, into: &mut Vec<u8>, max: usize) -> usize {
         let mut taken = 0;
         while taken < max
             && let Some(first) = self.segments.front_mut()
@@ -147,7 +148,7 @@ impl FrameQueue {
             }
             let mut end = 0;
             while end < first.len() && (taken + end == 0 || taken + end < max) {
-                end += frame_bytes(&first[end..]);
+                end += frame_bytes(integrity, &first[end..]);
             }
             into.extend_from_slice(&first[..end]);
             // What is left is cut off rather than moved down each time, so that a large message costs one more copy.
@@ -164,11 +165,12 @@ impl FrameQueue {
 }
 
 impl Outbound {
-    pub(super) fn new(half: impl AsyncWrite + Send + Unpin + 'static) -> Arc<Self> {
+    pub(super) fn new(half: impl AsyncWrite + Send + Unpin + 'static, integrity: Integrity) -> Arc<Self> {
         let task = Arc::new(TaskWaker(AtomicWaker::new()));
         let waker = Waker::from(Arc::clone(&task));
         let writer = Writer { half: Some(Box::new(half)), buffer: Vec::new(), written: 0 };
         Arc::new(Self {
+            integrity,
             queues: Mutex::default(),
             writer: Mutex::new(writer),
             task,
@@ -177,6 +179,11 @@ impl Outbound {
             backlog: AtomicUsize::new(0),
             drained: AtomicWaker::new(),
         })
+    }
+
+    /// How changes on the way are noticed on this connection, in both directions.
+    pub(super) fn integrity(&self) -> Integrity {
+        self.integrity
     }
 
     /// Queues a message and has it written soon. What is queued once the connection is closing is dropped.
@@ -204,7 +211,7 @@ impl Outbound {
             return;
         }
         let queue = if lane == Lane::Calls { &mut queues.calls } else { &mut queues.control };
-        let added = queue.push(kind, lane, id, parts);
+        let added = queue.push(self.integrity, kind, lane, id, parts);
         self.backlog.fetch_add(added, Ordering::Relaxed);
     }
 
@@ -326,8 +333,8 @@ impl Outbound {
 
     fn take_round(&self, into: &mut Vec<u8>) {
         let mut queues = self.queues.lock();
-        let mut taken = queues.control.take(into, usize::MAX);
-        taken += queues.calls.take(into, ROUND_CALLS_BYTES);
+        let mut taken = queues.control.take(self.integrity, into, usize::MAX);
+        taken += queues.calls.take(self.integrity, into, ROUND_CALLS_BYTES);
         let data = queues.data.pop_front();
         drop(queues);
         if taken > 0 {
@@ -336,8 +343,8 @@ impl Outbound {
         }
         if let Some(DataMessage { kind, id, head, bytes, room }) = data {
             let head = head.as_ref().map_or(&[][..], |head| &head[..]);
-            into.reserve(head.len() + bytes.len() + HEADER_BYTES * (2 + bytes.len() / SEGMENT_BYTES));
-            write_message(into, kind, Lane::Data, id, &[head, &bytes]);
+            into.reserve(head.len() + bytes.len() + overhead(head.len() + bytes.len()));
+            write_message(into, self.integrity, kind, Lane::Data, id, &[head, &bytes]);
             drop(room);
         }
     }

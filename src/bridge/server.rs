@@ -32,7 +32,8 @@ pub(crate) use self::threads::IoThreads;
 use self::{session::Session, threads::Desks};
 use super::{
     connection::{Heartbeat, say_goodbye},
-    handshake,
+    encryption::NodeEncryption,
+    handshake::{Established, NodeSide},
     hello::HelloError,
     key::Key,
     message::Goodbye,
@@ -57,6 +58,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// What a [`Server`] is made of.
 pub(crate) struct ServerConfig {
     pub key: Key,
+    pub encryption: NodeEncryption,
     pub incarnation: u128,
     pub registry: JobRegistry,
     pub heartbeat: Heartbeat,
@@ -169,19 +171,17 @@ impl Server {
             Either::Right(_) => return,
         };
         self.state.lock().strangers.retain(|(other, _)| *other != number);
-        if let Some((client, stream)) = met {
-            self.talk(client, stream).await;
+        if let Some(established) = met {
+            self.talk(established).await;
         }
     }
 
     /// Makes sure of a peer. None if it has not proven that it has the key.
-    async fn meet(&self, arrival: BoxFuture<'static, io::Result<Dialled>>) -> Option<(u128, Box<dyn Stream>)> {
+    async fn meet(&self, arrival: BoxFuture<'static, io::Result<Dialled>>) -> Option<Established> {
         let hello = async {
-            let Dialled { mut stream, binding } = arrival.await.map_err(|error| (HelloError::from(error), None))?;
-            match handshake::accept(&mut stream, &self.config.key, self.config.incarnation, &binding).await {
-                Ok(peer) => Ok((peer.who, stream)),
-                Err(error) => Err((error, Some(stream))),
-            }
+            let dialled = arrival.await.map_err(|error| (HelloError::from(error), None))?;
+            let ServerConfig { key, incarnation, encryption, .. } = &self.config;
+            NodeSide { key, incarnation: *incarnation, encryption }.accept(dialled).await
         };
         match timeout(self.config.hello_limit, hello).await {
             Ok(Ok(met)) => Some(met),
@@ -200,7 +200,9 @@ impl Server {
         }
     }
 
-    async fn talk(self: Arc<Self>, client: u128, stream: Box<dyn Stream>) {
+    async fn talk(self: Arc<Self>, established: Established) {
+        let Established { peer, stream, integrity } = established;
+        let client = peer.who;
         let before = self.state.lock().sessions.get(&client).cloned();
         if let Some(before) = before {
             // Its connection may look alive for a while yet. Nothing of it may work on beside the new one.
@@ -209,7 +211,7 @@ impl Server {
             while over.changed().await.is_ok() {}
         }
         let (reader, writer) = stream.halves();
-        let outbound = Outbound::new(writer);
+        let outbound = Outbound::new(writer, integrity);
         let (running, over) = watch::channel(());
         let entry = Arc::new(SessionEntry { outbound: Arc::clone(&outbound), dismissed: Notify::new(), over });
         {

@@ -1,5 +1,7 @@
 //! Byte streams to peers, and how a client comes by one.
 
+use std::net::IpAddr;
+
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -22,11 +24,19 @@ impl Stream for tokio::io::DuplexStream {
     }
 }
 
-/// A stream that was just opened.
+/// A stream that was just opened, of whose other end nothing is known.
 pub(crate) struct Dialled {
     pub stream: Box<dyn Stream>,
-    /// What binds the proof of the key to this very stream: empty for one that is not encrypted.
-    pub binding: Vec<u8>,
+    pub reach: Reach,
+}
+
+/// How far a stream goes, as this end sees it: there may be a forwarded port on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It stays on this machine.
+    Machine,
+    /// Others may be on its way; this is the other end.
+    Beyond(IpAddr),
 }
 
 /// Opens streams to one node, each time anew.
@@ -50,10 +60,8 @@ pub(crate) enum DialErrorKind {
     NobodyListens,
     /// The address means nothing.
     Address,
-    /// The peer is not who it should be.
-    #[cfg(feature = "tls")]
-    Untrusted,
-    /// Others could read along.
+    /// It leads to another machine, and this program cannot encrypt.
+    #[cfg(not(feature = "tls"))]
     Exposed,
     Other,
 }

@@ -8,7 +8,7 @@ use std::{
 use futures::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 
-use super::stream::{Dial, DialError, DialErrorKind, Dialled, ReadHalf, Stream, WriteHalf};
+use super::stream::{Dial, DialError, DialErrorKind, Dialled, Reach, ReadHalf, Stream, WriteHalf};
 
 impl Stream for TcpStream {
     fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf) {
@@ -20,16 +20,14 @@ impl Stream for TcpStream {
 /// Connects to `host:port`, which is looked up each time.
 pub(crate) struct TcpDial {
     pub address: String,
-    /// Whether to go beyond this machine, where others can read along.
-    pub beyond_loopback: bool,
 }
 
 impl Dial for TcpDial {
     fn dial(&self) -> BoxFuture<'static, Result<Dialled, DialError>> {
-        let (address, beyond_loopback) = (self.address.clone(), self.beyond_loopback);
+        let address = self.address.clone();
         Box::pin(async move {
-            let stream = connect(&address, beyond_loopback).await?;
-            Ok(Dialled { stream: Box::new(stream), binding: Vec::new() })
+            let (stream, peer) = connect(&address).await?;
+            Ok(Dialled { stream: Box::new(stream), reach: reach_of(peer) })
         })
     }
 
@@ -39,7 +37,7 @@ impl Dial for TcpDial {
 }
 
 /// Connects to the first of the addresses that answers.
-pub(super) async fn connect(address: &str, beyond_loopback: bool) -> Result<TcpStream, DialError> {
+async fn connect(address: &str) -> Result<(TcpStream, IpAddr), DialError> {
     let addresses = lookup_host(address).await;
     let addresses = addresses.map_err(|error| DialError {
         message: format!("`{address}` is no address of a node: {error}"),
@@ -47,9 +45,10 @@ pub(super) async fn connect(address: &str, beyond_loopback: bool) -> Result<TcpS
     })?;
     let mut failure = DialError { message: format!("`{address}` has no address"), kind: DialErrorKind::Address };
     for address in addresses {
-        if !beyond_loopback && !is_loopback(address.ip()) {
+        #[cfg(not(feature = "tls"))]
+        if !is_loopback(address.ip()) {
             failure = DialError {
-                message: format!("{address} is beyond this machine, and the connection is not encrypted"),
+                message: format!("{address} is beyond this machine, and this program was built without encryption"),
                 kind: DialErrorKind::Exposed,
             };
             continue;
@@ -58,7 +57,7 @@ pub(super) async fn connect(address: &str, beyond_loopback: bool) -> Result<TcpS
             Ok(stream) => {
                 // Frames are gathered before they are written; to wait for more would only delay them.
                 stream.set_nodelay(true).map_err(|error| failed(&error))?;
-                return Ok(stream);
+                return Ok((stream, address.ip()));
             }
             Err(error) => failure = failed(&error),
         }
@@ -72,6 +71,11 @@ fn failed(error: &io::Error) -> DialError {
         _ => DialErrorKind::Other,
     };
     DialError { message: error.to_string(), kind }
+}
+
+/// How far a stream goes whose other end has this address.
+pub(crate) fn reach_of(peer: IpAddr) -> Reach {
+    if is_loopback(peer) { Reach::Machine } else { Reach::Beyond(peer) }
 }
 
 pub(crate) fn is_loopback(address: IpAddr) -> bool {

@@ -1,28 +1,45 @@
 //! Streams encrypted with TLS 1.3, by rustls.
+//!
+//! Without certificates, a node shows a *raw public key* (RFC 7250). That its private key is the node's shows by the
+//! proofs of the shared key, which come after: they cover what only the two ends of this very connection know, so that
+//! somebody in between, who has two connections of its own, is found out.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
-use futures::future::BoxFuture;
-use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, client, rustls,
     rustls::{
         ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+        client::{
+            Resumption,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::{
+            CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+        },
+        pki_types::{
+            CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+            pem::PemObject,
+        },
+        server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage},
+        sign::CertifiedKey,
     },
     server,
 };
 
 use super::{
-    stream::{Dial, DialError, DialErrorKind, Dialled, ReadHalf, Stream, WriteHalf},
-    tcp,
+    encryption::Sealed,
+    frame::Integrity,
+    hello::HelloError,
+    stream::{ReadHalf, Stream, WriteHalf},
 };
 
 /// What both ends of an encrypted connection know and nobody else (RFC 9266); the proofs of the key are made for it, so
 /// that they hold for this very connection.
 const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
+/// In front of the 32 bytes of an Ed25519 private key, this is PKCS #8 (RFC 8410).
+const ED25519_PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// A node's certificate, and the private key that goes with it. With the feature `tls`.
 #[derive(Clone)]
@@ -54,17 +71,7 @@ impl TlsIdentity {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(unusable)?;
-        Ok(Self { config: Arc::new(config) })
-    }
-
-    /// Encrypts a connection that was accepted.
-    pub(crate) fn accept(&self, stream: TcpStream) -> BoxFuture<'static, io::Result<Dialled>> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
-        Box::pin(async move {
-            let stream = acceptor.accept(stream).await?;
-            let binding = stream.get_ref().1.export_keying_material(vec![0; 32], BINDING_LABEL, None);
-            Ok(Dialled { binding: binding.map_err(io::Error::other)?, stream: Box::new(stream) })
-        })
+        Ok(Self { config: without_resumption(config) })
     }
 }
 
@@ -237,48 +244,148 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// Connects to `host:port` and encrypts the connection.
-pub(crate) struct TlsDial {
-    pub address: String,
-    pub trust: TlsTrust,
+/// The key pair that a node shows to clients which want no certificate.
+#[derive(Clone)]
+pub(crate) struct RawIdentity {
+    config: Arc<ServerConfig>,
 }
 
-impl Dial for TlsDial {
-    fn dial(&self) -> BoxFuture<'static, Result<Dialled, DialError>> {
-        let (address, connector) = (self.address.clone(), TlsConnector::from(Arc::clone(&self.trust.config)));
-        Box::pin(async move {
-            let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
-            let name = ServerName::try_from(host).map_err(|error| DialError {
-                message: format!("`{address}` names no host: {error}"),
-                kind: DialErrorKind::Address,
-            })?;
-            let stream = tcp::connect(&address, true).await?;
-            let stream = connector.connect(name, stream).await.map_err(|error| {
-                // Rustls found the peer to be another one; or the stream broke off.
-                let untrusted = error.get_ref().is_some_and(|error| error.is::<rustls::Error>());
-                let kind = if untrusted { DialErrorKind::Untrusted } else { DialErrorKind::Other };
-                DialError { message: format!("the connection could not be encrypted: {error}"), kind }
-            })?;
-            let binding = stream.get_ref().1.export_keying_material(vec![0; 32], BINDING_LABEL, None);
-            let binding =
-                binding.map_err(|error| DialError { message: error.to_string(), kind: DialErrorKind::Other })?;
-            Ok(Dialled { stream: Box::new(stream), binding })
-        })
-    }
-
-    fn place(&self) -> &str {
-        &self.address
+impl RawIdentity {
+    /// That of these 32 bytes, an Ed25519 private key.
+    pub(crate) fn of_seed(seed: &[u8; 32]) -> Result<Self, TlsError> {
+        let pkcs8 = PrivatePkcs8KeyDer::from([&ED25519_PKCS8[..], seed].concat());
+        let key = ring::sign::any_eddsa_type(&pkcs8).map_err(unusable)?;
+        let missing = || TlsError::Unusable { message: "the key has no public part".to_owned() };
+        let public = key.public_key().ok_or_else(missing)?;
+        let shown = CertificateDer::from(public.as_ref().to_vec());
+        let resolver = AlwaysResolvesServerRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![shown], key)));
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(resolver));
+        Ok(Self { config: without_resumption(config) })
     }
 }
 
-impl Stream for client::TlsStream<TcpStream> {
+/// No session goes on over another connection: each begins with a whole handshake, and so has secrets of its own.
+fn without_resumption(mut config: ServerConfig) -> Arc<ServerConfig> {
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Arc::new(config)
+}
+
+/// Takes any raw public key. That the node has its private key is verified as always.
+#[derive(Debug)]
+struct AnyRawKey {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AnyRawKey {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("raw public keys are for TLS 1.3".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(key.as_ref()),
+            signature,
+            algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+/// Encrypts a stream as its client: with a certificate that `trust` accepts, else with whatever raw key the node shows.
+pub(super) async fn connect(
+    stream: Box<dyn Stream>,
+    trust: Option<&TlsTrust>,
+    host: &str,
+) -> Result<Sealed, HelloError> {
+    let unfit = |error: &dyn fmt::Display| HelloError::NotEncrypted(error.to_string());
+    let (mut config, name) = match trust {
+        Some(TlsTrust { config }) => (ClientConfig::clone(config), ServerName::try_from(host.to_owned())),
+        None => {
+            let config = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .map_err(|error| unfit(&error))?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyRawKey { provider: provider() }))
+                .with_no_client_auth();
+            (config, ServerName::try_from("node.invalid".to_owned()))
+        }
+    };
+    config.enable_sni &= trust.is_some();
+    config.resumption = Resumption::disabled();
+    let name = name.map_err(|error| unfit(&format_args!("`{host}` names no host: {error}")))?;
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(failed)?;
+    let binding = binding_of(connected.get_ref().1)?;
+    Ok(Sealed { binding, stream: Box::new(connected), integrity: Integrity::Cipher })
+}
+
+/// Encrypts a stream as its node: with the certificate, if there is one to show, else with the raw key.
+pub(super) async fn accept(
+    stream: Box<dyn Stream>,
+    certificate: Option<&TlsIdentity>,
+    raw: &RawIdentity,
+) -> Result<Sealed, HelloError> {
+    let config = certificate.map_or(&raw.config, |identity| &identity.config);
+    let accepted = TlsAcceptor::from(Arc::clone(config)).accept(stream).await.map_err(failed)?;
+    let binding = binding_of(accepted.get_ref().1)?;
+    Ok(Sealed { binding, stream: Box::new(accepted), integrity: Integrity::Cipher })
+}
+
+fn binding_of<Data>(connection: &rustls::ConnectionCommon<Data>) -> Result<Vec<u8>, HelloError> {
+    let binding = connection.export_keying_material(vec![0; 32], BINDING_LABEL, None);
+    binding.map_err(|error| HelloError::NotEncrypted(error.to_string()))
+}
+
+/// Rustls found fault with the peer; or the stream broke off.
+fn failed(error: io::Error) -> HelloError {
+    if error.get_ref().is_some_and(|error| error.is::<rustls::Error>()) {
+        return HelloError::NotEncrypted(error.to_string());
+    }
+    error.into()
+}
+
+impl Stream for client::TlsStream<Box<dyn Stream>> {
     fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf) {
         let (read, write) = tokio::io::split(*self);
         (Box::new(read), Box::new(write))
     }
 }
 
-impl Stream for server::TlsStream<TcpStream> {
+impl Stream for server::TlsStream<Box<dyn Stream>> {
     fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf) {
         let (read, write) = tokio::io::split(*self);
         (Box::new(read), Box::new(write))

@@ -43,9 +43,9 @@ pub(super) struct Common {
     /// [env: PROSCENIUM_TLS_AUTHORITIES]
     #[arg(long, global = true, value_name = "FILE")]
     pub tls_authorities: Option<PathBuf>,
-    /// Talk to other machines without encryption.
+    /// Encrypt connections within this machine, too, as those to other machines always are.
     #[arg(long, global = true)]
-    pub insecure_plaintext: bool,
+    pub encrypted: bool,
     /// How results are printed [default: human].
     #[arg(long, global = true, value_enum, env = "PROSCENIUM_FORMAT")]
     pub format: Option<Format>,

@@ -39,7 +39,7 @@ pub(super) struct Record {
     pub folder: Option<PathBuf>,
     /// None: in the variable.
     pub key_file: Option<PathBuf>,
-    pub insecure_plaintext: bool,
+    pub encrypted: bool,
     pub start: Start,
 }
 
@@ -103,8 +103,8 @@ impl Record {
         for limit in &self.start.limit {
             flag("--limit", Some(limit.into()));
         }
-        if self.insecure_plaintext {
-            arguments.push("--insecure-plaintext".into());
+        if self.encrypted {
+            arguments.push("--encrypted".into());
         }
         arguments
     }
@@ -120,7 +120,7 @@ pub(super) fn record(settings: &Settings, start: &Start, listens_at: String) -> 
             KeyChoice::File(path) => Some(path.clone()),
             KeyChoice::Variable => None,
         },
-        insecure_plaintext: settings.insecure_plaintext,
+        encrypted: settings.encrypted,
         start: start.clone(),
     }
 }

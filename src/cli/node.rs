@@ -113,7 +113,7 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
         .jobs(jobs)
         .address(&settings.address)
         .limits(settings::limits(&start.limit)?)
-        .insecure_plaintext(settings.insecure_plaintext)
+        .encrypted(settings.encrypted)
         .data_folder(folder);
     node = match &settings.key {
         KeyChoice::Variable => node.key(Key::find()?),
@@ -265,10 +265,10 @@ fn restart_node(restart: &StopNode, settings: Settings, screen: &mut Screen) -> 
     }
     if !daemon::is_free(&folder) {
         let key = record.key_file.clone().map_or(KeyChoice::Variable, KeyChoice::File);
-        let insecure_plaintext = settings.insecure_plaintext || record.insecure_plaintext;
+        let encrypted = settings.encrypted || record.encrypted;
         // A certificate of its own is one to trust.
         let tls_pin = settings.tls_pin.clone().or_else(|| record.start.tls_certificate.clone());
-        let settings = Settings { key, tls_pin, insecure_plaintext, ..settings };
+        let settings = Settings { key, tls_pin, encrypted, ..settings };
         stop_and_wait(restart, &settings, &record.listens_at, Some(&folder))?;
     }
     spawn(&record, screen)

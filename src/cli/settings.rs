@@ -34,7 +34,7 @@ struct File {
     key_file: Option<PathBuf>,
     tls_pin: Option<PathBuf>,
     tls_authorities: Option<PathBuf>,
-    insecure_plaintext: bool,
+    encrypted: bool,
     format: Option<Format>,
     node: Start,
 }
@@ -46,7 +46,7 @@ pub(super) struct Settings {
     pub key: KeyChoice,
     pub tls_pin: Option<PathBuf>,
     pub tls_authorities: Option<PathBuf>,
-    pub insecure_plaintext: bool,
+    pub encrypted: bool,
     pub format: Format,
     /// What the file says of nodes.
     pub node: Start,
@@ -75,7 +75,7 @@ impl Settings {
             key: key_choice(common.key_file.clone(), file.key_file)?,
             tls_pin: absolute(tls_pin)?,
             tls_authorities: absolute(tls_authorities)?,
-            insecure_plaintext: common.insecure_plaintext || file.insecure_plaintext,
+            encrypted: common.encrypted || file.encrypted,
             format: common.format.or(file.format).unwrap_or_default(),
             node: file.node,
         })
@@ -88,7 +88,7 @@ impl Settings {
     /// A connection that is given up once it is lost for `reconnect_limit`.
     pub(super) fn connect_to(&self, address: &str, reconnect_limit: Duration) -> Result<RemoteEnvironment, Failure> {
         let mut connect = RemoteEnvironment::connect("command line", address)
-            .insecure_plaintext(self.insecure_plaintext)
+            .encrypted(self.encrypted)
             .reconnect_limit(reconnect_limit);
         connect = match &self.key {
             KeyChoice::Variable => connect.key(Key::find()?),

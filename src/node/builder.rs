@@ -18,14 +18,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Node,
-    serving::{self, Encryption, Setup},
+    serving::{self, Setup},
 };
 #[cfg(feature = "tls")]
-use crate::bridge::TlsIdentity;
+use crate::bridge::{RawIdentity, TlsError, TlsIdentity};
 #[cfg(feature = "store")]
 use crate::store::{HistoryError, Store};
 use crate::{
-    bridge::{Heartbeat, Key, KeyError, ServerConfig},
+    bridge::{Heartbeat, Key, KeyError, NodeEncryption, ServerConfig},
     environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     job::{JobRegistry, Limits},
     manager::Placement,
@@ -47,8 +47,9 @@ pub struct NodeBuilder {
     hello_limit: Duration,
     connections_max: usize,
     io_threads: usize,
-    insecure_plaintext: bool,
-    encryption: Encryption,
+    encrypted: bool,
+    #[cfg(feature = "tls")]
+    identity: Option<TlsIdentity>,
     #[cfg(feature = "store")]
     data_folder: Option<PathBuf>,
 }
@@ -72,8 +73,9 @@ impl NodeBuilder {
             hello_limit: Duration::from_secs(5),
             connections_max: 4096,
             io_threads: (cores() / 2).max(1),
-            insecure_plaintext: false,
-            encryption: Encryption::default(),
+            encrypted: false,
+            #[cfg(feature = "tls")]
+            identity: None,
             #[cfg(feature = "store")]
             data_folder: None,
         }
@@ -165,18 +167,18 @@ impl NodeBuilder {
         self
     }
 
-    /// Whether to listen for other machines without encryption. What is sent can then be read by whoever is on the way;
-    /// the key cannot. Default: no, and such an address is refused.
-    pub fn insecure_plaintext(mut self, insecure: bool) -> Self {
-        self.insecure_plaintext = insecure;
+    /// Whether connections from this machine are encrypted, too, as those from others always are: for a port that is
+    /// forwarded, so that a client elsewhere looks like one of this machine. Default: no. It takes the feature `tls`.
+    pub fn encrypted(mut self, encrypted: bool) -> Self {
+        self.encrypted = encrypted;
         self
     }
 
-    /// Encrypts connections, and proves to clients by this certificate who they are connected to. With the feature `tls`.
-    /// Default: no encryption, and then none but this machine is listened for.
+    /// Shows this certificate to the clients that want one ([`Connect::tls`](crate::Connect::tls)). With the feature
+    /// `tls`. Default: none, and such clients are refused; to others the shared key alone proves who the node is.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, identity: TlsIdentity) -> Self {
-        self.encryption.identity = Some(identity);
+        self.identity = Some(identity);
         self
     }
 
@@ -222,8 +224,14 @@ impl NodeBuilder {
         let environment = environment.open().map_err(NodeError::Environment)?;
         let mut incarnation = [0; 16];
         getrandom::fill(&mut incarnation).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
+        let encryption = encryption(
+            self.encrypted,
+            #[cfg(feature = "tls")]
+            self.identity,
+        )?;
         let server = ServerConfig {
             key: key.clone(),
+            encryption,
             incarnation: u128::from_le_bytes(incarnation),
             registry: self.jobs,
             heartbeat: self.heartbeat,
@@ -242,8 +250,6 @@ impl NodeBuilder {
             io_threads: self.io_threads,
             thread_names: thread_names.clone(),
             address: self.address,
-            beyond_loopback: self.insecure_plaintext || self.encryption.is_there(),
-            encryption: self.encryption,
             orders,
             stops: commands.clone(),
         };
@@ -257,6 +263,23 @@ impl NodeBuilder {
         };
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(Node { commands, address, key, thread, closed: closed_rx, thread_names, listens: Mutex::new(false) })
+    }
+}
+
+fn encryption(
+    always: bool,
+    #[cfg(feature = "tls")] identity: Option<TlsIdentity>,
+) -> Result<NodeEncryption, NodeError> {
+    #[cfg(feature = "tls")]
+    {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
+        let raw = RawIdentity::of_seed(&seed).map_err(NodeError::Encryption)?;
+        Ok(NodeEncryption::new(always, raw, identity))
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        if always { Err(NodeError::NoEncryption) } else { Ok(NodeEncryption::none()) }
     }
 }
 
@@ -309,14 +332,21 @@ pub enum NodeError {
         /// What the operating system said.
         message: String,
     },
-    /// Others than this machine could connect, and the connections would not be encrypted.
+    /// Others than this machine could connect, and the connections cannot be encrypted. Without the feature `tls`.
     #[error(
-        "{address} can be reached from other machines: use TLS, or say `insecure_plaintext` if everyone on the way may read along"
+        "{address} can be reached from other machines, and this program was built without encryption, the feature `tls`"
     )]
     Exposed {
         /// The address.
         address: SocketAddr,
     },
+    /// It was to encrypt every connection, and cannot. Without the feature `tls`.
+    #[error("this program was built without encryption, the feature `tls`")]
+    NoEncryption,
+    /// The key pair of its connections could not be made.
+    #[cfg(feature = "tls")]
+    #[error("the key pair of the node's connections could not be made")]
+    Encryption(#[source] TlsError),
     /// The operating system refused a thread or a file descriptor.
     #[error("the operating system refused a thread or a file descriptor")]
     Thread(#[source] io::Error),

@@ -19,10 +19,10 @@ use tokio::{
 };
 
 use super::NodeError;
-#[cfg(feature = "tls")]
-use crate::bridge::TlsIdentity;
 use crate::{
-    bridge::{Dial, DialError, DialErrorKind, Dialled, IoThreads, Server, ServerConfig, is_loopback, listen, resolve},
+    bridge::{
+        Dial, DialError, DialErrorKind, Dialled, IoThreads, Reach, Server, ServerConfig, listen, reach_of, resolve,
+    },
     environment::{Environment, LocalEnvironment},
     job::JobHandle,
     link::NodeStop,
@@ -47,9 +47,6 @@ pub(super) struct Setup {
     pub environment: LocalEnvironment,
     pub server: ServerConfig,
     pub address: Option<String>,
-    pub encryption: Encryption,
-    /// Whether others than this machine may be listened for.
-    pub beyond_loopback: bool,
     pub io_threads: usize,
     /// How the names of its threads begin.
     pub thread_names: String,
@@ -68,7 +65,7 @@ impl Dial for InProcessDial {
         let (here, there) = tokio::io::duplex(PIPE_BYTES);
         let welcomed = self.commands.send(Command::Welcome(there));
         Box::pin(ready(match welcomed {
-            Ok(()) => Ok(Dialled { stream: Box::new(here), binding: Vec::new() }),
+            Ok(()) => Ok(Dialled { stream: Box::new(here), reach: Reach::Machine }),
             Err(_) => {
                 let message = "the node has ended".to_owned();
                 Err(DialError { message, kind: DialErrorKind::NobodyListens })
@@ -107,8 +104,8 @@ pub(super) fn run(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, N
 }
 
 async fn serve(setup: Setup, threads: &IoThreads, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>) {
-    let Setup { environment, server, address, encryption, beyond_loopback, mut orders, stops, .. } = setup;
-    let listener = match open_listener(address, beyond_loopback).await {
+    let Setup { environment, server, address, mut orders, stops, .. } = setup;
+    let listener = match open_listener(address).await {
         Ok(listener) => listener,
         Err(error) => {
             environment.close().await;
@@ -119,8 +116,7 @@ async fn serve(setup: Setup, threads: &IoThreads, opened: &SyncSender<Result<Opt
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (client_stops, mut asked) = mpsc::unbounded_channel();
     let server = Server::new(server, environment.host(), client_stops, threads);
-    let accepting =
-        listener.map(|listener| spawn_local(accept(Arc::clone(&server), listener, encryption)).abort_handle());
+    let accepting = listener.map(|listener| spawn_local(accept(Arc::clone(&server), listener)).abort_handle());
     let forwarded = stops.clone();
     spawn_local(async move {
         while let Some(how) = asked.recv().await {
@@ -140,58 +136,36 @@ async fn serve(setup: Setup, threads: &IoThreads, opened: &SyncSender<Result<Opt
     tracing::info!(node = environment.name(), "ended");
 }
 
-async fn open_listener(address: Option<String>, beyond_loopback: bool) -> Result<Option<TcpListener>, NodeError> {
+async fn open_listener(address: Option<String>) -> Result<Option<TcpListener>, NodeError> {
     let Some(address) = address else { return Ok(None) };
     let failed = |error: io::Error| NodeError::Address { address: address.clone(), message: error.to_string() };
     let addresses = resolve(&address).await.map_err(failed)?;
-    let exposed = addresses.iter().find(|address| !is_loopback(address.ip()));
-    if let (Some(address), false) = (exposed, beyond_loopback) {
+    #[cfg(not(feature = "tls"))]
+    if let Some(address) = addresses.iter().find(|address| reach_of(address.ip()) != Reach::Machine) {
         return Err(NodeError::Exposed { address: *address });
     }
     listen(&addresses).await.map(Some).map_err(failed)
 }
 
-/// How connections from other processes are encrypted.
-#[derive(Clone, Default)]
-pub(super) struct Encryption {
-    #[cfg(feature = "tls")]
-    pub identity: Option<TlsIdentity>,
-}
-
-impl Encryption {
-    #[cfg(feature = "tls")]
-    pub(super) fn is_there(&self) -> bool {
-        self.identity.is_some()
-    }
-
-    #[cfg(not(feature = "tls"))]
-    pub(super) fn is_there(&self) -> bool {
-        false
-    }
-
-    /// Belongs to the runtime on which it is awaited.
-    fn arrival(&self, stream: StdTcpStream) -> BoxFuture<'static, io::Result<Dialled>> {
-        #[cfg(feature = "tls")]
-        if let Some(identity) = self.identity.clone() {
-            return Box::pin(async move { identity.accept(TcpStream::from_std(stream)?).await });
-        }
-        Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), binding: Vec::new() }) })
-    }
+/// Belongs to the runtime on which it is awaited.
+fn arrival(stream: StdTcpStream, peer: SocketAddr) -> BoxFuture<'static, io::Result<Dialled>> {
+    let reach = reach_of(peer.ip());
+    Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), reach }) })
 }
 
 fn in_process(stream: DuplexStream) -> BoxFuture<'static, io::Result<Dialled>> {
-    Box::pin(ready(Ok(Dialled { stream: Box::new(stream), binding: Vec::new() })))
+    Box::pin(ready(Ok(Dialled { stream: Box::new(stream), reach: Reach::Machine })))
 }
 
-async fn accept(server: Arc<Server>, listener: TcpListener, encryption: Encryption) {
+async fn accept(server: Arc<Server>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Frames are gathered before they are written; to wait for more would only delay them.
                 if stream.set_nodelay(true).is_ok()
                     && let Ok(stream) = stream.into_std()
                 {
-                    server.welcome(encryption.arrival(stream));
+                    server.welcome(arrival(stream, peer));
                 }
             }
             Err(error) => {

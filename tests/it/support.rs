@@ -24,7 +24,7 @@ pub use self::{
     journal::{Journal, JournalSink, Pen},
     node::{NodeProcess, NodeSetup},
     places::{Opened, Place, each_environment, each_environment_with, each_place_with},
-    proxy::{Cut, Proxy, Swallow},
+    proxy::{Cut, Flip, Proxy, Swallow},
     services::{Answer, Counter, Crash, Echo, Increment, LateAnswer, LoseReply, SlowAnswer, Total},
 };
 

@@ -15,12 +15,13 @@ use super::{
 use crate::{
     bridge::{
         connection::{self, End, Handler, Heartbeat, Violation, say_goodbye},
+        encryption::ClientEncryption,
         frame::{FrameLimits, Kind, Message},
-        handshake,
+        handshake::{ClientSide, Established},
         key::Key,
         message::{FromNode, Goodbye},
         outbound::Outbound,
-        stream::{Dial, DialErrorKind, Stream},
+        stream::{Dial, DialErrorKind},
     },
     codec,
     service::CallError,
@@ -37,6 +38,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Keeper {
     pub dial: Arc<dyn Dial>,
     pub key: Key,
+    pub encryption: ClientEncryption,
     pub heartbeat: Heartbeat,
     pub connect_limit: Duration,
     pub reconnect_limit: Duration,
@@ -90,16 +92,17 @@ impl Keeper {
         let begun = Instant::now();
         let connect = std::pin::pin!(timeout(self.connect_limit, self.connect()));
         let closing = std::pin::pin!(self.shared.closing());
-        let (stream, incarnation) = match select(connect, closing).await {
+        let Established { peer, stream, integrity } = match select(connect, closing).await {
             Either::Right(_) => return Attempt::Closed,
             Either::Left((Err(_), _)) => return Attempt::Failed(ConnectFault::TimedOut(self.connect_limit)),
             Either::Left((Ok(Err(fault)), _)) => return Attempt::Failed(fault),
             Either::Left((Ok(Ok(connected)), _)) => connected,
         };
         let (reader, writer) = stream.halves();
-        let outbound = Outbound::new(writer);
+        let outbound = Outbound::new(writer, integrity);
         let welcomed = Cell::new(false);
-        let mut handler = Listener { keeper: self, outbound: &outbound, incarnation, opened, welcomed: &welcomed };
+        let mut handler =
+            Listener { keeper: self, outbound: &outbound, incarnation: peer.who, opened, welcomed: &welcomed };
         let limits = FrameLimits::default();
         let running = connection::run(reader, &outbound, limits, self.heartbeat, &mut handler);
         let mut running = std::pin::pin!(running);
@@ -130,12 +133,10 @@ impl Keeper {
         if welcomed.get() { Attempt::Lasted(end) } else { Attempt::Failed(ConnectFault::NotWelcomed(end)) }
     }
 
-    async fn connect(&self) -> Result<(Box<dyn Stream>, u128), ConnectFault> {
-        let mut dialled = self.dial.dial().await.map_err(ConnectFault::Dial)?;
-        let established = handshake::connect(&mut dialled.stream, &self.key, self.shared.client, &dialled.binding)
-            .await
-            .map_err(ConnectFault::Hello)?;
-        Ok((dialled.stream, established.who))
+    async fn connect(&self) -> Result<Established, ConnectFault> {
+        let dialled = self.dial.dial().await.map_err(ConnectFault::Dial)?;
+        let side = ClientSide { key: &self.key, client: self.shared.client, encryption: &self.encryption };
+        side.connect(dialled).await.map_err(ConnectFault::Hello)
     }
 }
 

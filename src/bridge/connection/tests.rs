@@ -4,7 +4,10 @@ use futures::future::join;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
 
 use super::*;
-use crate::bridge::{frame::write_message, outbound::DataMessage};
+use crate::bridge::{
+    frame::{Integrity, write_message},
+    outbound::DataMessage,
+};
 
 const CALM: Heartbeat = Heartbeat { interval: Duration::from_secs(60), timeout: Duration::from_secs(120) };
 
@@ -33,7 +36,7 @@ async fn run_against<T>(
 ) -> (End, Vec<(Kind, u64, usize)>, T) {
     let (here, there) = duplex(pipe_bytes);
     let (reader, writer) = split(here);
-    let outbound = Outbound::new(writer);
+    let outbound = Outbound::new(writer, Integrity::Cipher);
     let mut notes = Notes::default();
     let running = run(reader, &outbound, FrameLimits::default(), heartbeat, &mut notes);
     let (end, result) = join(running, other(there, Arc::clone(&outbound))).await;
@@ -42,7 +45,7 @@ async fn run_against<T>(
 
 /// Everything the other side says until it closes.
 async fn heard(mut stream: DuplexStream) -> Vec<(Kind, u64, Vec<u8>)> {
-    let mut decoder = Decoder::new(FrameLimits::default());
+    let mut decoder = Decoder::new(FrameLimits::default(), Integrity::Cipher);
     let mut messages = Vec::new();
     loop {
         while let Some(message) = decoder.next().expect("they are frames") {
@@ -58,7 +61,7 @@ async fn heard(mut stream: DuplexStream) -> Vec<(Kind, u64, Vec<u8>)> {
 fn frames(messages: &[(Kind, Lane, u64, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (kind, lane, id, payload) in messages {
-        write_message(&mut bytes, *kind, *lane, *id, &[payload]);
+        write_message(&mut bytes, Integrity::Cipher, *kind, *lane, *id, &[payload]);
     }
     bytes
 }
@@ -122,7 +125,7 @@ fn a_silent_peer_is_given_up_and_one_that_gives_signs_of_life_is_not() {
     let (here, there) = duplex(1 << 16);
     let sides = [here, there].map(|side| {
         let (reader, writer) = split(side);
-        (reader, Outbound::new(writer))
+        (reader, Outbound::new(writer, Integrity::Cipher))
     });
     block_on(async {
         let [(one_reader, one), (other_reader, other)] = sides;

@@ -3,6 +3,7 @@ use std::sync::mpsc;
 use futures::task::noop_waker;
 
 use super::*;
+use crate::bridge::frame::HEADER_BYTES;
 
 /// Takes so many bytes, and is then not ready until it is given room.
 struct Narrow {
@@ -34,7 +35,7 @@ impl AsyncWrite for Narrow {
 fn narrow(room: usize) -> (Arc<Outbound>, Arc<Mutex<usize>>, mpsc::Receiver<u8>) {
     let (written, received) = mpsc::channel();
     let room = Arc::new(Mutex::new(room));
-    (Outbound::new(Narrow { room: Arc::clone(&room), written }), room, received)
+    (Outbound::new(Narrow { room: Arc::clone(&room), written }, Integrity::Cipher), room, received)
 }
 
 #[test]

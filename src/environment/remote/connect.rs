@@ -18,12 +18,12 @@ use tokio::sync::watch;
 
 use super::{Core, RemoteEnvironment, Threads, link::RemoteLink};
 #[cfg(feature = "tls")]
-use crate::bridge::{TlsDial, TlsTrust};
+use crate::bridge::TlsTrust;
 use crate::{
     blocking::block_on,
     bridge::{
-        Client, ClientConfig, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError, Key, KeyError,
-        TcpDial,
+        Client, ClientConfig, ClientEncryption, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError,
+        Key, KeyError, TcpDial,
     },
     timer::Timer,
 };
@@ -44,6 +44,9 @@ use crate::{
 pub struct Connect {
     name: String,
     way: Way,
+    encrypted: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsTrust>,
     key: WhichKey,
     heartbeat: Heartbeat,
     connect_limit: Duration,
@@ -51,12 +54,7 @@ pub struct Connect {
 }
 
 enum Way {
-    Address {
-        address: String,
-        insecure_plaintext: bool,
-        #[cfg(feature = "tls")]
-        tls: Option<TlsTrust>,
-    },
+    Address(String),
     /// To a node of this process.
     InProcess(Arc<dyn Dial>),
 }
@@ -76,12 +74,10 @@ impl Connect {
     pub(super) fn new(name: String, address: String) -> Self {
         Self {
             name,
-            way: Way::Address {
-                address,
-                insecure_plaintext: false,
-                #[cfg(feature = "tls")]
-                tls: None,
-            },
+            way: Way::Address(address),
+            encrypted: false,
+            #[cfg(feature = "tls")]
+            tls: None,
             key: WhichKey::Find,
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
             connect_limit: Duration::from_secs(10),
@@ -121,22 +117,18 @@ impl Connect {
         self
     }
 
-    /// Whether to connect to another machine without encryption. What is sent can then be read by whoever is on the way;
-    /// the key cannot. Default: no, and such an address is refused.
-    pub fn insecure_plaintext(mut self, insecure: bool) -> Self {
-        if let Way::Address { insecure_plaintext, .. } = &mut self.way {
-            *insecure_plaintext = insecure;
-        }
+    /// Whether a connection to this machine is encrypted, too, as those to others always are: for a port that is
+    /// forwarded to another machine. Default: no. It takes the feature `tls`.
+    pub fn encrypted(mut self, encrypted: bool) -> Self {
+        self.encrypted = encrypted;
         self
     }
 
     /// Encrypts the connection, with a node that has a certificate which `trust` accepts. With the feature `tls`.
-    /// Default: no encryption, and then none but a node on this machine is connected to.
+    /// Default: no certificate is asked for, and the shared key alone proves who the node is.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, trust: TlsTrust) -> Self {
-        if let Way::Address { tls, .. } = &mut self.way {
-            *tls = Some(trust);
-        }
+        self.tls = Some(trust);
         self
     }
 
@@ -157,17 +149,21 @@ impl Connect {
         };
         let dial: Arc<dyn Dial> = match self.way {
             Way::InProcess(dial) => dial,
+            Way::Address(address) => Arc::new(TcpDial { address }),
+        };
+        let encryption = ClientEncryption {
+            always: self.encrypted,
             #[cfg(feature = "tls")]
-            Way::Address { address, tls: Some(trust), .. } => Arc::new(TlsDial { address, trust }),
-            Way::Address { address, insecure_plaintext, .. } => {
-                Arc::new(TcpDial { address, beyond_loopback: insecure_plaintext })
-            }
+            trust: self.tls,
+            #[cfg(feature = "tls")]
+            host: host_of(dial.place()).to_owned(),
         };
         let (address, thread_prefix) = (dial.place().to_owned(), next_thread_prefix());
         let (closed, closed_rx) = watch::channel(());
         let (client, thread, opened) = Client::start(ClientConfig {
             dial,
             key,
+            encryption,
             heartbeat: self.heartbeat,
             connect_limit: self.connect_limit,
             reconnect_limit: self.reconnect_limit,
@@ -187,6 +183,12 @@ impl Connect {
             Err(_) => Err(ConnectError::Thread(io::Error::other("the connection's thread broke off"))),
         }
     }
+}
+
+/// The host of `host:port`.
+#[cfg(feature = "tls")]
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
 }
 
 /// Unique within the process, so that a thread can be recognised by its name.
@@ -223,8 +225,8 @@ pub enum ConnectError {
         /// What is wrong with it.
         message: String,
     },
-    /// The node is on another machine, and the connection would not be encrypted.
-    #[error("{message}: use TLS, or say `insecure_plaintext` if everyone on the way may read along")]
+    /// The node is on another machine, and the connection cannot be encrypted. Without the feature `tls`.
+    #[error("{message}: build it with the feature `tls`")]
     Exposed {
         /// Which address it is.
         message: String,
@@ -256,9 +258,8 @@ impl ConnectError {
         match fault {
             ConnectFault::Dial(DialError { message, kind }) => match kind {
                 DialErrorKind::Address => Self::Address { message },
+                #[cfg(not(feature = "tls"))]
                 DialErrorKind::Exposed => Self::Exposed { message },
-                #[cfg(feature = "tls")]
-                DialErrorKind::Untrusted => Self::Refused { address, message },
                 DialErrorKind::NobodyListens | DialErrorKind::Other => Self::Unreachable { address, message },
             },
             ConnectFault::Hello(error @ (HelloError::Io(_) | HelloError::Closed)) => {

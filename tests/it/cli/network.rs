@@ -58,7 +58,7 @@ impl Network {
 
     /// The words of a command, typed on one of the hosts.
     fn on<'a>(host: &'a str, words: &[&'a str]) -> Vec<String> {
-        let place = ["netns", "exec", host, env!("CARGO_BIN_EXE_proscenium"), "--insecure-plaintext"];
+        let place = ["netns", "exec", host, env!("CARGO_BIN_EXE_proscenium")];
         place.iter().chain(words).map(|word| (*word).to_owned()).collect()
     }
 

@@ -8,7 +8,7 @@ use super::{
     SILENCE,
     wire::{
         CALLS, CHUNK, CONTROL, DATA, Frame, GOODBYE, ITEMS, MESSAGE, MORE, PING, Peer, TELL, WELCOME, frame, key,
-        long_message, text,
+        long_message, seal, text,
     },
 };
 use crate::{
@@ -104,14 +104,21 @@ fn broken_rules(id: u64) -> Vec<(&'static str, Vec<u8>)> {
     let changed = |at: usize, to: u8| {
         let mut bytes = frame(PING, CONTROL, 1, &[]);
         bytes[at] = to;
+        seal(&mut bytes);
+        bytes
+    };
+    let damaged = |at: usize| {
+        let mut bytes = frame(PING, CONTROL, 1, &[]);
+        bytes[at] ^= 1;
         bytes
     };
     vec![
         ("unknown kind", changed(4, 77)),
-        ("unknown kind", b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+        ("header of a frame was damaged", b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
         ("flags", changed(5, 0b1000)),
         ("lane", changed(5, CALLS)),
-        ("reserved", changed(7, 1)),
+        ("header of a frame was damaged", damaged(7)),
+        ("a frame was damaged", damaged(17)),
         ("long", changed(3, 0xff)),
         ("empty", frame(MESSAGE, CONTROL | MORE, id, &[])),
         ("inside a message", [frame(MESSAGE, MORE, id, &[1]), frame(MESSAGE, CONTROL, 2, &removed(9))].concat()),

@@ -90,7 +90,7 @@ impl Line {
 
     fn node(&self) -> NodeProcess {
         let address = format!("{NODE}:0");
-        let setup = NodeSetup { address, exposed: true, silence: Some(2 * SILENCE), ..NodeSetup::default() };
+        let setup = NodeSetup { address, silence: Some(2 * SILENCE), ..NodeSetup::default() };
         NodeProcess::set_up_by(&setup, Self::program_in(&self.node))
     }
 
@@ -152,7 +152,7 @@ const RUN: u64 = 20_000;
 fn a_test_binary_can_be_a_client_at_the_end_of_a_line() {
     let Ok(errand) = env::var(ERRAND) else { return };
     let Errand { address, pen, losses, runs } = serde_json::from_str(&errand).unwrap();
-    let connect = RemoteEnvironment::connect("test", address).key(key()).insecure_plaintext(true);
+    let connect = RemoteEnvironment::connect("test", address).key(key());
     let connect = connect.heartbeat(SILENCE / 5, 2 * SILENCE).connect_limit(2 * SILENCE);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let all = async {

@@ -12,7 +12,7 @@ use super::{
     SILENCE, Talkative, came_to_rest,
     wire::{
         ANSWER, CALL, CALLS, CHUNK, CONTROL, ClientHello, DATA, GOODBYE, ITEMS, MESSAGE, MORE, PING, PONG, Peer, TELL,
-        frame, job_number, key, long_message, text,
+        frame, job_number, key, long_message, seal, text,
     },
 };
 use crate::{
@@ -69,15 +69,22 @@ fn broken_rules() -> Vec<(&'static str, Vec<u8>)> {
     let changed = |at: usize, to: u8| {
         let mut bytes = frame(PING, CONTROL, 1, &[]);
         bytes[at] = to;
+        seal(&mut bytes);
         bytes
     };
     let health = [0, 2];
+    let damaged = |at: usize| {
+        let mut bytes = frame(PING, CONTROL, 1, &[]);
+        bytes[at] ^= 1;
+        bytes
+    };
     vec![
         ("unknown kind", changed(4, 77)),
-        ("unknown kind", b"GET / HTTP/1.1\r\nHost: node\r\n\r\n".to_vec()),
+        ("header of a frame was damaged", b"GET / HTTP/1.1\r\nHost: node\r\n\r\n".to_vec()),
         ("flags", changed(5, 0b1000)),
         ("lane", changed(5, CALLS)),
-        ("reserved", changed(7, 1)),
+        ("header of a frame was damaged", damaged(7)),
+        ("a frame was damaged", damaged(17)),
         // A length that nobody has room for.
         ("long", changed(3, 0xff)),
         ("empty", frame(MESSAGE, CONTROL | MORE, 1, &[])),
@@ -178,7 +185,7 @@ fn a_peer_that_falls_silent_at_any_step_is_cut_off_within_the_limit_for_it() {
     let address = node.address().unwrap().to_string();
     let env = RemoteEnvironment::connect("test", address.as_str()).key(key()).blocking().unwrap();
     let mut silent = Vec::new();
-    for said in [0, 1, 8, 63, 64] {
+    for said in [0, 1, 8, 63, 64, 79, 80] {
         let mut peer = Peer::stranger(&address);
         peer.say(&ClientHello::new().first()[..said]);
         silent.push((format!("{said} bytes of the hello"), peer));
@@ -235,7 +242,7 @@ fn a_client_that_floods_and_does_not_listen_makes_only_itself_wait() {
         assert!(grown < 24 << 20, "{:.1} MiB for {taken} bytes", mebibytes(grown));
         bystander.goes_on().await;
         // It listens after all, and nothing of what it was owed is lost.
-        for n in 0..taken / 16 {
+        for n in 0..taken / 20 {
             let frame = loop {
                 let frame = client.any().expect("the connection lasts");
                 if frame.kind != PING {

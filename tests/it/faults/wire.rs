@@ -41,7 +41,19 @@ pub fn key() -> Key {
 
 pub fn frame(kind: u8, flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("frames are short");
-    [&length.to_le_bytes()[..], &[kind, flags, 0, 0], &id.to_le_bytes(), payload].concat()
+    let mut frame = [&length.to_le_bytes()[..], &[kind, flags, 0, 0], &id.to_le_bytes(), payload, &[0; 4]].concat();
+    seal(&mut frame);
+    frame
+}
+
+/// Gives a frame the sums that go with what is in it.
+pub fn seal(frame: &mut [u8]) {
+    frame[6..8].fill(0);
+    let check = crc32fast::hash(&frame[..16]);
+    frame[6..8].copy_from_slice(&u16::try_from((check >> 16) ^ (check & 0xffff)).expect("it is folded").to_le_bytes());
+    let end = frame.len() - 4;
+    let sum = crc32fast::hash(&frame[..end]);
+    frame[end..].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// A message of so many zeros, in as many frames as it takes.
@@ -104,7 +116,7 @@ fn proof(role: &[u8], hellos: &[u8]) -> [u8; 32] {
 fn hello() -> [u8; 64] {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut hello = [0; 64];
-    hello[..12].copy_from_slice(b"PROSCNM\n\x01\x00\x01\x00");
+    hello[..12].copy_from_slice(b"PROSCNM\n\x02\x00\x01\x00");
     hello[16..24].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
     hello[24..28].copy_from_slice(&std::process::id().to_le_bytes());
     hello[32..40].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
@@ -113,12 +125,15 @@ fn hello() -> [u8; 64] {
 
 /// What a client says in the hello, once it knows what the node said.
 pub struct ClientHello {
-    hello: [u8; 64],
+    hello: [u8; 80],
 }
 
 impl ClientHello {
     pub fn new() -> Self {
-        Self { hello: hello() }
+        let mut all = [0; 80];
+        all[..64].copy_from_slice(&hello());
+        Hkdf::<Sha256>::new(None, &SECRET).expand(b"proscenium key id", &mut all[64..]).expect("it is not too long");
+        Self { hello: all }
     }
 
     pub fn first(&self) -> &[u8] {
@@ -126,7 +141,7 @@ impl ClientHello {
     }
 
     pub fn proof(&self, node: &[u8; 64]) -> [u8; 32] {
-        proof(b"proscenium client", &[self.hello, *node].concat())
+        proof(b"proscenium client", &[&self.hello[..], node].concat())
     }
 }
 
@@ -166,10 +181,10 @@ impl Peer {
     pub fn node(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().expect("the client comes");
         let mut peer = Self::over(stream);
-        let (client, node) = (peer.read::<64>(), hello());
+        let (client, node) = (peer.read::<80>(), hello());
         peer.say(&[&[1], &node[..]].concat());
         peer.read::<32>();
-        peer.say(&[&[1], &proof(b"proscenium node", &[client, node].concat())[..]].concat());
+        peer.say(&[&[1], &proof(b"proscenium node", &[&client[..], &node].concat())[..]].concat());
         peer
     }
 
@@ -227,13 +242,16 @@ impl Peer {
 
     fn take(&mut self) -> Option<Frame> {
         let (length, _) = self.heard.split_first_chunk::<4>()?;
-        let end = 16 + u32::from_le_bytes(*length) as usize;
+        let end = 16 + u32::from_le_bytes(*length) as usize + 4;
         if self.heard.len() < end {
             return None;
         }
         let bytes: Vec<u8> = self.heard.drain(..end).collect();
+        let mut sealed = bytes.clone();
+        seal(&mut sealed);
+        assert_eq!(bytes, sealed, "every frame carries its sums");
         let id = u64::from_le_bytes(bytes[8..16].try_into().expect("so long it is"));
-        Some(Frame { kind: bytes[4], flags: bytes[5], id, payload: bytes[16..].to_vec() })
+        Some(Frame { kind: bytes[4], flags: bytes[5], id, payload: bytes[16..end - 4].to_vec() })
     }
 
     /// Waits until the other side closes. The rule that it says was broken, if it says so.

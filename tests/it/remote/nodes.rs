@@ -261,6 +261,6 @@ impl Handler<Bytes> for Large {
 
 #[test]
 fn settings_of_a_connection_can_be_chained_and_shown() {
-    let connect: Connect = RemoteEnvironment::connect("shown", "127.0.0.1:1").insecure_plaintext(true);
+    let connect: Connect = RemoteEnvironment::connect("shown", "127.0.0.1:1").encrypted(true);
     assert_eq!(format!("{connect:?}"), "Connect { name: \"shown\", .. }");
 }

@@ -193,20 +193,71 @@ fn a_stranger_is_told_what_this_is_and_keeps_nobody_out() {
 }
 
 #[test]
-fn beyond_this_machine_nothing_goes_in_the_clear_unless_somebody_says_so() {
-    let open = |insecure| {
-        let node = Node::builder().key(Key::generate()).address("0.0.0.0:0").insecure_plaintext(insecure);
-        node.open()
-    };
-    let error = open(false).unwrap_err();
-    assert!(matches!(error, NodeError::Exposed { .. }), "{error:?}");
-    assert!(error.to_string().contains("insecure_plaintext"), "{error}");
-    drop(open(true).unwrap());
-    let connect = RemoteEnvironment::connect("test", "192.0.2.1:19001").key(Key::generate());
-    let error = connect.blocking().unwrap_err();
-    assert!(matches!(error, ConnectError::Exposed { .. }), "{error:?}");
+fn beyond_this_machine_nothing_goes_in_the_clear() {
+    let open = || Node::builder().key(Key::generate()).address("0.0.0.0:0").open();
+    #[cfg(feature = "tls")]
+    drop(open().unwrap());
+    #[cfg(not(feature = "tls"))]
+    {
+        let error = open().unwrap_err();
+        assert!(matches!(error, NodeError::Exposed { .. }) && error.to_string().contains("feature `tls`"), "{error}");
+        let connect = RemoteEnvironment::connect("test", "192.0.2.1:19001").key(Key::generate());
+        let error = connect.blocking().unwrap_err();
+        assert!(matches!(error, ConnectError::Exposed { .. }), "{error:?}");
+        // Nor is what one side needs left out because the other cannot.
+        let (node, address, key) = node(Limits::default());
+        let connect = RemoteEnvironment::connect("test", address.to_string()).key(key).encrypted(true);
+        let error = connect.blocking().unwrap_err();
+        assert!(
+            matches!(&error, ConnectError::Refused { message, .. } if message.contains("feature `tls`")),
+            "{error}"
+        );
+        drop(node);
+        let error = Node::builder().key(Key::generate()).address("127.0.0.1:0").encrypted(true).open().unwrap_err();
+        assert!(matches!(error, NodeError::NoEncryption), "{error:?}");
+    }
     let error = RemoteEnvironment::connect("test", "nonsense").key(Key::generate()).blocking().unwrap_err();
     assert!(matches!(error, ConnectError::Address { .. }), "{error:?}");
+}
+
+/// What version 1 says first, recorded from a client of it: magic, version, codec, no capabilities, number and nonce.
+fn hello_of_version_1() -> Vec<u8> {
+    [b"PROSCNM\n\x01\x00\x01\x00\x00\x00\x00\x00", &[7; 16][..], &[9; 32]].concat()
+}
+
+/// What a node of version 1 answers a client of version 2, recorded.
+const ANSWER_OF_VERSION_1: &[u8] =
+    b"\x02\x5f\x00the peer speaks version 1 of the protocol and this side version 2: use the same release on both";
+
+#[test]
+fn peers_of_the_version_before_are_told_at_once_which_versions_differ_in_either_direction() {
+    let (node, address, key) = node(Limits::default());
+    let begun = std::time::Instant::now();
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    client.write_all(&hello_of_version_1()).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    let text = b"the peer speaks version 2 of the protocol and this side version 1: use the same release on both";
+    assert_eq!(answer, [&[2, text.len() as u8, 0], &text[..]].concat());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    drop(node);
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let old = listener.local_addr().unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // As much as version 1 reads; it then waits for what else comes, and closes.
+        stream.read_exact(&mut [0; 64]).unwrap();
+        stream.write_all(ANSWER_OF_VERSION_1).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let begun = std::time::Instant::now();
+    let error = RemoteEnvironment::connect("test", old.to_string()).key(key).blocking().unwrap_err();
+    let ConnectError::Refused { message, .. } = &error else { panic!("{error:?}") };
+    assert!(message.contains("speaks version 1 of the protocol and this side version 2"), "{message}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    serving.join().unwrap();
 }
 
 #[test]

@@ -33,8 +33,6 @@ pub struct NodeSetup {
     pub folder: Option<PathBuf>,
     /// How long a client may be silent, if not for as long as usual.
     pub silence: Option<Duration>,
-    /// Whether it may be reached from other machines.
-    pub exposed: bool,
 }
 
 impl Default for NodeSetup {
@@ -46,7 +44,6 @@ impl Default for NodeSetup {
             threads: 2,
             folder: None,
             silence: None,
-            exposed: false,
         }
     }
 }
@@ -179,7 +176,7 @@ fn a_test_binary_can_be_a_node() {
     let setup: NodeSetup = serde_json::from_str(&setup).expect("it was made by `set_up`");
     let node = Node::builder().jobs(crate::jobs()).name("test").address(setup.address).limits(setup.limits);
     // Also on a machine with one core a client meets its former self on another thread.
-    let mut node = node.task_threads(setup.threads).io_threads(2).insecure_plaintext(setup.exposed);
+    let mut node = node.task_threads(setup.threads).io_threads(2);
     if let Some(silence) = setup.silence {
         node = node.heartbeat(silence / 10, silence);
     }

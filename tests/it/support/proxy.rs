@@ -29,6 +29,8 @@ struct Shared {
     connections: AtomicU64,
     /// To the node, and to the client.
     forwarded: [AtomicU64; 2],
+    /// The beginning of that.
+    heard: [Mutex<Vec<u8>>; 2],
     /// What becomes of later connections.
     mouth: Mutex<Swallow>,
     swallows: Mutex<Vec<Arc<[AtomicBool; 2]>>>,
@@ -55,6 +57,29 @@ impl Swallow {
 pub struct Cut {
     pub to_node: Option<u64>,
     pub to_client: Option<u64>,
+    /// Nothing is cut, but this is changed.
+    pub flip: Option<Flip>,
+}
+
+/// A bit that does not arrive as it was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Flip {
+    /// 0 to the node, 1 to the client.
+    pub way: usize,
+    /// Behind so many bytes.
+    pub at: u64,
+    pub bit: u8,
+}
+
+impl Flip {
+    /// Changes it, if it is among these bytes, of which `before` came earlier.
+    fn apply(self, before: u64, bytes: &mut [u8]) {
+        if let Some(at) = self.at.checked_sub(before).and_then(|at| usize::try_from(at).ok())
+            && let Some(byte) = bytes.get_mut(at)
+        {
+            *byte ^= 1 << self.bit;
+        }
+    }
 }
 
 impl Proxy {
@@ -67,6 +92,7 @@ impl Proxy {
             alive: Mutex::default(),
             connections: AtomicU64::new(0),
             forwarded: Default::default(),
+            heard: Default::default(),
             mouth: Mutex::default(),
             swallows: Mutex::default(),
             ended: AtomicU64::new(0),
@@ -126,6 +152,11 @@ impl Proxy {
         self.shared.forwarded.each_ref().map(|bytes| bytes.load(Ordering::SeqCst))
     }
 
+    /// What went over it to the node and to the client, of each the first 64 KiB.
+    pub fn heard(&self) -> [Vec<u8>; 2] {
+        self.shared.heard.each_ref().map(|heard| heard.lock().clone())
+    }
+
     /// How many ways have ended so far, of two for each connection.
     pub fn ended(&self) -> u64 {
         self.shared.ended.load(Ordering::SeqCst)
@@ -159,16 +190,31 @@ impl Shared {
         let ways = [(both(&client), both(&node), cut.to_node), (node, client, cut.to_client)];
         for (way, (from, to, limit)) in ways.into_iter().enumerate() {
             let (shared, swallows) = (Arc::clone(self), Arc::clone(&swallows));
+            let flip = cut.flip.filter(|flip| flip.way == way);
             thread::spawn(move || {
-                pump(from, to, limit.unwrap_or(u64::MAX), &shared.forwarded[way], &swallows[way]);
+                pump(
+                    from,
+                    to,
+                    limit.unwrap_or(u64::MAX),
+                    flip,
+                    (&shared.forwarded[way], &shared.heard[way]),
+                    &swallows[way],
+                );
                 shared.ended.fetch_add(1, Ordering::SeqCst);
             });
         }
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, mut left: u64, forwarded: &AtomicU64, swallow: &AtomicBool) {
-    let mut bytes = vec![0; 64 << 10];
+fn pump(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    mut left: u64,
+    flip: Option<Flip>,
+    (forwarded, heard): (&AtomicU64, &Mutex<Vec<u8>>),
+    swallow: &AtomicBool,
+) {
+    let (mut bytes, mut before) = (vec![0; 64 << 10], 0);
     let _ = to.set_nodelay(true);
     while let Ok(count) = from.read(&mut bytes) {
         if swallow.load(Ordering::SeqCst) {
@@ -178,9 +224,17 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut left: u64, forwarded: &Atomi
             }
             continue;
         }
+        if let Some(flip) = flip {
+            flip.apply(before, &mut bytes[..count]);
+        }
+        before += count as u64;
         let now = usize::try_from(left).unwrap_or(usize::MAX).min(count);
         left -= now as u64;
         forwarded.fetch_add(now as u64, Ordering::SeqCst);
+        let mut heard = heard.lock();
+        let room = (64 << 10) - heard.len();
+        heard.extend_from_slice(&bytes[..now.min(room)]);
+        drop(heard);
         if to.write_all(&bytes[..now]).is_err() || now == 0 || left == 0 {
             break;
         }
