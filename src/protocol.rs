@@ -17,7 +17,7 @@ pub(crate) enum WorkerOrder {
     StartTasks { attempt: Attempt, slots: Vec<u32> },
     /// The tasks of the attempt will never be started: drop what they were to be made of.
     DropTasks { attempt: Attempt },
-    /// Change the course of every task of the attempt.
+    /// Change the course of those tasks of the attempt that the command is for: see [`TaskCommand::audience`].
     CommandTasks { attempt: Attempt, command: TaskCommand },
     /// Refuse calls from outside the job from now on.
     CloseGates,
@@ -57,6 +57,29 @@ pub(crate) enum TaskCommand {
     EndRequests { service: ServiceId },
     /// The tasks of this pipeline service: drop what is in flight and report.
     CancelRequests { service: ServiceId },
+}
+
+/// Which tasks of a job a command is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    All,
+    /// The tasks of this feedback loop.
+    Loop(LoopId),
+    /// The tasks of this pipeline service.
+    Service(ServiceId),
+}
+
+impl TaskCommand {
+    /// The tasks that the command has an effect on. Others need not hear it: a job may have very many.
+    pub(crate) fn audience(self) -> Audience {
+        match self {
+            Self::Stop | Self::Cancel | Self::Hold { .. } | Self::Resume => Audience::All,
+            Self::Scan { id, .. } | Self::EndLoop { id } | Self::CloseLoop { id } | Self::CutLoop { id } => {
+                Audience::Loop(id)
+            }
+            Self::EndRequests { service } | Self::CancelRequests { service } => Audience::Service(service),
+        }
+    }
 }
 
 /// A feedback loop of a job: its position among those of the graph.

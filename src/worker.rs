@@ -1,5 +1,6 @@
 //! The worker: hosts the task and service actors of its process.
 
+mod audience;
 mod task;
 mod thread;
 
@@ -9,6 +10,7 @@ use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, Recipient, R
 
 pub(crate) use self::thread::Threads;
 use self::{
+    audience::Audiences,
     task::{Command, TaskActor, TaskSetup},
     thread::{Slot, ThreadKey},
 };
@@ -58,6 +60,7 @@ struct Hosted {
     /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
     early: Vec<TaskCommand>,
     tasks: Vec<HostedTask>,
+    audiences: Audiences,
     services: Vec<HostedService>,
     ports: Arc<JobPorts>,
     graph: Graph,
@@ -69,6 +72,15 @@ struct HostedTask {
     counters: Arc<SharedCounters>,
     slot: usize,
     thread: Option<ThreadKey>,
+}
+
+impl HostedTask {
+    fn command(&self, command: TaskCommand) {
+        if let Some(address) = &self.address {
+            // A task gets a handful of commands in its life, so its mailbox needs no bound.
+            address.do_send(Command(command));
+        }
+    }
 }
 
 struct HostedService {
@@ -172,6 +184,7 @@ impl Worker {
             attempt,
             events,
             tasks: hosted.collect(),
+            audiences: Audiences::of(&graph),
             plans: tasks,
             early: Vec::new(),
             services,
@@ -232,10 +245,11 @@ impl Worker {
             hosted.early.push(command);
             return;
         }
-        for task in &hosted.tasks {
-            if let Some(address) = &task.address {
-                // A task gets a handful of commands in its life, so its mailbox needs no bound.
-                address.do_send(Command(command));
+        match hosted.audiences.hears(command) {
+            None => hosted.tasks.iter().for_each(|task| task.command(command)),
+            Some(members) => {
+                let members = members.iter().filter_map(|task| hosted.tasks.get(task.index()));
+                members.for_each(|task| task.command(command));
             }
         }
     }

@@ -28,7 +28,11 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use self::{loops::Loop, services::Service, tasks::Task};
+use self::{
+    loops::{Loop, Members},
+    services::Service,
+    tasks::{Census, Task},
+};
 use crate::{
     job::{
         ActorState, Attempt, CancelReason, FailureCause, Incarnation, JobState, Outcome, ServiceId, TaskId, Warning,
@@ -159,6 +163,7 @@ pub(crate) struct Completion {
     state: JobState,
     begun: bool,
     tasks: Vec<Task>,
+    census: Census,
     services: Vec<Service>,
     /// So many services were ordered to start, one after the other. A job may have very many, so they are not searched.
     services_ordered: usize,
@@ -167,6 +172,7 @@ pub(crate) struct Completion {
     /// While services are being stopped: none behind the first so many is live.
     services_left: usize,
     loops: Vec<Loop>,
+    members: Arc<Members>,
     stop_requested: bool,
     course: Course,
     /// Set once no awaited task is live, and replaced only by the failure of a service of an idle job.
@@ -188,11 +194,13 @@ impl Completion {
             state: JobState::Starting,
             begun: false,
             tasks: vec![Task::default(); setup.tasks.len()],
+            census: Census::new(setup.services.len()),
             services: vec![Service::default(); setup.services.len()],
             services_ordered: 0,
             services_starting: 0,
             services_left: 0,
             loops: vec![Loop::default(); setup.loops.len()],
+            members: Arc::new(loops::members(&setup.loops)),
             stop_requested: false,
             course: Course::Onward,
             verdict: None,
@@ -258,18 +266,6 @@ impl Completion {
     /// Restarts of all services so far.
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts
-    }
-
-    /// The live tasks that the job waits for: the significant ones, and all once it drops what is in flight.
-    fn awaited_tasks(&self) -> usize {
-        let all = self.course != Course::Onward;
-        let tasks = self.tasks.iter().zip(&self.setup.tasks);
-        tasks.filter(|(task, setup)| task.live && (all || setup.is_significant())).count()
-    }
-
-    /// Tasks that were ordered to start and have neither ended nor been abandoned.
-    pub(crate) fn live_tasks(&self) -> usize {
-        self.tasks.iter().filter(|task| task.live).count()
     }
 
     /// Services that were ordered to start and are neither gone nor abandoned; one between two instances is live.

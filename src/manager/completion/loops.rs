@@ -8,25 +8,60 @@
 //!
 //! A wave that finds otherwise starts no other: whoever moved meanwhile hints again once it is at rest.
 
+use std::collections::BTreeMap;
+
 use super::{Command, Completion, Course, Deadline};
 use crate::{
     job::{JobState, TaskId},
     protocol::{LoopId, LoopScan, TaskCommand},
 };
 
+/// For each task of a loop: the loop's position among the loops, and the task's among those of the loop.
+pub(super) type Members = BTreeMap<TaskId, (usize, usize)>;
+
+pub(super) fn members(loops: &[Vec<TaskId>]) -> Members {
+    let positions = loops
+        .iter()
+        .enumerate()
+        .flat_map(|(index, tasks)| tasks.iter().enumerate().map(move |(position, task)| (*task, (index, position))));
+    positions.collect()
+}
+
 /// What is known of one loop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Loop {
     /// Answers to an earlier wave are stale.
     wave: u32,
-    /// Those of the wave under way, in the order of the loop's tasks.
-    answers: Option<Vec<Option<LoopScan>>>,
+    /// Those of the wave under way.
+    answers: Option<Answers>,
     /// What the wave before found, if that was that the loop is quiet.
     quiet: Option<Vec<LoopScan>>,
     /// A hint came during a wave.
     again: bool,
     /// It was told to end, or cut.
     over: bool,
+}
+
+/// What the tasks of a loop have answered to one wave.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Answers {
+    /// In the order of the loop's tasks.
+    scans: Vec<Option<LoopScan>>,
+    /// So many have not answered.
+    missing: usize,
+}
+
+impl Answers {
+    fn new(scans: Vec<Option<LoopScan>>) -> Self {
+        let missing = scans.iter().filter(|scan| scan.is_none()).count();
+        Self { scans, missing }
+    }
+
+    fn put(&mut self, position: usize, scan: Option<LoopScan>) {
+        let before = std::mem::replace(&mut self.scans[position], scan);
+        self.missing += usize::from(scan.is_none());
+        self.missing -= usize::from(before.is_none());
+    }
 }
 
 impl Loop {
@@ -55,21 +90,19 @@ impl Completion {
 
     pub(super) fn hear_scan(&mut self, task: TaskId, id: LoopId, wave: u32, scan: LoopScan, out: &mut Vec<Command>) {
         let Some(watched) = self.loops.get_mut(id.index()).filter(|watched| watched.wave == wave) else { return };
-        let position = self.setup.loops[id.index()].iter().position(|member| *member == task);
-        let (Some(answers), Some(position)) = (&mut watched.answers, position) else { return };
-        answers[position] = Some(scan);
+        let member = self.members.get(&task).filter(|(index, _)| *index == id.index());
+        let (Some(answers), Some((_, position))) = (&mut watched.answers, member) else { return };
+        answers.put(*position, Some(scan));
         self.conclude_wave(id, out);
     }
 
     /// A task has ended: it has nothing more to say, and what it said last stands.
     pub(super) fn settle_waves(&mut self, ended: TaskId, out: &mut Vec<Command>) {
-        let Some(index) = self.setup.loops.iter().position(|members| members.contains(&ended)) else { return };
-        let id = loop_id(index);
-        let Some(position) = self.setup.loops[index].iter().position(|member| *member == ended) else { return };
+        let Some(&(index, position)) = self.members.get(&ended) else { return };
         let last = self.last_scan(ended);
         if let Some(answers) = &mut self.loops[index].answers {
-            answers[position] = last;
-            self.conclude_wave(id, out);
+            answers.put(position, last);
+            self.conclude_wave(loop_id(index), out);
         }
     }
 
@@ -92,7 +125,7 @@ impl Completion {
         let answers = members.iter().map(|&task| self.last_scan(task)).collect();
         let watched = &mut self.loops[id.index()];
         watched.wave += 1;
-        watched.answers = Some(answers);
+        watched.answers = Some(Answers::new(answers));
         let wave = watched.wave;
         self.command_tasks(TaskCommand::Scan { id, wave }, out);
     }
@@ -100,9 +133,8 @@ impl Completion {
     /// If every task of the loop has answered: what the wave has found.
     fn conclude_wave(&mut self, id: LoopId, out: &mut Vec<Command>) {
         let watched = &mut self.loops[id.index()];
-        let Some(answers) = &watched.answers else { return };
-        let Some(scans) = answers.iter().copied().collect::<Option<Vec<LoopScan>>>() else { return };
-        watched.answers = None;
+        let Some(answers) = watched.answers.take_if(|answers| answers.missing == 0) else { return };
+        let scans: Vec<LoopScan> = answers.scans.into_iter().flatten().collect();
         let sum = |count: fn(&LoopScan) -> u64| scans.iter().map(count).map(u128::from).sum::<u128>();
         let quiet = scans.iter().all(|scan| scan.at_rest) && sum(|scan| scan.sent) == sum(|scan| scan.received);
         if !quiet {

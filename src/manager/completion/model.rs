@@ -75,7 +75,7 @@ impl Model for Job {
                 Fault::Unbegun => ("tasks start once all services are up", |_, world| !world.saw(Fault::Unbegun)),
             }
         };
-        let rules: [(&'static str, Condition); 12] = [
+        let rules: [(&'static str, Condition); 13] = [
             ("always ends", ends_or_is_awaited),
             ("a failed job never reads as completed", |_, world| {
                 world.first != Some(First::Failure) || world.outcome_is(Outcome::is_failed)
@@ -86,6 +86,7 @@ impl Model for Job {
             ("a job fails only by a failure or its accounts", failure_is_earned),
             ("nothing lives when a job has ended", nothing_lives_after_the_end),
             ("services are counted as a search would", |_, world| world.machine.services_are_counted()),
+            ("tasks are counted as a search would", |_, world| world.machine.tasks_are_counted()),
             ("paused only if every live task holds", |_, world| {
                 let epoch = world.machine.hold_epoch;
                 world.machine.state() != JobState::Paused

@@ -220,11 +220,6 @@ impl Completion {
         self.end_service(id, state, out);
     }
 
-    fn has_tasks(&self, id: ServiceId) -> bool {
-        let mut tasks = self.tasks.iter().zip(&self.setup.tasks);
-        tasks.any(|(task, setup)| task.live && setup.service == Some(id))
-    }
-
     /// A task has ended while services are being stopped: it answered for one of them.
     pub(super) fn lose_service_task(&mut self, task: TaskId, failure: Option<FailureCause>, out: &mut Vec<Command>) {
         let Some(id) = self.setup.tasks[task.index()].service else { return };

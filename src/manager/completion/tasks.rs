@@ -2,7 +2,7 @@
 
 use super::{Command, Completion, Course, Deadline, TaskSetup, task_id};
 use crate::{
-    job::{ActorState, FailureCause, JobState, TaskId, Warning},
+    job::{ActorState, FailureCause, JobState, ServiceId, TaskId, Warning},
     protocol::{TaskCommand, TaskEvent, TaskReport, WorkerOrder},
 };
 
@@ -18,15 +18,82 @@ pub(super) struct Task {
     pub(super) report: Option<TaskReport>,
 }
 
+/// How many tasks are live. Counted as they start and end, because a job may have very many and most events concern one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Census {
+    live: usize,
+    /// The live ones that answer for no service.
+    significant: usize,
+    /// Of those, the ones through which the mark of the current hold has not passed.
+    unheld: usize,
+    /// The live ones of each service.
+    of_service: Vec<usize>,
+}
+
+impl Census {
+    pub(super) fn new(services: usize) -> Self {
+        Self { of_service: vec![0; services], ..Self::default() }
+    }
+
+    /// A task without the mark of a hold was ordered to start.
+    fn start(&mut self, setup: &TaskSetup) {
+        self.live += 1;
+        match setup.service {
+            Some(service) => self.of_service[service.index()] += 1,
+            None => {
+                self.significant += 1;
+                self.unheld += 1;
+            }
+        }
+    }
+
+    /// A live task has ended or was given up.
+    fn end(&mut self, setup: &TaskSetup, held: bool) {
+        self.live -= 1;
+        match setup.service {
+            Some(service) => self.of_service[service.index()] -= 1,
+            None => {
+                self.significant -= 1;
+                self.unheld -= usize::from(!held);
+            }
+        }
+    }
+
+    /// The mark of the current hold has passed through a live task for the first time.
+    fn hold(&mut self, setup: &TaskSetup) {
+        self.unheld -= usize::from(setup.is_significant());
+    }
+
+    /// A new hold begins, whose mark no task has seen.
+    fn begin_hold(&mut self) {
+        self.unheld = self.significant;
+    }
+}
+
 impl Completion {
+    /// The live tasks that the job waits for: the significant ones, and all once it drops what is in flight.
+    fn awaited_tasks(&self) -> usize {
+        if self.course == Course::Onward { self.census.significant } else { self.census.live }
+    }
+
+    /// Tasks that were ordered to start and have neither ended nor been abandoned.
+    pub(crate) fn live_tasks(&self) -> usize {
+        self.census.live
+    }
+
+    pub(super) fn has_tasks(&self, service: ServiceId) -> bool {
+        self.census.of_service[service.index()] > 0
+    }
+
     /// All services are up: starts the tasks, or concludes if there are none.
     pub(super) fn start_tasks(&mut self, out: &mut Vec<Command>) {
         if self.tasks.is_empty() {
             self.conclude(out);
             return;
         }
-        for task in &mut self.tasks {
+        for (task, setup) in self.tasks.iter_mut().zip(&self.setup.tasks) {
             task.live = true;
+            self.census.start(setup);
         }
         self.enter(JobState::Running);
         out.push(Command::StartTasks { attempt: self.attempt });
@@ -54,8 +121,9 @@ impl Completion {
                 }
             }
             TaskEvent::Held { epoch } => {
-                if epoch == self.hold_epoch && self.state == JobState::Pausing {
+                if epoch == self.hold_epoch && self.state == JobState::Pausing && !task.held {
                     task.held = true;
+                    self.census.hold(&self.setup.tasks[id.index()]);
                     self.settle_hold();
                 }
             }
@@ -85,7 +153,9 @@ impl Completion {
         failure: Option<FailureCause>,
         out: &mut Vec<Command>,
     ) {
-        self.tasks[id.index()] = Task { state, live: false, held: false, report: Some(report) };
+        let ended = Task { state, live: false, held: false, report: Some(report) };
+        let before = std::mem::replace(&mut self.tasks[id.index()], ended);
+        self.census.end(&self.setup.tasks[id.index()], before.held);
         self.touch();
         if self.state == JobState::StoppingServices {
             return self.lose_service_task(id, failure, out);
@@ -106,21 +176,17 @@ impl Completion {
         for task in &mut self.tasks {
             task.held = false;
         }
+        self.census.begin_hold();
         self.command_tasks(TaskCommand::Hold { epoch: self.hold_epoch }, out);
         self.enter(JobState::Pausing);
     }
 
-    /// The hold is complete once the mark has passed through every task that is still live.
+    /// The hold is complete once the mark has passed through every significant task that is still live. A pipeline service
+    /// goes on while the job is paused.
     fn settle_hold(&mut self) {
-        if self.state == JobState::Pausing && self.is_held() {
+        if self.state == JobState::Pausing && self.census.unheld == 0 {
             self.enter(JobState::Paused);
         }
-    }
-
-    /// A pipeline service goes on while the job is paused.
-    fn is_held(&self) -> bool {
-        let mut tasks = self.tasks.iter().zip(&self.setup.tasks);
-        tasks.all(|(task, setup)| task.held || !task.live || !setup.is_significant())
     }
 
     pub(super) fn cancel_tasks(&mut self, out: &mut Vec<Command>) {
@@ -145,11 +211,22 @@ impl Completion {
             let task = &mut self.tasks[id.index()];
             task.live = false;
             task.state = ActorState::Abandoned;
+            self.census.end(&self.setup.tasks[id.index()], task.held);
             self.warn(Warning::TaskAbandoned { task: self.setup.tasks[id.index()].name.clone(), id });
         }
         if !late.is_empty() {
             out.push(Command::Order(WorkerOrder::AbandonTasks { attempt: self.attempt, tasks: late }));
         }
+    }
+
+    /// Whether the counters say what a search of all tasks would.
+    #[cfg(test)]
+    pub(super) fn tasks_are_counted(&self) -> bool {
+        let live = || self.tasks.iter().zip(&self.setup.tasks).filter(|(task, _)| task.live);
+        let mut searched = Census::new(self.services.len());
+        live().for_each(|(_, setup)| searched.start(setup));
+        live().filter(|(task, _)| task.held).for_each(|(_, setup)| searched.hold(setup));
+        searched == self.census
     }
 
     pub(super) fn command_tasks(&self, command: TaskCommand, out: &mut Vec<Command>) {
