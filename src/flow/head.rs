@@ -2,20 +2,21 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
     flow::{
         chain::{Ending, Failure, Meter, catch},
+        context::TaskContext,
         error::TaskError,
         source::{More, Next, Part, Source},
-        task::{Course, Head, Input},
+        task::{BUDGET, Course, Head, Input},
     },
     port::{InputPort, PortEvent},
     protocol::{TaskCommand, Wait},
@@ -110,12 +111,14 @@ impl<P: Part> Head<P::Item> for PartHead<P> {
 struct Shelf<T> {
     items: RefCell<Vec<T>>,
     demand: Cell<usize>,
+    /// When the head last asked for items: the source has until the end of a step's budget.
+    asked_at: Cell<Instant>,
 }
 
 type Driving = Pin<Box<dyn Future<Output = Result<(), TaskError>>>>;
 
 /// The head of a chain that a [`Source`] feeds. One future drives the source for its whole life; it fills the shelf
-/// up to the demand and then rests.
+/// up to the demand, or for as long as a step's budget lasts, and then rests.
 pub(crate) struct SourceHead<T> {
     meter: Meter,
     course: Course,
@@ -125,31 +128,113 @@ pub(crate) struct SourceHead<T> {
 }
 
 impl<T: 'static> SourceHead<T> {
-    pub fn new<S: Source<Item = T>>(meter: Meter, mut source: S) -> Self {
-        let shelf = Rc::new(Shelf { items: RefCell::default(), demand: Cell::new(0) });
-        let (context, shared) = (Rc::clone(&meter.task.context), Rc::clone(&shelf));
-        let driving = Box::pin(async move {
-            loop {
-                std::future::poll_fn(|_| if shared.demand.get() > 0 { Poll::Ready(()) } else { Poll::Pending }).await;
-                match source.next(&context).await? {
-                    Next::Item(item) => {
-                        shared.items.borrow_mut().push(item);
-                        shared.demand.set(shared.demand.get().saturating_sub(1));
-                    }
-                    Next::Items(items) => {
-                        shared.demand.set(shared.demand.get().saturating_sub(items.len()));
-                        shared.items.borrow_mut().extend(items);
-                    }
-                    Next::Later(pause) => match Instant::now().checked_add(pause) {
-                        Some(instant) => context.timer.sleep_until(instant).await,
-                        // Later than any clock reaches.
-                        None => std::future::pending().await,
-                    },
-                    Next::End => return Ok(()),
-                }
-            }
-        });
+    pub fn new<S: Source<Item = T>>(meter: Meter, source: S) -> Self {
+        let (items, demand, asked_at) = (RefCell::default(), Cell::new(0), Cell::new(Instant::now()));
+        let shelf = Rc::new(Shelf { items, demand, asked_at });
+        let driving = Box::pin(drive(source, Rc::clone(&meter.task.context), Rc::clone(&shelf)));
         Self { meter, course: Course::default(), driving: Some(driving), shelf, broken: None }
+    }
+}
+
+/// Asks `source` whenever there is demand, until it ends or fails.
+async fn drive<S: Source>(mut source: S, context: Rc<TaskContext>, shelf: Rc<Shelf<S::Item>>) -> Result<(), TaskError> {
+    let mut pace = Pace::new();
+    let mut empty_answers = 0;
+    loop {
+        poll_fn(|_| if shelf.demand.get() > 0 { Poll::Ready(()) } else { Poll::Pending }).await;
+        let pause = match source.next(&context).await? {
+            Next::Item(item) => {
+                shelf.items.borrow_mut().push(item);
+                shelf.demand.set(shelf.demand.get().saturating_sub(1));
+                None
+            }
+            Next::Items(items) if !items.is_empty() => {
+                shelf.demand.set(shelf.demand.get().saturating_sub(items.len()));
+                shelf.items.borrow_mut().extend(items);
+                None
+            }
+            Next::Later(pause) if !pause.is_zero() => Some(pause),
+            Next::Items(_) | Next::Later(_) => {
+                empty_answers += 1;
+                Some(pause_after(empty_answers))
+            }
+            Next::End => return Ok(()),
+        };
+        let Some(pause) = pause else {
+            empty_answers = 0;
+            if pace.is_over(shelf.asked_at.get()) {
+                shelf.demand.set(0);
+            }
+            continue;
+        };
+        // First the turn of others: a short pause may be over before it has begun.
+        give_way().await;
+        match Instant::now().checked_add(pause) {
+            Some(_) if pause.is_zero() => {}
+            Some(instant) => context.timer.sleep_until(instant).await,
+            // Later than any clock reaches.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Answers without an item, one after the other, behind which only others of the thread have their turn.
+const EMPTY_ANSWERS_IN_TURN: u32 = 16;
+const EMPTY_PAUSE_MIN: Duration = Duration::from_micros(16);
+const EMPTY_PAUSE_MAX: Duration = Duration::from_millis(1);
+
+/// How long a source rests that has answered so many times without an item. At first not at all, because a source that reads
+/// and drops what does not concern it may well have something next time; then longer each time, because a core would
+/// otherwise do nothing but ask.
+fn pause_after(empty_answers: u32) -> Duration {
+    match empty_answers.checked_sub(EMPTY_ANSWERS_IN_TURN + 1) {
+        None => Duration::ZERO,
+        Some(more) => EMPTY_PAUSE_MIN.saturating_mul(1 << more.min(10)).min(EMPTY_PAUSE_MAX),
+    }
+}
+
+/// Pending once, and woken at once.
+async fn give_way() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Answers between two looks at the clock at most. One look costs about as much as a fast answer.
+const STRIDE_MAX: u32 = 16;
+
+/// Says when a source has used up the budget of a step. It looks at the clock after each answer of a slow source, and after
+/// every [`STRIDE_MAX`] of a fast one.
+struct Pace {
+    stride: u32,
+    /// Answers until the next look.
+    left: u32,
+    looked: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { stride: 1, left: 1, looked: Instant::now() }
+    }
+
+    /// Counts an answer. Whether the budget of the step that began at `began` was over at the last look.
+    fn is_over(&mut self, began: Instant) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
+        }
+        let now = Instant::now();
+        let is_fast = now - self.looked < BUDGET / 64;
+        self.stride = if is_fast { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
+        self.left = self.stride;
+        self.looked = now;
+        now - began >= BUDGET
     }
 }
 
@@ -169,6 +254,7 @@ impl<T> Head<T> for SourceHead<T> {
             return input.map(Ok);
         }
         self.shelf.demand.set(max);
+        self.shelf.asked_at.set(Instant::now());
         if let Some(driving) = &mut self.driving {
             self.broken = match catch(|| driving.as_mut().poll(cx)) {
                 Ok(Poll::Pending) => None,
@@ -272,5 +358,30 @@ impl<T: Send + 'static> Head<T> for PortHead<T> {
         // Items still queued never entered the flow; their senders' job has ended and says how.
         self.port.close();
         self.meter.settle(ending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_without_items_is_asked_at_once_at_first_and_then_each_millisecond() {
+        let pauses: Vec<u128> = (1..=25).map(|answers| pause_after(answers).as_micros()).collect();
+        assert_eq!(pauses[..16], [0; 16]);
+        assert_eq!(pauses[16..], [16, 32, 64, 128, 256, 512, 1000, 1000, 1000]);
+        assert_eq!(pause_after(u32::MAX), EMPTY_PAUSE_MAX);
+    }
+
+    #[test]
+    fn a_pace_looks_at_the_clock_after_each_slow_answer() {
+        let mut pace = Pace::new();
+        for _ in 0..3 {
+            pace.looked = Instant::now().checked_sub(BUDGET).expect("the clock has run for a while");
+            pace.left = 1;
+            let long_ago = pace.looked;
+            assert!(pace.is_over(long_ago));
+            assert_eq!((pace.stride, pace.left), (1, 1));
+        }
     }
 }

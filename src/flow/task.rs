@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a task works before it lets other tasks of its thread, and messages to itself, have their turn.
-const BUDGET: Duration = Duration::from_millis(1);
+pub(super) const BUDGET: Duration = Duration::from_millis(1);
 
 /// Where the items of a task come from.
 pub(crate) trait Head<T> {

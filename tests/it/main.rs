@@ -28,6 +28,7 @@ mod sources;
 mod supervision;
 mod tidy;
 mod timers;
+mod turns;
 mod zips;
 
 mod bad_input;
@@ -68,6 +69,7 @@ fn jobs() -> proscenium::JobRegistry {
         sources::jobs(),
         supervision::jobs(),
         timers::jobs(),
+        turns::jobs(),
         zips::jobs(),
     ];
     modules.into_iter().fold(proscenium::JobRegistry::new(), proscenium::JobRegistry::merge)
