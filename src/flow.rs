@@ -19,6 +19,7 @@ mod join;
 mod keyed;
 pub(crate) mod loops;
 mod operator;
+mod parallelism;
 mod process;
 mod requests;
 mod sink;
@@ -43,6 +44,7 @@ pub use self::files::{Csv, CsvSink, JsonLinesSink};
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
+pub use self::parallelism::Parallelism;
 pub use self::process::{Process, ProcessContext, SideOutputError};
 pub use self::requests::RequestStream;
 pub use self::sink::Sink;
@@ -124,8 +126,9 @@ impl Flow {
         S: IntoBatchSource<Kind>,
         S::Item: Send + 'static,
     {
-        let parallelism = if S::SPLITTABLE { self.parallelism() } else { 1 };
-        let mut parts = self.parts_of("from_batch", source.into_batch_source(), parallelism);
+        let parallelism = if S::SPLITTABLE { Parallelism::Job } else { Parallelism::Fixed(1) };
+        let instances = parallelism.in_job(self.parallelism());
+        let mut parts = self.parts_of("from_batch", source.into_batch_source(), instances);
         self.source("from_batch", parallelism, None, move |instance| {
             let part = parts.get_mut(instance).and_then(Option::take);
             Box::new(move |meter| Box::new(PartHead::new(meter, part)))
@@ -139,7 +142,7 @@ impl Flow {
         S::Item: Send + 'static,
     {
         let mut source = Some(source);
-        self.source("from_source", 1, None, move |_| {
+        self.source("from_source", Parallelism::Fixed(1), None, move |_| {
             let source = source.take();
             Box::new(move |meter| match source {
                 Some(source) => Box::new(SourceHead::new(meter, source)),
@@ -167,7 +170,7 @@ impl Flow {
             blueprint.inputs.push((name.to_owned(), port.clone()));
             port
         };
-        self.source("from_channel", 1, Some(name.to_owned()), move |_| {
+        self.source("from_channel", Parallelism::Fixed(1), Some(name.to_owned()), move |_| {
             let port = port.clone();
             Box::new(move |meter| Box::new(PortHead::new(meter, port)))
         })
@@ -188,7 +191,13 @@ impl Flow {
         self.blueprint.borrow_mut().refuse(BuildRefusal::Source { source_name: name.to_owned(), message });
     }
 
-    fn source<T, M>(&mut self, kind: &'static str, parallelism: usize, input: Option<String>, mut make: M) -> Stream<T>
+    fn source<T, M>(
+        &mut self,
+        kind: &'static str,
+        parallelism: Parallelism,
+        input: Option<String>,
+        mut make: M,
+    ) -> Stream<T>
     where
         T: Send + 'static,
         M: FnMut(usize) -> MakeHead<T> + 'static,

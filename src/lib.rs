@@ -37,9 +37,9 @@ pub use environment::{
 };
 pub use flow::{
     BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, Graph,
-    IntoBatchSource, Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Part,
-    Partitioned, Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Source, Splittable, Stream,
-    TaskContext, TaskError, TextFile, TextFiles, TextPart, partitioned,
+    IntoBatchSource, Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Parallelism,
+    Part, Partitioned, Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Source, Splittable,
+    Stream, TaskContext, TaskError, TextFile, TextFiles, TextPart, partitioned,
 };
 #[cfg(feature = "files")]
 pub use flow::{Csv, CsvSink, JsonLinesSink};

@@ -18,7 +18,7 @@ use crate::{
     flow::{
         BuildRefusal, Graph, TaskContext,
         counters::SharedCounters,
-        graph::{BuildOptions, PARALLELISM_MAX, Plan, TaskPlan, plan},
+        graph::{BuildOptions, KEYED_PARALLELISM_MAX, PARALLELISM_MAX, Plan, TaskPlan, plan},
     },
     job::{Attempt, ErrorPolicy, Incarnation, JobId, JobPayload, Limits, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
@@ -319,7 +319,8 @@ impl Handler<Prepare> for Worker {
     fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
         let Prepare { job, attempt, payload, parallelism, error_policy, events } = prepare;
         let options = BuildOptions {
-            parallelism: parallelism.unwrap_or(self.config.task_threads),
+            // No more than keys can be dealt out to: a flow is not refused for the number of cores.
+            parallelism: parallelism.unwrap_or(self.config.task_threads.min(KEYED_PARALLELISM_MAX)),
             error_policy,
             limits: Limits::clone(&self.config.limits),
             blocking: self.config.blocking.clone(),

@@ -4,25 +4,35 @@ use std::{cell::RefCell, fmt, rc::Rc};
 
 use crate::flow::{
     chain::BoxStage,
-    exchange::Single,
     graph::{Blueprint, BuildRefusal},
     operator::{Expand, Map},
-    stream::{Exchange, Pairing, Stream},
+    parallelism::Parallelism,
+    stream::{Exchange, Stream},
 };
 
-/// Whether a stream is of this flow and has this parallelism; else the flow is refused.
-pub(super) fn check<T: Send + 'static>(
-    operator: &str,
-    blueprint: &Rc<RefCell<Blueprint>>,
-    left: usize,
-    stream: &Stream<T>,
-) {
-    let (operator, right) = (operator.to_owned(), stream.parallelism());
+/// Whether a stream is of this flow; else the flow is refused.
+pub(super) fn check<T: Send + 'static>(operator: &str, blueprint: &Rc<RefCell<Blueprint>>, stream: &Stream<T>) {
     if !Rc::ptr_eq(blueprint, stream.blueprint()) {
-        blueprint.borrow_mut().refuse(BuildRefusal::ForeignStream { operator });
-    } else if left != right {
+        blueprint.borrow_mut().refuse(BuildRefusal::ForeignStream { operator: operator.to_owned() });
+    }
+}
+
+/// What is to be known of an input: how many instances it has, and whether its items were dealt out to them by key.
+type Input = (Parallelism, bool);
+
+/// As many instances as the widest of the inputs. But those that were dealt out by key stay where they are, because the operator
+/// may count on equal keys of two inputs meeting in one instance; so they have to be of one parallelism.
+fn instances(blueprint: &RefCell<Blueprint>, inputs: &[Input]) -> Parallelism {
+    let mut keyed = inputs.iter().filter(|(_, is_keyed)| *is_keyed).map(|(said, _)| *said);
+    let Some(left) = keyed.next() else {
+        let all = inputs.iter().map(|(said, _)| *said);
+        return all.reduce(Parallelism::widest).unwrap_or(Parallelism::Fixed(1));
+    };
+    if let Some(right) = keyed.find(|right| *right != left) {
+        let operator = "connect".to_owned();
         blueprint.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
     }
+    left
 }
 
 /// Ends a stream in the exchange as input `wrap` of several.
@@ -33,17 +43,22 @@ where
 {
     let stream = stream
         .then("connect", move |_| Box::new(move |meter, next| Box::new(Map::new(meter, wrap, next)) as BoxStage<T>));
-    exchange.add(stream, "connect", Pairing::OneToOne, |_, _| Single);
+    exchange.add_balanced(stream, "connect");
 }
 
 macro_rules! connected {
     ($words:literal, $Connected:ident, $Item:ident: $($Input:ident $input:ident $F:ident $f:ident),+) => {
         #[doc = concat!($words, " streams, numbered in the order in which they were connected, about to be read by one operator.")]
         ///
-        /// Each input keeps its order; how they interleave is not defined. The operator has as many instances as each of the
-        /// streams, and its input ends when all of them have ended: no input's end cuts another short. Nothing is kept of
-        /// the items but what the closures keep in the state, which each instance has for itself. Streams of unequal
-        /// parallelism, or of different flows, refuse the flow. It costs a channel for each input and instance.
+        /// Each input keeps its order; how they interleave is not defined. The operator's input ends when all of them have ended:
+        /// no input's end cuts another short. Nothing is kept of the items but what the closures keep in the state, which each
+        /// instance has for itself. Streams of different flows refuse the flow. It costs a channel for each input and instance.
+        ///
+        /// The operator has as many instances as the widest of its inputs, whose items it takes instance by instance; those of an
+        /// input that has fewer are dealt out in turn, as [`union`](Stream::union) does. What was brought together by key, as by
+        /// [`entries`](crate::KeyedStream::entries) or a fold by key, is never moved: the operator has as many instances as such an
+        /// input, and equal keys of two of them meet in one. So two of them have to be of equal parallelism, whatever that of the
+        /// job is, else the flow is refused.
         #[must_use = "a stream that nothing consumes refuses the flow"]
         pub struct $Connected<$($Input),+> {
             $($input: Stream<$Input>),+
@@ -102,9 +117,12 @@ macro_rules! connected {
 
             fn merged(self) -> Stream<$Item<$($Input),+>> {
                 let blueprint = Rc::clone(self.first.blueprint());
-                let parallelism = self.first.parallelism();
-                $(check("connect", &blueprint, parallelism, &self.$input);)+
-                let mut exchange = Exchange::begin(&blueprint, parallelism);
+                $(check("connect", &blueprint, &self.$input);)+
+                let inputs = [$((self.$input.said(), self.$input.is_keyed())),+];
+                let mut exchange = Exchange::begin(&blueprint, instances(&blueprint, &inputs));
+                if inputs.iter().all(|(_, is_keyed)| *is_keyed) {
+                    exchange.is_dealt_by_key();
+                }
                 $(feed(&mut exchange, self.$input, $Item::$Input);)+
                 exchange.finish()
             }

@@ -5,10 +5,10 @@ use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
 use crate::flow::{
     Flow,
     chain::BoxStage,
-    exchange::Single,
     graph::{Blueprint, BuildRefusal},
     operator::Pass,
-    stream::{Exchange, Pairing, Stream},
+    parallelism::Parallelism,
+    stream::{Exchange, Stream},
 };
 
 /// The end of a stream that is yet to be found: what [`Flow::from_future`] hands out beside the stream, and
@@ -18,7 +18,6 @@ pub struct FutureStream<T> {
     blueprint: Rc<RefCell<Blueprint>>,
     /// Among the blueprint's futures.
     index: usize,
-    parallelism: usize,
     exchange: RefCell<Exchange<T>>,
 }
 
@@ -71,15 +70,15 @@ impl Flow {
         self.from_future_with(name, 1)
     }
 
-    /// As [`from_future`](Self::from_future), with that many instances. Each is filled by the instance of the same number, so
-    /// what fills it must have as many.
+    /// As [`from_future`](Self::from_future), with that many instances. Each is filled by the instance of the same number if what
+    /// fills it has as many, else its items are dealt out in turn.
     #[must_use = "a stream that nothing consumes, and a future that is never filled, refuse the flow"]
     pub fn from_future_with<T: Send + 'static>(
         &mut self,
         name: &str,
         parallelism: usize,
     ) -> (Stream<T>, FutureStream<T>) {
-        let future = FutureStream::open(&self.blueprint, name, parallelism);
+        let future = FutureStream::open(&self.blueprint, name, Parallelism::Fixed(parallelism));
         if parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "from_future".to_owned() };
             self.blueprint.borrow_mut().refuse(refusal);
@@ -89,11 +88,11 @@ impl Flow {
 }
 
 impl<T: Send + 'static> FutureStream<T> {
-    fn open(blueprint: &Rc<RefCell<Blueprint>>, name: &str, parallelism: usize) -> Self {
+    fn open(blueprint: &Rc<RefCell<Blueprint>>, name: &str, parallelism: Parallelism) -> Self {
         let exchange = Exchange::begin(blueprint, parallelism);
         let name: Arc<str> = name.into();
         let index = blueprint.borrow_mut().add_future(&name, exchange.chain());
-        Self { name, blueprint: Rc::clone(blueprint), index, parallelism, exchange: RefCell::new(exchange) }
+        Self { name, blueprint: Rc::clone(blueprint), index, exchange: RefCell::new(exchange) }
     }
 
     fn stream(&self, kind: &'static str) -> Stream<T> {
@@ -103,27 +102,24 @@ impl<T: Send + 'static> FutureStream<T> {
 }
 
 impl<T: Send + 'static> Stream<T> {
-    /// Sends this stream's items to where [`from_future`](Flow::from_future) took its stream from, each instance to that of
-    /// the same number. See there for what becomes of a loop that this closes.
+    /// Sends this stream's items to where [`from_future`](Flow::from_future) took its stream from: each instance to that of
+    /// the same number if there are as many, else item by item in turn, within the process. See there for what becomes of a loop
+    /// that this closes.
     ///
-    /// A future of another flow, one that is filled already, and one of another parallelism refuse the flow.
+    /// A future of another flow, and one that is filled already, refuse the flow.
     pub fn fill_future(self, future: &FutureStream<T>) {
         self.fill(future, "fill_future");
     }
 
     fn fill(self, future: &FutureStream<T>, kind: &'static str) {
-        let (left, right) = (self.parallelism(), future.parallelism);
         let shared = Rc::clone(self.blueprint());
         let operator = kind.to_owned();
         if !Rc::ptr_eq(&shared, &future.blueprint) {
             shared.borrow_mut().refuse(BuildRefusal::ForeignStream { operator });
             return;
         }
-        if left != right {
-            shared.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
-        }
         let first = shared.borrow().channels.len();
-        future.exchange.borrow_mut().add(self, kind, Pairing::OneToOne, |_, _| Single);
+        future.exchange.borrow_mut().add_balanced(self, kind);
         let mut blueprint = shared.borrow_mut();
         let last = blueprint.channels.len();
         if blueprint.futures[future.index].filled {
@@ -138,8 +134,8 @@ impl<T: Send + 'static> Stream<T> {
     /// returns those to go round (again), and those to leave the loop.
     ///
     /// It ends by itself once this stream has ended and nothing goes round any more; all that [`from_future`](Flow::from_future)
-    /// says of loops holds. `name` names the loop in errors, and must be its own. The stream that goes round must have as
-    /// many instances as this one, else the flow is refused. It costs a channel for each of the two ways in; a body of one
+    /// says of loops holds. `name` names the loop in errors, and must be its own. The body begins with as many instances as this
+    /// stream has; what comes round in others is dealt out to them in turn. It costs a channel for each of the two ways in; a body of one
     /// chain runs in one task for each instance, and a trip round is then a queue's push and pop.
     ///
     /// ```
@@ -169,8 +165,8 @@ impl<T: Send + 'static> Stream<T> {
         U: Send + 'static,
         F: FnOnce(Stream<T>) -> (Stream<T>, Stream<U>),
     {
-        let future = FutureStream::open(self.blueprint(), name, self.parallelism());
-        future.exchange.borrow_mut().add(self, "enter", Pairing::OneToOne, |_, _| Single);
+        let future = FutureStream::open(self.blueprint(), name, self.said());
+        future.exchange.borrow_mut().add_balanced(self, "enter");
         let (again, out) = body(future.stream("iterate"));
         again.fill(&future, "iterate");
         out

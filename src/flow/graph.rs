@@ -16,7 +16,9 @@ use crate::{
         Flow,
         chain::{OperatorInfo, Recipe, catch},
         channel::LaneLimits,
+        hash::KEY_GROUPS,
         loops::{self, LoopPlan},
+        parallelism::Parallelism,
         task::Task,
     },
     job::{ErasedJob, ErrorPolicy, JobPayload, Limits, ServiceId, TaskId},
@@ -80,15 +82,18 @@ pub enum BuildRefusal {
         /// The operator the stream comes from.
         operator: String,
     },
-    /// Streams of unequal parallelism were joined without an exchange.
-    #[error("`{operator}` joins streams of parallelism {left} and {right}; `rebalance` one of them first")]
+    /// An operator that brings together equal instances of its inputs was given streams that differ in their number.
+    #[error(
+        "`{operator}` needs streams of equal parallelism at every parallelism of the job, and not {left} and {right}; \
+         `gather` both, or give both the same number"
+    )]
     UnequalParallelism {
         /// The operator.
         operator: String,
         /// Parallelism of the first stream.
-        left: usize,
+        left: Parallelism,
         /// Parallelism of the other.
-        right: usize,
+        right: Parallelism,
     },
     /// Streams of different flows were joined.
     #[error("`{operator}` joins streams of two different flows")]
@@ -241,6 +246,9 @@ pub(crate) struct BuildOptions {
 /// The most instances a chain may have.
 pub(crate) const PARALLELISM_MAX: usize = 1024;
 
+/// The most instances that keys can be dealt out to.
+pub(crate) const KEYED_PARALLELISM_MAX: usize = KEY_GROUPS;
+
 /// Makes the recipe of a chain's instance.
 pub(crate) type TaskFactory = Box<dyn FnMut(usize) -> Recipe<Box<dyn Task>>>;
 
@@ -277,6 +285,10 @@ pub(crate) struct Future {
 pub(crate) struct Chain {
     pub operators: Vec<Operator>,
     pub parallelism: usize,
+    /// The same, as far as the flow says it.
+    pub said: Parallelism,
+    /// Its items were dealt out to its instances by key.
+    pub keyed: bool,
     pub first_task: u32,
     pub is_source: bool,
     /// The operator of an exchange in front, by its chain and number.
@@ -317,12 +329,15 @@ impl Blueprint {
         self.refusal.get_or_insert(refusal);
     }
 
-    pub fn add_chain(&mut self, parallelism: usize, is_source: bool) -> usize {
+    pub fn add_chain(&mut self, said: Parallelism, is_source: bool) -> usize {
+        let parallelism = said.in_job(self.options.parallelism).min(PARALLELISM_MAX);
         let first_task = self.tasks;
         self.tasks = self.tasks.saturating_add(u32::try_from(parallelism).unwrap_or(u32::MAX));
         self.chains.push(Chain {
             operators: Vec::new(),
             parallelism,
+            said,
+            keyed: false,
             first_task,
             is_source,
             fed_by: None,

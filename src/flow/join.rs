@@ -19,6 +19,7 @@ use crate::flow::{
     graph::BuildRefusal,
     keyed::{KeyedStream, key_parallelism},
     operator::Map,
+    parallelism::Parallelism,
     stream::{Exchange, Pairing, Stream},
 };
 
@@ -99,8 +100,8 @@ where
     /// Every pair of an item of this stream and one of `other` that have the same key.
     ///
     /// A pair comes out as soon as both of its items are there, in no defined order. For bounded streams: each item is kept
-    /// in memory until both inputs have ended. As many pairs are made at once as the other side has items of the key. Both
-    /// sides must have the same [`parallelism`](Self::parallelism), else the flow is refused.
+    /// in memory until both inputs have ended. As many pairs are made at once as the other side has items of the key. A
+    /// [`parallelism`](Self::parallelism) said of one side is that of the join; two that differ refuse the flow.
     ///
     /// ```
     /// use proscenium::{LocalEnvironment, job_fn};
@@ -169,15 +170,18 @@ where
     let operator = operator.to_owned();
     if !Rc::ptr_eq(&blueprint, right.blueprint()) {
         blueprint.borrow_mut().refuse(BuildRefusal::ForeignStream { operator });
-    } else if parallelism != other {
-        let refusal = BuildRefusal::UnequalParallelism { operator, left: parallelism, right: other };
-        blueprint.borrow_mut().refuse(refusal);
+    } else if let (Some(left), Some(right)) = (parallelism, other)
+        && left != right
+    {
+        let (left, right) = (Parallelism::Fixed(left), Parallelism::Fixed(right));
+        blueprint.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
     }
-    let mut exchange = Exchange::begin(&blueprint, key_parallelism(&blueprint, parallelism));
+    let mut exchange = Exchange::begin(&blueprint, key_parallelism(&blueprint, parallelism.or(other)));
     let left = sided::<_, _, Side<A, B>>(left, Side::Left);
     exchange.add(left, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
     let right = sided::<_, _, Side<A, B>>(right, Side::Right);
     exchange.add(right, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
+    exchange.is_dealt_by_key();
     exchange.finish()
 }
 

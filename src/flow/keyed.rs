@@ -10,6 +10,7 @@ use crate::flow::{
     exchange::ByKey,
     graph::{Blueprint, BuildRefusal},
     hash::KEY_GROUPS,
+    parallelism::Parallelism,
     stream::{Exchange, Pairing, Stream},
 };
 
@@ -23,7 +24,8 @@ use crate::flow::{
 #[must_use = "a stream that nothing consumes refuses the flow"]
 pub struct KeyedStream<K, T> {
     stream: Stream<(K, T)>,
-    parallelism: usize,
+    /// The job's if it is not said.
+    parallelism: Option<usize>,
 }
 
 impl<K, T> fmt::Debug for KeyedStream<K, T> {
@@ -33,19 +35,19 @@ impl<K, T> fmt::Debug for KeyedStream<K, T> {
 }
 
 impl<K: Send + 'static, T: Send + 'static> KeyedStream<K, T> {
-    pub(crate) fn new(stream: Stream<(K, T)>, parallelism: usize) -> Self {
-        Self { stream, parallelism }
+    pub(crate) fn new(stream: Stream<(K, T)>) -> Self {
+        Self { stream, parallelism: None }
     }
 
-    /// The items with their keys, and how many instances the keys are to be dealt out to.
-    pub(crate) fn into_parts(self) -> (Stream<(K, T)>, usize) {
+    /// The items with their keys, and how many instances the keys are to be dealt out to if that was said.
+    pub(crate) fn into_parts(self) -> (Stream<(K, T)>, Option<usize>) {
         (self.stream, self.parallelism)
     }
 
     /// How many instances the keys are dealt out to. By default the job's parallelism. 0 or more than 128 refuses the
     /// flow.
     pub fn parallelism(mut self, parallelism: usize) -> Self {
-        self.parallelism = parallelism;
+        self.parallelism = Some(parallelism);
         self
     }
 
@@ -187,8 +189,10 @@ where
     }
 }
 
-/// The instances that keys are dealt out to. A number that cannot be refuses the flow.
-pub(crate) fn key_parallelism(blueprint: &Rc<RefCell<Blueprint>>, parallelism: usize) -> usize {
+/// The instances that keys are dealt out to: so many, or as many as the job's parallelism. A number that cannot be refuses the
+/// flow.
+pub(crate) fn key_parallelism(blueprint: &Rc<RefCell<Blueprint>>, said: Option<usize>) -> Parallelism {
+    let parallelism = said.unwrap_or(blueprint.borrow().options.parallelism);
     // Here, so that it names what the user wrote and not the exchange it comes to.
     let operator = || "key_by".to_owned();
     if parallelism == 0 {
@@ -198,10 +202,10 @@ pub(crate) fn key_parallelism(blueprint: &Rc<RefCell<Blueprint>>, parallelism: u
         let refusal = BuildRefusal::TooParallel { operator: operator(), asked: parallelism, limit: KEY_GROUPS };
         blueprint.borrow_mut().refuse(refusal);
     }
-    parallelism.min(KEY_GROUPS)
+    said.map_or(Parallelism::Job, |said| Parallelism::Fixed(said.min(KEY_GROUPS)))
 }
 
-fn exchange<K, V>(stream: Stream<(K, V)>, parallelism: usize) -> Stream<(K, V)>
+fn exchange<K, V>(stream: Stream<(K, V)>, parallelism: Option<usize>) -> Stream<(K, V)>
 where
     K: Hash + Send + 'static,
     V: Serialize + DeserializeOwned + Send + 'static,
@@ -209,6 +213,7 @@ where
     let parallelism = key_parallelism(stream.blueprint(), parallelism);
     let mut exchange = Exchange::begin(stream.blueprint(), parallelism);
     exchange.add(stream, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
+    exchange.is_dealt_by_key();
     exchange.finish()
 }
 

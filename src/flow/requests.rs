@@ -14,6 +14,7 @@ use crate::{
         Flow, TaskContext, TaskError,
         chain::{Ending, Failure, Mark, Meter},
         exchange::InTurn,
+        parallelism::Parallelism,
         sink::ForEach,
         stream::{Exchange, Pairing, Stream},
         task::{Head, Input},
@@ -96,7 +97,7 @@ impl Flow {
         };
         let service = ServiceId(u32::try_from(self.blueprint.borrow().services.len() - 1).unwrap_or(u32::MAX));
         let end = Arc::new(RequestEnd(port));
-        let stream = self.source("requests", 1, None, move |_| {
+        let stream = self.source("requests", Parallelism::Fixed(1), None, move |_| {
             let end = Arc::clone(&end);
             Box::new(move |meter| Box::new(RequestHead::new(meter, service, end)))
         });
@@ -191,7 +192,7 @@ impl<T: Send + 'static> RequestStream<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(self.stream.blueprint(), parallelism);
+        let mut exchange = Exchange::begin(self.stream.blueprint(), Parallelism::Fixed(parallelism));
         exchange.add(self.stream, "rebalance", Pairing::AllToAll, move |instance, lanes| InTurn(instance % lanes));
         Self { stream: exchange.finish() }
     }

@@ -16,6 +16,7 @@ use crate::{
         filter::Filter,
         graph::Blueprint,
         operator::{Expand, Inspect, Map},
+        parallelism::Parallelism,
     },
     job::ErrorPolicy,
 };
@@ -36,6 +37,8 @@ pub struct Stream<T> {
     /// Chain and number of the operator behind this stream.
     operator: (usize, usize),
     weigh: Option<Weigh<T>>,
+    /// How many instances there are, as far as the flow says it.
+    said: Parallelism,
     attach: Box<dyn FnOnce(StageFactory<T>)>,
     items: PhantomData<fn() -> T>,
 }
@@ -78,8 +81,10 @@ impl<T: Send + 'static> Stream<T> {
         let id = shared.next_stream;
         shared.next_stream += 1;
         shared.open.insert(id, operator);
+        let said = shared.chains[chain].said;
         drop(shared);
-        Self { blueprint: Rc::clone(blueprint), id, chain, operator, weigh: None, attach, items: PhantomData }
+        let blueprint = Rc::clone(blueprint);
+        Self { blueprint, id, chain, operator, weigh: None, said, attach, items: PhantomData }
     }
 
     pub(crate) fn blueprint(&self) -> &Rc<RefCell<Blueprint>> {
@@ -96,6 +101,26 @@ impl<T: Send + 'static> Stream<T> {
         self.blueprint.borrow().chains[self.chain].parallelism
     }
 
+    /// As [`parallelism`](Self::parallelism), as far as the flow says it.
+    pub(crate) fn said(&self) -> Parallelism {
+        self.said
+    }
+
+    /// As `said`, of a stream of the same chain that is known to have as many instances.
+    fn saying(self, said: Parallelism) -> Self {
+        Self { said, ..self }
+    }
+
+    /// Whether its items were dealt out to its instances by key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.blueprint.borrow().chains[self.chain].keyed
+    }
+
+    /// What has one instance at every parallelism of the job, because parallel instances are brought together first.
+    fn single(self, gather: impl FnOnce(Self) -> Self) -> Self {
+        if self.parallelism() == 1 { self.saying(Parallelism::Fixed(1)) } else { gather(self) }
+    }
+
     fn add_operator(&self, kind: &'static str) -> usize {
         let mut blueprint = self.blueprint.borrow_mut();
         blueprint.open.remove(&self.id);
@@ -109,14 +134,14 @@ impl<T: Send + 'static> Stream<T> {
         make: impl Fn(usize) -> MakeStage<T, U> + 'static,
     ) -> Stream<U> {
         let operator = self.add_operator(kind);
-        let attach = self.attach;
+        let (said, attach) = (self.said, self.attach);
         let attach = Box::new(move |next: StageFactory<U>| {
             attach(Box::new(move |instance| {
                 let (make, next) = (make(instance), next(instance));
                 Box::new(move |task| make(Meter::new(task, operator), next(task)))
             }));
         });
-        Stream::begin(&self.blueprint, self.chain, attach)
+        Stream::begin(&self.blueprint, self.chain, attach).saying(said)
     }
 
     /// Ends the chain.

@@ -20,6 +20,7 @@ use crate::{
         chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage},
         connect::check,
         exchange::Single,
+        graph::BuildRefusal,
         stream::{Exchange, Pairing, Stream},
     },
     job::FailureCause,
@@ -33,7 +34,8 @@ impl<A: Serialize + DeserializeOwned + Send + 'static> Stream<A> {
     /// Order: that of the two streams, in each instance; [`gather`](Self::gather) both for one order over all. A pair comes
     /// out as soon as both its items are there. It ends when the shorter stream of an instance has ended and found its
     /// partners, and then ends both upstreams, also unbounded ones; items without a partner are dropped. Streams of
-    /// unequal parallelism, or of different flows, refuse the flow.
+    /// different flows refuse the flow, and so do those that are not of equal parallelism whatever that of the job is: which
+    /// items make a pair must not depend on how many cores there are. Say, an iterator with a source that is split.
     ///
     /// What one stream is ahead of the other is kept: a few batches as they are, then encoded in memory up to
     /// `Limits::output_memory_bytes` for each instance, then in a temporary file; beyond `Limits::zip_bytes_max` encoded
@@ -56,9 +58,13 @@ impl<A: Serialize + DeserializeOwned + Send + 'static> Stream<A> {
     /// ```
     pub fn zip<B: Serialize + DeserializeOwned + Send + 'static>(self, other: Stream<B>) -> Stream<(A, B)> {
         let blueprint = Rc::clone(self.blueprint());
-        let parallelism = self.parallelism();
-        check("zip", &blueprint, parallelism, &other);
-        let mut exchange = Exchange::begin(&blueprint, parallelism);
+        check("zip", &blueprint, &other);
+        let (left, right) = (self.said(), other.said());
+        if left != right {
+            let operator = "zip".to_owned();
+            blueprint.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
+        }
+        let mut exchange = Exchange::begin(&blueprint, left);
         feed::<_, Half<A, B>>(&mut exchange, self, |item| item.map_or(Half::LeftEnd, Half::Left));
         feed::<_, Half<A, B>>(&mut exchange, other, |item| item.map_or(Half::RightEnd, Half::Right));
         exchange

@@ -482,16 +482,6 @@ fn futures_that_are_not_filled_once_are_refused_by_name() {
 fn futures_that_do_not_fit_are_refused() {
     block_on(async {
         let env = LocalEnvironment::new("test");
-        let unequal = job_fn("unequal", |flow| {
-            let wider = flow.from_batch([1u32]).iterate("wider", |items| {
-                let (back, out) = items.tee();
-                (back.rebalance(3), out)
-            });
-            wider.for_each(|_| {});
-            Ok(())
-        });
-        let operator = "iterate".to_owned();
-        assert_eq!(refusal(&env, unequal).await, BuildRefusal::UnequalParallelism { operator, left: 3, right: 1 });
         let same = job_fn("same", |flow| {
             for _ in 0..2 {
                 flow.from_batch([1u32]).iterate("rounds", |items| items.tee()).for_each(|_| {});

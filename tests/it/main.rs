@@ -29,6 +29,7 @@ mod supervision;
 mod tidy;
 mod timers;
 mod turns;
+mod widths;
 mod zips;
 
 mod bad_input;
@@ -70,6 +71,7 @@ fn jobs() -> proscenium::JobRegistry {
         supervision::jobs(),
         timers::jobs(),
         turns::jobs(),
+        widths::jobs(),
         zips::jobs(),
     ];
     modules.into_iter().fold(proscenium::JobRegistry::new(), proscenium::JobRegistry::merge)

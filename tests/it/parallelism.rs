@@ -1,9 +1,13 @@
 //! Exchanges: how items are dealt out to instances, and what is placed where.
 
-use std::{collections::BTreeMap, sync::mpsc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::mpsc,
+};
 
 use proscenium::{
-    BuildRefusal, LeastLoaded, LocalEnvironment, Outcome, ParallelRange, Placement, SlotLoad, TaskDescription,
+    BuildRefusal, LeastLoaded, LocalEnvironment, Outcome, ParallelRange, Placement, SlotLoad, TaskContext,
+    TaskDescription,
 };
 use serde::{Deserialize, Serialize};
 
@@ -222,14 +226,16 @@ fn a_job_completes_only_after_every_sink_was_closed() {
 job!(UnequalUnion {}, |job, flow| {
     let two = flow.from_batch(0..5u64).rebalance(2);
     let three = flow.from_batch(0..5u64).rebalance(3);
-    two.union(three).for_each(drop);
+    two.union(three).map_async(1, async |ctx: &TaskContext, n| Ok((ctx.instance(), n))).collect("out");
 });
 
 #[test]
-fn a_union_of_unequal_parallelism_is_refused() {
+fn a_union_has_as_many_instances_as_the_wider_stream() {
     each_environment(async |env| {
-        let expected = BuildRefusal::UnequalParallelism { operator: "union".to_owned(), left: 2, right: 3 };
-        assert_eq!(refusal(env, UnequalUnion {}).await, expected);
+        let out: Vec<(u32, u64)> = output_of(env, UnequalUnion {}).await;
+        assert_eq!(sorted(out.iter().map(|(_, n)| *n)), sorted((0..5).chain(0..5)));
+        let used: BTreeSet<u32> = out.iter().map(|(instance, _)| *instance).collect();
+        assert_eq!(used, BTreeSet::from([0, 1, 2]));
     });
 }
 

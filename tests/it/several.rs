@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use proscenium::{BuildRefusal, Either, ErrorPolicy, Input, LocalEnvironment, Stream};
+use proscenium::{BuildRefusal, Either, ErrorPolicy, Input, LocalEnvironment, Parallelism, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
@@ -184,11 +184,17 @@ fn what_has_no_partner_comes_out_alone_at_the_end_or_not_at_all() {
     });
 }
 
+const TWO: Parallelism = Parallelism::Fixed(2);
+const THREE: Parallelism = Parallelism::Fixed(3);
+
 job!(Unequal { kind: u8 }, |job, flow| {
     let numbers = |flow: &mut proscenium::Flow| flow.from_batch(0..10u32);
     let (a, b) = (numbers(flow), numbers(flow));
     match job.kind {
-        0 => a.rebalance(2).connect(b.rebalance(3)).co_map((), |(), n| n, |(), n| n).collect("out"),
+        0 => {
+            let (a, b) = (a.key_by(|n| *n).parallelism(2).entries(), b.key_by(|n| *n).parallelism(3).entries());
+            a.connect(b).co_map((), |(), n| n, |(), n| n).collect("out");
+        }
         1 => a.key_by(|n| *n).parallelism(2).join(b.key_by(|n| *n).parallelism(3)).collect("out"),
         _ => a.key_by(|n| *n).parallelism(0).join(b.key_by(|n| *n).parallelism(0)).collect("out"),
     }
@@ -198,7 +204,7 @@ job!(Unequal { kind: u8 }, |job, flow| {
 fn inputs_of_unequal_parallelism_are_refused_when_the_flow_is_built() {
     each_environment(async |env| {
         for (kind, operator) in [(0, "connect"), (1, "join")] {
-            let unequal = BuildRefusal::UnequalParallelism { operator: operator.to_owned(), left: 2, right: 3 };
+            let unequal = BuildRefusal::UnequalParallelism { operator: operator.to_owned(), left: TWO, right: THREE };
             assert_eq!(refusal(env, Unequal { kind }).await, unequal);
         }
         let zero = BuildRefusal::ZeroParallelism { operator: "key_by".to_owned() };
@@ -348,7 +354,7 @@ fn a_join_within_a_time_gives_pairs_while_its_inputs_go_on_and_forgets_what_came
     each_environment(async |env| {
         let out: Vec<(u32, (u32, u32))> = output_of(env, Apart { kind: 0 }).await;
         assert!(out.is_empty(), "nothing comes at one instant");
-        let unequal = BuildRefusal::UnequalParallelism { operator: "join_within".to_owned(), left: 2, right: 3 };
+        let unequal = BuildRefusal::UnequalParallelism { operator: "join_within".to_owned(), left: TWO, right: THREE };
         assert_eq!(refusal(env, Apart { kind: 1 }).await, unequal);
         let job = start(env, Live {}).await;
         let (left, right): (Input<u32>, Input<u32>) = (job.input("left"), job.input("right"));

@@ -1,7 +1,7 @@
 //! Zips: the i-th item of one stream with the i-th of another, whatever one is ahead of the other.
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use proscenium::{BuildRefusal, FailureCause, Flow, Input, Limits, LocalEnvironment, Stream};
+use proscenium::{BuildRefusal, FailureCause, Flow, Input, Limits, LocalEnvironment, Parallelism, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
@@ -149,7 +149,11 @@ job!(UnequalZip {}, |job, flow| {
 #[test]
 fn streams_of_unequal_parallelism_are_not_zipped() {
     each_environment(async |env| {
-        let unequal = BuildRefusal::UnequalParallelism { operator: "zip".to_owned(), left: 2, right: 3 };
+        let unequal = BuildRefusal::UnequalParallelism {
+            operator: "zip".to_owned(),
+            left: Parallelism::Fixed(2),
+            right: Parallelism::Fixed(3),
+        };
         assert_eq!(refusal(env, UnequalZip {}).await, unequal);
     });
 }

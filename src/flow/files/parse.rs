@@ -21,6 +21,7 @@ use crate::{
         error::TaskError,
         files::{Block, FileSource, Files, Reading, Shape, unreadable},
         head::PartHead,
+        parallelism::Parallelism,
         stream::Stream,
     },
     protocol::Wait,
@@ -127,7 +128,7 @@ impl Flow {
         let parallelism = self.parallelism();
         let source = FileSource::<Raw> { files, reading, shape: PhantomData };
         let mut parts = self.parts_of(kind, source, parallelism);
-        let rows = self.source("files", parallelism, None, move |instance| {
+        let rows = self.source("files", Parallelism::Job, None, move |instance| {
             let part = parts.get_mut(instance).and_then(Option::take);
             Box::new(move |meter| Box::new(PartHead::new(meter, part)))
         });

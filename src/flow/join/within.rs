@@ -48,8 +48,8 @@ where
     /// Each pair comes out once, when the later of the two is there, in the order of that one's arrival. Items that came
     /// longer ago are forgotten, those of a key for which nothing comes any more too: what is held
     /// in memory came within the last two times `retention`. What has found no partner
-    /// does not come out. Nothing comes out at the end of the input. It costs a reading of the clock for each item. Both sides
-    /// must have the same [`parallelism`](Self::parallelism), else the flow is refused.
+    /// does not come out. Nothing comes out at the end of the input. It costs a reading of the clock for each item. A
+    /// [`parallelism`](Self::parallelism) said of one side is that of the join; two that differ refuse the flow.
     ///
     /// ```
     /// use std::time::Duration;

@@ -19,8 +19,7 @@ impl<T: Send + 'static> Stream<T> {
         A: Clone + Send + 'static,
         F: FnMut(&mut A, T) + Clone + Send + 'static,
     {
-        let single = if self.parallelism() == 1 { self } else { self.gather() };
-        single.fold_each("fold", Fold(init, f))
+        self.single(Self::gather).fold_each("fold", Fold(init, f))
     }
 
     /// Folds the items of each instance in parallel, then combines the results, at the end of the input, into one.
@@ -42,7 +41,7 @@ impl<T: Send + 'static> Stream<T> {
         C: FnMut(&mut A, A) + Clone + Send + 'static,
     {
         let partial = self.fold_each(kind, Fold(init.clone(), f));
-        if partial.parallelism() == 1 { partial } else { partial.gather().fold_each("combine", Fold(init, combine)) }
+        partial.single(|partial| partial.gather().fold_each("combine", Fold(init, combine)))
     }
 
     /// Combines all items into one that comes out at the end of the input; nothing comes out if there was none. Runs
@@ -53,7 +52,7 @@ impl<T: Send + 'static> Stream<T> {
         F: FnMut(&mut T, T) + Clone + Send + 'static,
     {
         let partial = self.fold_each("reduce", Reduce(combine.clone()));
-        if partial.parallelism() == 1 { partial } else { partial.gather().fold_each("combine", Reduce(combine)) }
+        partial.single(|partial| partial.gather().fold_each("combine", Reduce(combine)))
     }
 
     /// The number of items, at the end of the input. Runs in parallel.

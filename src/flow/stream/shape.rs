@@ -12,6 +12,7 @@ use crate::flow::{
     keyed::KeyedStream,
     new_chain,
     operator::{Either, Map, Split, Take, Tee},
+    parallelism::Parallelism,
     stream::Stream,
 };
 
@@ -29,26 +30,31 @@ impl<T: Send + 'static> Stream<T> {
             })
         };
         if self.parallelism() == 1 {
-            return first(self);
+            return first(self.single(|single| single));
         }
         first(first(self).gather())
     }
 
     /// Both streams' items in one stream. Each stream keeps its order; how they interleave is not defined.
     ///
-    /// Ends when both have ended. Streams of unequal parallelism, or of different flows, refuse the flow.
+    /// Ends when both have ended. Streams of different flows refuse the flow.
+    ///
+    /// The result has as many instances as the wider of the two. The items of one that has fewer are dealt out to them in turn,
+    /// as by [`rebalance`](Self::rebalance), but within the process, so that they need no encoding: then it keeps its order, and
+    /// what was brought together by key stays together, no longer across instances. It costs a channel for each pair of
+    /// instances that have to do with each other.
     pub fn union(self, other: Stream<T>) -> Stream<T> {
-        let (left, right) = (self.parallelism(), other.parallelism());
         let shared = Rc::clone(&self.blueprint);
         if !Rc::ptr_eq(&shared, &other.blueprint) {
             shared.borrow_mut().refuse(BuildRefusal::ForeignStream { operator: "union".to_owned() });
-        } else if left != right {
-            let operator = "union".to_owned();
-            shared.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
         }
-        let mut merge = Exchange::<T>::begin(&shared, left);
-        merge.add(self, "union", Pairing::OneToOne, |_, _| Single);
-        merge.add(other, "union", Pairing::OneToOne, |_, _| Single);
+        let keyed = self.said == other.said && self.is_keyed() && other.is_keyed();
+        let mut merge = Exchange::<T>::begin(&shared, self.said.widest(other.said));
+        merge.add_balanced(self, "union");
+        merge.add_balanced(other, "union");
+        if keyed {
+            merge.is_dealt_by_key();
+        }
         merge.finish()
     }
 
@@ -125,14 +131,14 @@ impl<T: Send + 'static> Stream<T> {
         B: Send + 'static,
     {
         let operator = self.add_operator(kind);
-        let chain = self.chain;
+        let (chain, said) = (self.chain, self.said);
         let fork = Fork { left: None, right: None, attach: Some(self.attach), make: Some(Box::new(make)), operator };
         let fork = Rc::new(RefCell::new(fork));
         let other = Rc::clone(&fork);
         let left = Box::new(move |next| Fork::complete(&fork, |fork| fork.left = Some(next)));
-        let left = Stream::begin(&self.blueprint, chain, left);
+        let left = Stream::begin(&self.blueprint, chain, left).saying(said);
         let right = Box::new(move |next| Fork::complete(&other, |fork| fork.right = Some(next)));
-        (left, Stream::begin(&self.blueprint, chain, right))
+        (left, Stream::begin(&self.blueprint, chain, right).saying(said))
     }
 
     /// Deals the items out to `parallelism` instances in turn, item by item. A parallelism of 0 refuses the flow.
@@ -140,7 +146,7 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(&self.blueprint, parallelism);
+        let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(parallelism));
         exchange.add(self, "rebalance", Pairing::AllToAll, move |instance, lanes| InTurn(instance % lanes));
         exchange.finish()
     }
@@ -150,7 +156,7 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Clone + Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(&self.blueprint, parallelism);
+        let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(parallelism));
         exchange.add(self, "broadcast", Pairing::AllToAll, |_, _| ToAll);
         exchange.finish()
     }
@@ -160,7 +166,7 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(&self.blueprint, 1);
+        let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(1));
         exchange.add(self, "gather", Pairing::AllToAll, |_, _| Single);
         exchange.finish()
     }
@@ -171,13 +177,12 @@ impl<T: Send + 'static> Stream<T> {
         K: Send + 'static,
         F: FnMut(&T) -> K + Clone + Send + 'static,
     {
-        let parallelism = self.blueprint.borrow().options.parallelism;
         let keyed = self.then("key_by", move |_| {
             let mut key = key.clone();
             let f = move |item: T| (key(&item), item);
             Box::new(move |meter, next| Box::new(Map::new(meter, f, next)) as BoxStage<T>)
         });
-        KeyedStream::new(keyed, parallelism)
+        KeyedStream::new(keyed)
     }
 }
 
@@ -201,8 +206,7 @@ impl<K: Send + 'static, T: Send + 'static> Stream<(K, T)> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn keyed(self) -> KeyedStream<K, T> {
-        let parallelism = self.blueprint.borrow().options.parallelism;
-        KeyedStream::new(self, parallelism)
+        KeyedStream::new(self)
     }
 }
 
@@ -248,6 +252,7 @@ impl<T: 'static, A: 'static, B: 'static> Fork<T, A, B> {
 pub(crate) struct Junction<T> {
     blueprint: Rc<RefCell<Blueprint>>,
     chain: usize,
+    said: Parallelism,
     pub operator: usize,
     attach: Option<Box<dyn FnOnce(StageFactory<T>)>>,
 }
@@ -255,7 +260,8 @@ pub(crate) struct Junction<T> {
 impl<T: Send + 'static> Stream<T> {
     pub(crate) fn junction(self, kind: &'static str) -> Junction<T> {
         let operator = self.add_operator(kind);
-        Junction { blueprint: self.blueprint, chain: self.chain, operator, attach: Some(self.attach) }
+        let Self { blueprint, chain, said, attach, .. } = self;
+        Junction { blueprint, chain, said, operator, attach: Some(attach) }
     }
 }
 
@@ -266,7 +272,8 @@ impl<T> Junction<T> {
 
     /// A stream behind the operator, which gives `complete` the chain that it becomes.
     pub fn branch<U: Send + 'static>(&self, complete: impl FnOnce(StageFactory<U>) + 'static) -> Stream<U> {
-        Stream::begin_behind(&self.blueprint, self.chain, (self.chain, self.operator), Box::new(complete))
+        let operator = (self.chain, self.operator);
+        Stream::begin_behind(&self.blueprint, self.chain, operator, Box::new(complete)).saying(self.said)
     }
 
     /// What the operator's stages are given to, once.
@@ -293,10 +300,11 @@ pub(crate) struct Exchange<T> {
 }
 
 impl<T: Send + 'static> Exchange<T> {
-    pub fn begin(blueprint: &Rc<RefCell<Blueprint>>, asked: usize) -> Self {
-        let parallelism = asked.min(PARALLELISM_MAX);
+    pub fn begin(blueprint: &Rc<RefCell<Blueprint>>, said: Parallelism) -> Self {
         let mut shared = blueprint.borrow_mut();
-        let chain = shared.add_chain(parallelism, false);
+        let asked = said.in_job(shared.options.parallelism);
+        let chain = shared.add_chain(said, false);
+        let parallelism = shared.chains[chain].parallelism;
         let limits = shared.lane_limits();
         drop(shared);
         let gates = (0..parallelism).map(|_| Gate::new(limits)).collect();
@@ -307,6 +315,21 @@ impl<T: Send + 'static> Exchange<T> {
             gates,
             channels: Rc::new(RefCell::new(vec![Vec::new(); parallelism])),
         }
+    }
+
+    /// Ends `stream` in this exchange, each instance in that of the same number if there are as many, and else in all of them in
+    /// turn.
+    pub fn add_balanced(&mut self, stream: Stream<T>, kind: &'static str) {
+        if stream.parallelism() == self.gates.len() {
+            self.add(stream, kind, Pairing::OneToOne, |_, _| Single);
+        } else {
+            self.add(stream, kind, Pairing::AllToAll, |instance, lanes| InTurn(instance % lanes));
+        }
+    }
+
+    /// What comes out of this exchange was dealt out by key.
+    pub fn is_dealt_by_key(&self) {
+        self.blueprint.borrow_mut().chains[self.chain].keyed = true;
     }
 
     /// Ends `stream` in this exchange.

@@ -3,8 +3,8 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use proscenium::{
-    BuildError, BuildRefusal, FailureCause, LocalEnvironment, OpenError, ParallelRange, RunError, SubmitError,
-    TaskContext, TextFile,
+    BuildError, BuildRefusal, FailureCause, LocalEnvironment, OpenError, ParallelRange, Parallelism, RunError,
+    SubmitError, TaskContext, TextFile,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ enum Mistake {
     NamedOperator,
     TeeBranch,
     Kept,
-    Union,
+    Zip,
     TwoMistakes,
 }
 
@@ -106,7 +106,7 @@ impl proscenium::Job for Mistaken {
             }
             // Not even dropped: whatever becomes of it, it is not part of the flow.
             Mistake::Kept => std::mem::forget(numbers(flow)),
-            Mistake::Union => numbers(flow).rebalance(2).union(numbers(flow).rebalance(3)).collect("out"),
+            Mistake::Zip => numbers(flow).zip(flow.from_batch(ParallelRange::new(0..10))).collect("out"),
             // What is wrong with a flow is told before what its `build` makes of it.
             Mistake::TwoMistakes => {
                 numbers(flow).rebalance(0).collect("out");
@@ -184,9 +184,14 @@ fn a_parallelism_that_cannot_be_refuses_the_flow() {
         (Mistake::KeyByThenState, zero("key_by"), "`key_by` asks for a parallelism of 0; the least is 1"),
         (Mistake::KeyByTooMany, most("key_by", 129, 128), "`key_by` asks for a parallelism of 129; the most is 128"),
         (
-            Mistake::Union,
-            BuildRefusal::UnequalParallelism { operator: owned("union"), left: 2, right: 3 },
-            "`union` joins streams of parallelism 2 and 3; `rebalance` one of them first",
+            Mistake::Zip,
+            BuildRefusal::UnequalParallelism {
+                operator: owned("zip"),
+                left: Parallelism::Fixed(1),
+                right: Parallelism::Job,
+            },
+            "`zip` needs streams of equal parallelism at every parallelism of the job, and not 1 and the job's; `gather` \
+             both, or give both the same number",
         ),
     ]);
 }

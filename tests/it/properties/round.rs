@@ -12,14 +12,11 @@ type Going = (u64, u64);
 impl Round {
     pub fn turn(self, stream: Stream<u64>, name: &str) -> Stream<u64> {
         let most = self.trips;
-        let parallelism = stream.parallelism();
         let inner = format!("{name}-inner");
         stream
             .map(move |item| (item, trips(item, most)))
             .iterate(name, |items| {
                 let items = self.way(items, &inner);
-                // Who goes round comes back to as many instances as it came from.
-                let items = if items.parallelism() == parallelism { items } else { items.rebalance(parallelism) };
                 let (done, going) = items.split(|(_, left)| *left == 0);
                 (going.map(|(item, left)| (tripped(item), left - 1)), done)
             })
@@ -50,9 +47,8 @@ impl Round {
                 process.stream()
             }
             Body::Split => {
-                let around = items.parallelism();
                 let (long, short) = items.split(|(item, _)| item % 2 == 0);
-                long.rebalance(parallelism).rebalance(around).union(short)
+                long.rebalance(parallelism).union(short)
             }
             Body::Nested => items
                 .map(|going| (going, true))

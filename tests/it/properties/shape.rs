@@ -266,14 +266,14 @@ impl Builder<'_> {
             Node::Union(left, right) => {
                 let left = self.node(left);
                 let right = self.node(right);
-                joined(left, right)
+                left.union(right)
             }
             Node::Connect(left, right) => {
                 let left = self.node(left);
                 let right = self.node(right);
-                let parallelism = left.parallelism();
-                let right = if right.parallelism() == parallelism { right } else { right.rebalance(parallelism) };
-                left.connect(right).co_map((), |(), item| item, |(), item| changed(item))
+                // Two that were dealt out by key, to unequal numbers of instances, are refused.
+                let parallelism = right.parallelism();
+                left.connect(right.rebalance(parallelism)).co_map((), |(), item| item, |(), item| changed(item))
             }
             Node::Join(left, right, Join { how, keys, parallelism }) => {
                 let (how, keys, parallelism) = (*how, *keys, *parallelism);
@@ -350,13 +350,13 @@ impl Builder<'_> {
                 let (left, right) = stream.tee();
                 let left = self.steps(left, first);
                 let right = self.steps(right, second);
-                joined(left, right)
+                left.union(right)
             }
             Step::Split(of, ref first, ref second) => {
                 let (left, right) = stream.split(move |item| item % of == 0);
                 let left = self.steps(left, first);
                 let right = self.steps(right, second);
-                joined(left, right)
+                left.union(right)
             }
             Step::Branch(ref steps) => {
                 let (stream, copy) = stream.tee();
@@ -397,12 +397,6 @@ fn fail(item: u64, rest: u64, how: Fault) -> Result<u64, TaskError> {
         Fault::Error => Err(TaskError::new("planned: this item is bad")),
         Fault::Panic => panic!("planned: this item is bad"),
     }
-}
-
-fn joined(left: Stream<u64>, right: Stream<u64>) -> Stream<u64> {
-    let parallelism = left.parallelism();
-    let right = if right.parallelism() == parallelism { right } else { right.rebalance(parallelism) };
-    left.union(right)
 }
 
 /// A keyed result as one number: the same for the flow and the evaluator.
