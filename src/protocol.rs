@@ -215,6 +215,8 @@ pub(crate) struct Progress {
     pub tasks: Vec<(TaskId, TaskCounters, Wait)>,
     /// Per service: handled, queued.
     pub services: Vec<(u64, u64)>,
+    /// Services whose thread is held by code of a service of a job, although that one was abandoned.
+    pub services_held: Vec<(ServiceId, JobId, ServiceId)>,
 }
 
 /// What a task is waiting for right now.
@@ -241,4 +243,6 @@ pub(crate) enum Wait {
     Own,
     /// `resume`.
     Resume,
+    /// Its thread, which code of this task holds, although it was abandoned.
+    Thread { job: JobId, task: TaskId },
 }

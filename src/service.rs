@@ -27,7 +27,7 @@ pub(crate) use self::{
     directory::{Origin, ServiceDirectory},
     encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
     gate::AnyGate,
-    instance::{ErasedService, service_recipe},
+    instance::{ErasedService, Launch, service_recipe},
     pipeline::{RequestEnd, RequestPort, Tagged},
     reference::{FoundService, ServiceResolver},
     remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},

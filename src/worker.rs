@@ -8,11 +8,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, Recipient, ResponseActFuture, WrapFuture};
 
+use parking_lot::Mutex;
+
 pub(crate) use self::thread::Threads;
 use self::{
     audience::Audiences,
-    task::{Command, TaskActor, TaskSetup},
-    thread::{Slot, ThreadKey},
+    task::{Berth, Command, TaskActor, TaskSetup, Unstarted},
+    thread::{Occupied, Slot, ThreadKey},
 };
 use crate::{
     flow::{
@@ -23,7 +25,7 @@ use crate::{
     job::{Attempt, ErrorPolicy, Incarnation, JobId, JobPayload, Limits, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
     protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
-    service::{ErasedService, EventSink, Origin, ServiceContext, ServiceDirectory},
+    service::{ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
     timer::Timer,
 };
 
@@ -72,10 +74,34 @@ struct HostedTask {
     counters: Arc<SharedCounters>,
     slot: usize,
     thread: Option<ThreadKey>,
+    /// Where the task waits for its first turn.
+    berth: Option<Arc<Berth>>,
 }
 
 impl HostedTask {
+    /// Has the task run on the thread of its slot.
+    fn start(&mut self, setup: TaskSetup, early: Vec<TaskCommand>, slots: &mut [Slot]) {
+        let occupied = slots[self.slot].occupy((setup.job, setup.task.0));
+        let arbiter = occupied.handle().clone();
+        self.thread = Some(occupied.same_thread());
+        let berth = Berth::new(Unstarted { setup, early, occupied });
+        self.berth = Some(Arc::clone(&berth));
+        self.address = Some(TaskActor::start_in_arbiter(&arbiter, move |_| TaskActor::new(berth)));
+    }
+
+    /// The task, if it waits for its first turn.
+    fn take_unstarted(&mut self) -> Option<Unstarted> {
+        self.berth.take()?.take()
+    }
+
+    fn take_unstarted_if(&mut self, wanted: bool) -> Option<Unstarted> {
+        if wanted { self.take_unstarted() } else { None }
+    }
+
     fn command(&self, command: TaskCommand) {
+        if self.berth.as_ref().is_some_and(|berth| berth.tell(command)) {
+            return;
+        }
         if let Some(address) = &self.address {
             // A task gets a handful of commands in its life, so its mailbox needs no bound.
             address.do_send(Command(command));
@@ -87,6 +113,31 @@ struct HostedService {
     recipe: Box<dyn ErasedService>,
     slot: usize,
     thread: Option<ThreadKey>,
+    /// The instance that was started last, as long as it waits for its first turn.
+    waiting: Arc<Mutex<Option<Launch>>>,
+    /// Its claim on the thread, which the instance holds too.
+    claim: Option<Arc<Mutex<Occupied>>>,
+}
+
+impl HostedService {
+    /// Has `launch` run on the thread that was claimed.
+    fn launch(&mut self, launch: Launch) {
+        let Some(arbiter) = self.claim.as_ref().map(|claim| claim.lock().handle().clone()) else { return };
+        self.waiting = Arc::new(Mutex::new(Some(launch)));
+        let waiting = Arc::clone(&self.waiting);
+        let is_spawned = arbiter.spawn_fn(move || {
+            let launch = waiting.lock().take();
+            launch.into_iter().for_each(|launch| launch());
+        });
+        if !is_spawned {
+            // The arbiter is gone. Dropped, it reports that.
+            drop(self.take_waiting());
+        }
+    }
+
+    fn take_waiting(&self) -> Option<Launch> {
+        self.waiting.lock().take()
+    }
 }
 
 /// Where the outside reaches into a job: its services, outputs and inputs.
@@ -171,7 +222,8 @@ impl Worker {
             .into_iter()
             .map(|recipe| {
                 self.next_service_slot = (self.next_service_slot + 1) % slots;
-                HostedService { recipe, slot: self.next_service_slot, thread: None }
+                let (slot, waiting) = (self.next_service_slot, Arc::default());
+                HostedService { recipe, slot, thread: None, waiting, claim: None }
             })
             .collect();
         let hosted = tasks.iter().map(|_| HostedTask {
@@ -179,6 +231,7 @@ impl Worker {
             counters: Arc::new(SharedCounters::new()),
             slot: 0,
             thread: None,
+            berth: None,
         });
         let hosted = Hosted {
             attempt,
@@ -207,12 +260,8 @@ impl Worker {
     fn start_tasks(&mut self, job: JobId, attempt: Attempt, slots: &[u32]) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         for (index, plan) in hosted.plans.drain(..).enumerate() {
-            let slot = slots.get(index).map_or(index, |slot| *slot as usize) % self.task_slots.len();
-            let occupied = self.task_slots[slot].occupy();
-            let arbiter = occupied.handle().clone();
             let task = &mut hosted.tasks[index];
-            task.slot = slot;
-            task.thread = Some(occupied.same_thread());
+            task.slot = slots.get(index).map_or(index, |slot| *slot as usize) % self.task_slots.len();
             let setup = TaskSetup {
                 job,
                 attempt,
@@ -230,9 +279,8 @@ impl Worker {
                 limits: Limits::clone(&self.config.limits),
                 counters: Arc::clone(&task.counters),
                 events: hosted.events.clone(),
-                occupied,
             };
-            task.address = Some(TaskActor::start_in_arbiter(&arbiter, move |_| TaskActor::new(setup)));
+            task.start(setup, Vec::new(), &mut self.task_slots);
         }
         for command in std::mem::take(&mut hosted.early) {
             self.command_tasks(job, command);
@@ -245,39 +293,64 @@ impl Worker {
             hosted.early.push(command);
             return;
         }
-        match hosted.audiences.hears(command) {
-            None => hosted.tasks.iter().for_each(|task| task.command(command)),
-            Some(members) => {
-                let members = members.iter().filter_map(|task| hosted.tasks.get(task.index()));
-                members.for_each(|task| task.command(command));
-            }
+        let cancels = matches!(command, TaskCommand::Cancel | TaskCommand::CancelRequests { .. });
+        let tell = |task: &mut HostedTask| match task.take_unstarted_if(cancels) {
+            // Its thread may be held by others, so it is not waited for.
+            Some(unstarted) => drop(self.config.blocking.spawn_blocking(move || unstarted.cancel())),
+            None => task.command(command),
+        };
+        let Hosted { tasks, audiences, .. } = hosted;
+        match audiences.hears(command) {
+            None => tasks.iter_mut().for_each(tell),
+            Some(members) => members.iter().for_each(|member| tasks.get_mut(member.index()).into_iter().for_each(tell)),
         }
     }
 
     fn start_service(&mut self, job: JobId, service: ServiceId, incarnation: Incarnation) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         let Some(host) = hosted.services.get_mut(service.index()) else { return };
-        let occupied = self.service_slots[host.slot].occupy();
+        let occupied = self.service_slots[host.slot].occupy((job, service.0));
         host.thread = Some(occupied.same_thread());
-        let arbiter = occupied.handle().clone();
+        let claim = Arc::new(Mutex::new(occupied));
+        host.claim = Some(Arc::clone(&claim));
         let events = hosted.events.clone();
         // The sink lives as long as the instance, and with it the claim on the thread.
         let sink: EventSink = Arc::new(move |incarnation: Incarnation, event: ServiceEvent| {
-            let _ = &occupied;
+            let _ = &claim;
             let kind = WorkerEventKind::Service { service, incarnation, event };
             events.do_send(WorkerEvent { job, kind });
         });
         let context = ServiceContext::new(Arc::clone(&hosted.ports.directory), host.recipe.name());
-        host.recipe.start(incarnation, &arbiter, context, sink);
+        if let Some(launch) = host.recipe.start(incarnation, context, sink) {
+            host.launch(launch);
+        }
     }
 
     fn abandon_tasks(&mut self, job: JobId, tasks: &[TaskId]) {
+        let mut retired = Vec::new();
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         for task in tasks {
             let Some(task) = hosted.tasks.get_mut(task.index()) else { continue };
             task.address = None;
-            if let Some(thread) = &task.thread {
-                self.task_slots[task.slot].retire(thread);
+            let Some(thread) = task.thread.clone() else { continue };
+            thread.abandon(task.counters.is_working());
+            if self.task_slots[task.slot].retire(&thread) {
+                retired.push(thread);
+            }
+        }
+        retired.iter().for_each(|thread| self.clear(thread));
+    }
+
+    /// Moves whoever waits for a first turn on this thread to the one that takes its place.
+    fn clear(&mut self, retired: &ThreadKey) {
+        for task in self.jobs.values_mut().flat_map(|hosted| &mut hosted.tasks) {
+            if !task.thread.as_ref().is_some_and(|thread| thread.is_that_of(retired)) {
+                continue;
+            }
+            if let Some(Unstarted { setup, early, occupied }) = task.take_unstarted() {
+                task.start(setup, early, &mut self.task_slots);
+                // Last, because it may be the last claim on the thread.
+                drop(occupied);
             }
         }
     }
@@ -286,8 +359,33 @@ impl Worker {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         let Some(host) = hosted.services.get_mut(service.index()) else { return };
         host.recipe.abandon();
-        if let Some(thread) = &host.thread {
-            self.service_slots[host.slot].retire(thread);
+        let unlaunched = host.take_waiting();
+        let (slot, thread) = (host.slot, host.thread.clone());
+        // What waits for its turn holds nobody up.
+        if let Some(thread) = thread.filter(|_| unlaunched.is_none()) {
+            thread.abandon(true);
+            if self.service_slots[slot].retire(&thread) {
+                self.clear_of_services(&thread);
+            }
+        }
+        self.drop_elsewhere(unlaunched);
+    }
+
+    /// Moves services that wait for a first turn on this thread to the one that takes its place.
+    fn clear_of_services(&mut self, retired: &ThreadKey) {
+        for (job, hosted) in &mut self.jobs {
+            for (index, host) in hosted.services.iter_mut().enumerate() {
+                if !host.thread.as_ref().is_some_and(|thread| thread.is_that_of(retired)) {
+                    continue;
+                }
+                let Some(launch) = host.take_waiting() else { continue };
+                let occupied = self.service_slots[host.slot].occupy((*job, index as u32));
+                host.thread = Some(occupied.same_thread());
+                let before = host.claim.as_ref().map(|claim| std::mem::replace(&mut *claim.lock(), occupied));
+                host.launch(launch);
+                // Last, because it may be the last claim on the thread.
+                drop(before);
+            }
         }
     }
 
@@ -299,13 +397,20 @@ impl Worker {
                 let port = hosted.ports.inputs.iter().find(|(name, _)| name == input);
                 *senders = port.map_or(0, |(_, port)| port.senders());
             }
+            if let Some((job, task)) = task.thread.as_ref().and_then(ThreadKey::held_by) {
+                wait = Wait::Thread { job, task: TaskId(task) };
+            }
             (node.id, counters, wait)
         });
         let services = hosted.services.iter().map(|host| {
             let gate = host.recipe.gate();
             (gate.handled(), gate.queued())
         });
-        Progress { tasks: tasks.collect(), services: services.collect() }
+        let held = hosted.services.iter().enumerate().filter_map(|(index, host)| {
+            let (job, holder) = host.thread.as_ref()?.held_by()?;
+            Some((ServiceId(index as u32), job, ServiceId(holder)))
+        });
+        Progress { tasks: tasks.collect(), services: services.collect(), services_held: held.collect() }
     }
 }
 

@@ -43,6 +43,16 @@ pub(crate) fn explain(
                 waits.push(format!("service `{name}` failed and is being restarted"));
             }
         }
+        for (service, job, holder) in &progress.services_held {
+            let name = record.graph.services.get(service.index()).map_or("", String::as_str);
+            if completion.service_state(*service).0 != ActorState::Abandoned {
+                waits.push(format!(
+                    "service `{name}` waits for its thread, which is held by abandoned code of {job}, service {}; it goes on when \
+                     that code returns, and `cancel` gives it up at its deadline",
+                    holder.0
+                ));
+            }
+        }
     }
     Explanation { state, waits }
 }
@@ -101,6 +111,10 @@ fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait
         Wait::Own => format!("{task} waits for calls or timers of its own, or for further items"),
         Wait::Calls => format!("{task} waits for asynchronous calls of its own"),
         Wait::Resume => format!("{task} is held until `resume`"),
+        Wait::Thread { job, task: holder } => format!(
+            "{task} waits for its thread, which is held by abandoned code of {job}, {holder}; it goes on when that code returns, \
+             and `cancel` gives it up at its deadline"
+        ),
     }
 }
 

@@ -10,7 +10,6 @@ use std::{
 };
 
 use actix::{ActorContext, ActorState, AsyncContext, dev::ContextFut};
-use actix_rt::ArbiterHandle;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tracing::Instrument as _;
@@ -26,6 +25,9 @@ use crate::{
     },
 };
 
+/// Has an instance made and run by the arbiter whose thread calls it.
+pub(crate) type Launch = Box<dyn FnOnce() + Send>;
+
 /// A registered service whose type is not known: its gate and the way to make instances.
 ///
 /// For each `start` exactly one of `Failed` and `Stopped` is reported, at the instance's end; before it `Started`, if it
@@ -33,8 +35,9 @@ use crate::{
 pub(crate) trait ErasedService: Send {
     fn name(&self) -> &str;
     fn gate(&self) -> Arc<dyn AnyGate>;
-    /// Makes an instance from the factory, on that arbiter.
-    fn start(&self, incarnation: Incarnation, on: &ArbiterHandle, context: ServiceContext, events: EventSink);
+    /// What makes an instance from the factory, on the arbiter that runs it. Dropped unrun, it reports the failure. None if the
+    /// service was given up, which is reported.
+    fn start(&self, incarnation: Incarnation, context: ServiceContext, events: EventSink) -> Option<Launch>;
     /// Has the instance answer what was accepted, queued and in flight, and then stop. If there is none, or it fails
     /// meanwhile, those who wait are refused.
     fn stop(&self, incarnation: Incarnation);
@@ -75,16 +78,15 @@ where
         Arc::clone(&self.gate) as _
     }
 
-    fn start(&self, incarnation: Incarnation, on: &ArbiterHandle, context: ServiceContext, events: EventSink) {
+    fn start(&self, incarnation: Incarnation, context: ServiceContext, events: EventSink) -> Option<Launch> {
         *self.events.lock() = Some(Arc::clone(&events));
         if !self.gate.instance_starts(incarnation) {
             events(incarnation, ServiceEvent::Failed { message: "the service was given up".to_owned() });
-            return;
+            return None;
         }
         let start = Start { gate: Arc::clone(&self.gate), incarnation, events: Some(events) };
         let factory = Arc::clone(&self.factory);
-        // If the arbiter is gone, the closure is dropped, and `Start` reports the failure.
-        on.spawn_fn(move || start.run(|| (factory.lock())(&context)));
+        Some(Box::new(move || start.run(|| (factory.lock())(&context))))
     }
 
     fn stop(&self, incarnation: Incarnation) {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, Recipient};
+use parking_lot::Mutex;
 
 use crate::{
     flow::{
@@ -32,12 +33,55 @@ pub(crate) struct TaskSetup {
     pub limits: Limits,
     pub counters: Arc<SharedCounters>,
     pub events: Recipient<WorkerEvent>,
-    /// Keeps the thread counted as busy for as long as the actor lives.
+}
+
+/// A task that waits for its first turn on the thread that it was placed on. Its actor takes it from here; until then the worker
+/// can, which so moves it to another thread, or gives it up without the thread's help.
+pub(crate) struct Berth(Mutex<Option<Unstarted>>);
+
+/// What is in a [`Berth`].
+pub(crate) struct Unstarted {
+    pub setup: TaskSetup,
+    /// Commands that it has been told meanwhile.
+    pub early: Vec<TaskCommand>,
+    /// Keeps the thread counted as busy.
     pub occupied: Occupied,
+}
+
+impl Berth {
+    pub fn new(unstarted: Unstarted) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(unstarted))))
+    }
+
+    /// Whoever calls this first has the task.
+    pub fn take(&self) -> Option<Unstarted> {
+        self.0.lock().take()
+    }
+
+    /// Has the task obey `command` first of all. False if it has been taken, and hears commands through its mailbox.
+    pub fn tell(&self, command: TaskCommand) -> bool {
+        let mut berth = self.0.lock();
+        let waits = berth.as_mut().map(|unstarted| unstarted.early.push(command));
+        waits.is_some()
+    }
+}
+
+impl Unstarted {
+    /// Ends the task as `Cancelled` would have ended it, on a thread where its values may take their time to drop.
+    pub fn cancel(self) {
+        drop(Running::new(self.setup, self.occupied).cancelled());
+    }
 }
 
 /// Runs a task in steps of about a millisecond, between which it looks at its commands.
 pub(crate) struct TaskActor {
+    berth: Arc<Berth>,
+    /// Absent until the actor has started, and if the task was taken elsewhere before.
+    running: Option<Running>,
+}
+
+/// A task that has been taken from its berth.
+struct Running {
     job: JobId,
     attempt: Attempt,
     task: TaskId,
@@ -50,6 +94,7 @@ pub(crate) struct TaskActor {
     early: Vec<TaskCommand>,
     /// Entered while user code runs, so that its own events say where they come from.
     span: tracing::Span,
+    /// Keeps the thread counted as busy for as long as the actor lives.
     _occupied: Occupied,
 }
 
@@ -66,8 +111,14 @@ enum Stage {
 pub(crate) struct Command(pub TaskCommand);
 
 impl TaskActor {
-    pub fn new(setup: TaskSetup) -> Self {
-        let TaskSetup { job, attempt, task, plan, context, limits, counters, events, occupied } = setup;
+    pub fn new(berth: Arc<Berth>) -> Self {
+        Self { berth, running: None }
+    }
+}
+
+impl Running {
+    fn new(setup: TaskSetup, occupied: Occupied) -> Self {
+        let TaskSetup { job, attempt, task, plan, context, limits, counters, events } = setup;
         let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
         let service = plan.service;
@@ -85,6 +136,31 @@ impl TaskActor {
             early: Vec::new(),
             span,
             _occupied: occupied,
+        }
+    }
+
+    fn cancelled(mut self) -> Self {
+        self.end(TaskEvent::Cancelled, Ending::Discarded);
+        self
+    }
+
+    fn obey(&mut self, command: TaskCommand) {
+        match (&mut self.stage, command) {
+            (Stage::Ended, _) => {}
+            (_, TaskCommand::Cancel) => self.end(TaskEvent::Cancelled, Ending::Discarded),
+            (_, TaskCommand::CancelRequests { service }) => {
+                if self.service == Some(service) {
+                    self.end(TaskEvent::Cancelled, Ending::Discarded);
+                }
+            }
+            (_, TaskCommand::Scan { id, wave }) => self.report_scan(id, wave),
+            (Stage::Unmade(_), command) => self.early.push(command),
+            (Stage::Made(task), command) => {
+                if let Err(panic) = catch(|| task.command(command)) {
+                    let cause = self.state.panicked(panic);
+                    self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
+                }
+            }
         }
     }
 
@@ -181,7 +257,7 @@ impl TaskActor {
     }
 }
 
-impl Drop for TaskActor {
+impl Drop for Running {
     /// An actor that goes without a report, because its thread ended under it, must not leave its job waiting.
     fn drop(&mut self) {
         if !self.reported {
@@ -191,11 +267,24 @@ impl Drop for TaskActor {
     }
 }
 
+impl Drop for TaskActor {
+    /// The same for a task that nobody has taken.
+    fn drop(&mut self) {
+        if let Some(Unstarted { setup, occupied, .. }) = self.berth.take() {
+            drop(Running::new(setup, occupied));
+        }
+    }
+}
+
 impl Actor for TaskActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.report(TaskEvent::Started);
+        let Some(Unstarted { setup, early, occupied }) = self.berth.take() else { return ctx.stop() };
+        let mut running = Running::new(setup, occupied);
+        running.report(TaskEvent::Started);
+        early.into_iter().for_each(|command| running.obey(command));
+        self.running = Some(running);
         ctx.spawn(Drive);
     }
 }
@@ -204,22 +293,8 @@ impl Handler<Command> for TaskActor {
     type Result = ();
 
     fn handle(&mut self, Command(command): Command, _ctx: &mut Self::Context) {
-        match (&mut self.stage, command) {
-            (Stage::Ended, _) => {}
-            (_, TaskCommand::Cancel) => self.end(TaskEvent::Cancelled, Ending::Discarded),
-            (_, TaskCommand::CancelRequests { service }) => {
-                if self.service == Some(service) {
-                    self.end(TaskEvent::Cancelled, Ending::Discarded);
-                }
-            }
-            (_, TaskCommand::Scan { id, wave }) => self.report_scan(id, wave),
-            (Stage::Unmade(_), command) => self.early.push(command),
-            (Stage::Made(task), command) => {
-                if let Err(panic) = catch(|| task.command(command)) {
-                    let cause = self.state.panicked(panic);
-                    self.end(|report| TaskEvent::Failed { cause, report }, Ending::Discarded);
-                }
-            }
+        if let Some(running) = &mut self.running {
+            running.obey(command);
         }
     }
 }
@@ -231,7 +306,8 @@ impl ActorFuture<TaskActor> for Drive {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskActor, ctx: &mut Context<TaskActor>, cx: &mut TaskCx<'_>) -> Poll<()> {
-        let polled = task.step(cx);
+        let Some(running) = &mut task.running else { return Poll::Ready(()) };
+        let polled = running.step(cx);
         if polled.is_ready() {
             ctx.stop();
         }

@@ -8,6 +8,8 @@ use std::sync::{
 use actix_rt::{Arbiter, ArbiterHandle};
 use parking_lot::Mutex;
 
+use crate::job::JobId;
+
 /// The arbiters of an environment that can be joined, handed over when the worker closes.
 pub(crate) type Threads = Arc<Mutex<Vec<Arbiter>>>;
 
@@ -22,24 +24,41 @@ struct Load {
     handle: ArbiterHandle,
     actors: AtomicUsize,
     retired: AtomicBool,
+    /// Who was abandoned on it and is still there: code of one of them holds it.
+    holders: Mutex<Vec<Tenant>>,
 }
 
+/// Who runs on a thread: the number of a task, or of a service on threads for services.
+pub(crate) type Tenant = (JobId, u32);
+
 /// A running actor's claim on its thread.
-pub(crate) struct Occupied(Arc<Load>);
+pub(crate) struct Occupied(Arc<Claim>);
+
+struct Claim {
+    load: Arc<Load>,
+    /// Set once the actor is gone; looked at and written while `holders` is locked.
+    is_over: AtomicBool,
+    actor: Tenant,
+}
 
 impl Drop for Occupied {
     fn drop(&mut self) {
+        let Claim { load, is_over, actor } = &*self.0;
+        let mut holders = load.holders.lock();
+        is_over.store(true, Ordering::Relaxed);
+        holders.retain(|holder| holder != actor);
+        drop(holders);
         // `SeqCst` here and in `retire`: of two that write one flag and read the other, one must see the other's.
         // The last actor of a retired thread ends it: user code did return in the end.
-        if self.0.actors.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.retired.load(Ordering::SeqCst) {
-            self.0.handle.stop();
+        if load.actors.fetch_sub(1, Ordering::SeqCst) == 1 && load.retired.load(Ordering::SeqCst) {
+            load.handle.stop();
         }
     }
 }
 
 impl Occupied {
     pub fn handle(&self) -> &ArbiterHandle {
-        &self.0.handle
+        &self.0.load.handle
     }
 
     /// Names the thread, for [`Slot::retire`].
@@ -49,7 +68,29 @@ impl Occupied {
 }
 
 /// Remembers which of a slot's threads, past or present, an actor runs on.
-pub(crate) struct ThreadKey(Arc<Load>);
+#[derive(Clone)]
+pub(crate) struct ThreadKey(Arc<Claim>);
+
+impl ThreadKey {
+    /// Whether both actors run on one thread.
+    pub fn is_that_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.load, &other.0.load)
+    }
+
+    /// The actor was abandoned: its code may hold the thread. `likely` if it is at work, as far as is known.
+    pub fn abandon(&self, likely: bool) {
+        let mut holders = self.0.load.holders.lock();
+        if !self.0.is_over.load(Ordering::Relaxed) {
+            let at = if likely { 0 } else { holders.len() };
+            holders.insert(at, self.0.actor);
+        }
+    }
+
+    /// The abandoned task or service whose code holds the thread, and with it everyone else on it.
+    pub fn held_by(&self) -> Option<Tenant> {
+        self.0.load.holders.lock().first().copied()
+    }
+}
 
 impl Slot {
     pub fn new() -> Self {
@@ -57,21 +98,26 @@ impl Slot {
     }
 
     /// The thread, for one more actor.
-    pub fn occupy(&mut self) -> Occupied {
+    pub fn occupy(&mut self, actor: Tenant) -> Occupied {
         let (_, load) = self.current.get_or_insert_with(|| {
             let arbiter = Arbiter::new();
-            let load = Load { handle: arbiter.handle(), actors: AtomicUsize::new(0), retired: AtomicBool::new(false) };
+            let load = Load {
+                handle: arbiter.handle(),
+                actors: AtomicUsize::new(0),
+                retired: AtomicBool::new(false),
+                holders: Mutex::default(),
+            };
             (arbiter, Arc::new(load))
         });
         load.actors.fetch_add(1, Ordering::SeqCst);
-        Occupied(Arc::clone(load))
+        Occupied(Arc::new(Claim { load: Arc::clone(load), is_over: AtomicBool::new(false), actor }))
     }
 
     /// Places nothing more on the thread `key` names. Actors on it go on if the code that blocks it ever returns, and
     /// the thread ends with the last of them. Returns whether this retired a thread.
     pub fn retire(&mut self, key: &ThreadKey) -> bool {
         let Some((arbiter, load)) = self.current.take() else { return false };
-        if !Arc::ptr_eq(&load, &key.0) {
+        if !Arc::ptr_eq(&load, &key.0.load) {
             self.current = Some((arbiter, load));
             return false;
         }

@@ -10,6 +10,7 @@ mod edges;
 mod faults;
 #[cfg(feature = "files")]
 mod files;
+mod held;
 mod history;
 mod inputs;
 mod interrupts;
@@ -70,6 +71,7 @@ fn jobs() -> proscenium::JobRegistry {
         sources::jobs(),
         supervision::jobs(),
         timers::jobs(),
+        held::jobs(),
         turns::jobs(),
         widths::jobs(),
         zips::jobs(),

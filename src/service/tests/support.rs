@@ -138,7 +138,9 @@ impl Hosted {
         let context = ServiceContext::new(Arc::clone(&self.directory), "probe");
         let sink = self.sink.clone();
         let events = Arc::new(move |incarnation, event| drop(sink.send((incarnation, event))));
-        self.recipe.start(Incarnation(incarnation), &self.arbiter, context, events);
+        if let Some(launch) = self.recipe.start(Incarnation(incarnation), context, events) {
+            self.arbiter.spawn_fn(launch);
+        }
     }
 
     pub(super) fn service(&self, origin: Origin) -> ServiceRef<Probe> {
