@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures::future::join;
 use proscenium::{
-    CallError, ConnectError, Environment, Input, JobRegistry, JobState, Limits, Outcome, RemoteEnvironment, ServiceRef,
+    CallError, ConnectError, Environment, Input, JobRegistry, JobState, Limits, Outcome, QueryError, RemoteEnvironment,
+    ServiceRef,
 };
 
 use super::{Everything, connect, node};
@@ -198,6 +199,122 @@ fn a_call_that_was_not_sent_waits_for_the_connection_but_not_beyond_its_deadline
         };
         assert_eq!(error, CallError::Timeout { service: "echo".to_owned(), deadline: limit });
         assert!(before.elapsed() >= limit, "{:?}", before.elapsed());
+        env.close().await;
+    });
+    drop(node);
+}
+
+/// What may answer in a node's place for a while.
+fn odd_answers() -> Vec<Vec<u8>> {
+    let refusal = b"not today";
+    let other_version = [&b"\x01PROSCNM\n\x63\x00\x01\x00"[..], &[0; 52]].concat();
+    vec![
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        [&[2, refusal.len() as u8, 0][..], refusal].concat(),
+        other_version,
+        vec![0xfa; 300],
+        // An alert of TLS.
+        vec![21, 3, 3, 0, 2, 2, 40],
+        Vec::new(),
+    ]
+}
+
+/// What goes on over a connection while others answer in the node's place, `answer` by `answer`.
+async fn survives(env: &RemoteEnvironment, proxy: &Proxy, answers: Vec<Vec<u8>>) {
+    let journal = Journal::new();
+    let job = deadline("submit", env.submit(Everything { pen: journal.pen() }).autostop(true)).await.unwrap();
+    let numbers: Input<u64> = job.input("numbers");
+    let mut live = job.output::<u64>("live");
+    let echo: ServiceRef<Echo> = job.service("echo");
+    let waiting = tokio::spawn({
+        let job = job.clone();
+        async move { job.wait().await }
+    });
+    numbers.send(0).await.unwrap();
+    assert_eq!(deadline("the first item", live.next()).await, Ok(Some(0)));
+    let mut next = 1;
+    for answer in answers {
+        proxy.answer_next([answer.clone(), answer]);
+        proxy.cut();
+        // Begun while there is no connection.
+        deadline("the item's being sent", numbers.send(next)).await.unwrap();
+        assert_eq!(proxy.answers_left(), 0, "the odd answers were met");
+        assert_eq!(deadline("the next item", live.next()).await, Ok(Some(2 * next)));
+        assert_eq!(deadline("the call", echo.call(Answer(next))).await, Ok(next));
+        next += 1;
+    }
+    numbers.finish().await.unwrap();
+    assert_eq!(deadline("the end of the output", live.next()).await, Ok(None));
+    assert_eq!(deadline("the end of the job", waiting).await.unwrap(), Ok(Outcome::Completed));
+    assert_eq!(read::<u64>(&job, "doubles").await, (0..next).map(|n| 2 * n).collect::<Vec<_>>());
+}
+
+#[test]
+fn whatever_answers_in_the_nodes_place_for_a_while_ends_nothing_that_was_begun() {
+    let (node, address, key) = node(Limits::default());
+    let proxy = Proxy::to(address);
+    block_on(async {
+        let connect = RemoteEnvironment::connect("test", proxy.address()).key(key.clone());
+        let env = connect.heartbeat(Duration::from_millis(500), Duration::from_secs(5)).await.unwrap();
+        survives(&env, &proxy, odd_answers()).await;
+        env.close().await;
+    });
+    drop(node);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn whatever_answers_where_tls_is_spoken_for_a_while_ends_nothing_that_was_begun() {
+    let (certificate, key) = (super::tls::Certificate::of("localhost"), proscenium::Key::generate());
+    let (node, port) = super::tls::node(&certificate, &key);
+    let proxy = Proxy::to(([127, 0, 0, 1], port).into());
+    block_on(async {
+        let connect = RemoteEnvironment::connect("test", proxy.address()).key(key.clone()).tls(certificate.pinned());
+        let env = deadline("connecting", connect).await.unwrap();
+        survives(&env, &proxy, odd_answers()).await;
+        env.close().await;
+    });
+    drop(node);
+}
+
+#[test]
+fn a_node_of_another_key_in_between_ends_nothing_that_was_begun() {
+    let (node, address, key) = node(Limits::default());
+    let (other, other_address, _) = super::node(Limits::default());
+    let proxy = Proxy::to(address);
+    block_on(async {
+        let env = RemoteEnvironment::connect("test", proxy.address()).key(key.clone()).await.unwrap();
+        let journal = Journal::new();
+        let job = deadline("submit", env.submit(Everything { pen: journal.pen() })).await.unwrap();
+        let echo: ServiceRef<Echo> = job.service("echo");
+        assert_eq!(deadline("the call", echo.call(Answer(1))).await, Ok(1));
+        proxy.lead_to(other_address);
+        let before = proxy.connections();
+        proxy.cut();
+        while proxy.connections() < before + 3 {
+            tokio::task::yield_now().await;
+        }
+        proxy.lead_to(address);
+        assert_eq!(deadline("the call", echo.call(Answer(2))).await, Ok(2));
+        job.cancel().await.unwrap();
+        env.close().await;
+    });
+    drop((node, other));
+}
+
+#[test]
+fn when_the_limit_has_passed_the_error_names_what_was_seen_last() {
+    let (node, address, key) = node(Limits::default());
+    let proxy = Proxy::to(address);
+    block_on(async {
+        let connect = RemoteEnvironment::connect("test", proxy.address()).key(key.clone());
+        let env = connect.reconnect_limit(Duration::from_millis(300)).await.unwrap();
+        proxy.answer_next(std::iter::repeat_n(odd_answers().swap_remove(0), 1_000));
+        proxy.cut();
+        let error = deadline("giving up", env.health()).await.unwrap_err();
+        let QueryError::Unreachable { message } = &error else { panic!("{error:?}") };
+        assert!(message.contains("does not speak proscenium's protocol"), "{message}");
+        assert!(proxy.answers_left() < 998, "it was tried again");
         env.close().await;
     });
     drop(node);

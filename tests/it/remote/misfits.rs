@@ -2,13 +2,13 @@
 
 use actix::{Actor, Context, Handler, Message};
 use proscenium::{
-    CallError, Environment, FailureCause, Fate, InputError, JobRegistry, Limits, MessageTable, Output, OutputError,
-    Service, ServiceRef, SubmitError,
+    ActorState, CallError, Environment, FailureCause, Fate, InputError, JobRegistry, JobStatus, Limits, MessageTable,
+    Output, OutputError, Service, ServiceRef, SubmitError,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use super::{connect, node};
-use crate::support::{block_on, deadline, each_environment, each_environment_with, job, reached, read};
+use crate::support::{block_on, deadline, each_environment, each_environment_with, job, reached, read, until};
 
 /// A number that is not welcome everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,19 @@ struct Take {
     reply: u64,
 }
 
+/// To be answered with so many bytes.
+#[derive(Debug, Message, Serialize, Deserialize)]
+#[rtype(result = "Vec<u8>")]
+struct Inflate(usize);
+
+impl Handler<Inflate> for Medium {
+    type Result = Vec<u8>;
+
+    fn handle(&mut self, Inflate(bytes): Inflate, _: &mut Self::Context) -> Vec<u8> {
+        vec![7; bytes]
+    }
+}
+
 impl Actor for Medium {
     type Context = Context<Self>;
 }
@@ -61,6 +74,7 @@ impl Actor for Medium {
 impl Service for Medium {
     fn messages(table: &mut MessageTable<Self>) {
         table.accept::<Take>("take");
+        table.accept::<Inflate>("inflate");
     }
 }
 
@@ -87,7 +101,7 @@ job!(Speaks { before: u64, bad: u64 }, |job, flow| {
 
 job!(WaitsEncoded {}, |job, flow| {
     let partners = flow.from_channel::<u64>("partners");
-    let moods = flow.from_batch(0..=100_000u64).map(|n| Moody(if n == 90_000 { PANICS } else { n + 10 }));
+    let moods = flow.from_batch(0..=100_000u64).map(|n| Moody(if n == 50_000 { PANICS } else { n + 10 }));
     moods.zip(partners).uid("pairs").map(|(mood, _)| mood.0).collect("out");
 });
 
@@ -149,6 +163,24 @@ fn a_message_or_reply_that_is_not_carried_is_an_error_of_that_call_only() {
         assert!(matches!(error, CallError::NotCarried { .. }), "{error:?}");
         medium.tell(Take { message: Moody(0), reply: 0 }).await.unwrap();
         assert_eq!(job.status().await.unwrap().restarts, 0, "the service knows nothing of it");
+        job.cancel().await.unwrap();
+        env.close().await;
+    });
+    drop(node);
+}
+
+#[test]
+fn a_reply_beyond_the_limit_names_service_message_and_limit() {
+    let (node, address, key) = node(Limits::default());
+    block_on(async {
+        let env = connect(address, &key);
+        let job = env.submit(Spoilt { by: Moody(0) }).await.unwrap();
+        let medium: ServiceRef<Medium> = job.service("medium");
+        let error = deadline("the error", medium.call(Inflate(17 << 20))).await.unwrap_err();
+        let CallError::ReplyNotCarried { service, message, why } = &error else { panic!("{error:?}") };
+        assert_eq!((&**service, &**message), ("medium", "inflate"), "{error}");
+        assert!(why.contains("and may take 16777216"), "{why}");
+        assert_eq!(deadline("the next reply", medium.call(Inflate(3))).await, Ok(vec![7; 3]));
         job.cancel().await.unwrap();
         env.close().await;
     });
@@ -262,9 +294,11 @@ fn an_item_that_waits_encoded_for_its_partner_and_panics_fails_the_job_by_a_type
     each_environment(async |env| {
         let job = deadline("submit", env.submit(WaitsEncoded {}).parallelism(1).autostop(true)).await.unwrap();
         let partners = job.input::<u64>("partners");
-        // Refused as soon as the job has failed.
-        let sent = deadline("the partners", partners.send_all(0..100_000)).await;
-        assert!(sent.is_err(), "the job took more than it could pair");
+        // By then all but a few batches wait.
+        let gone = |status: &JobStatus| status.tasks.iter().any(|task| task.state == ActorState::Finished);
+        until(&job, "the source's end", gone).await;
+        // Refused as soon as the job has failed, or not at all, if all are on their way by then.
+        let _ = deadline("the partners", partners.send_all(0..100_000)).await;
         let outcome = crate::support::ended(&job).await;
         let Some(FailureCause::Operator { operator, message, .. }) = outcome.failure() else { panic!("{outcome}") };
         assert_eq!(operator, "pairs");

@@ -216,8 +216,21 @@ fn beyond_this_machine_nothing_goes_in_the_clear() {
         let error = Node::builder().key(Key::generate()).address("127.0.0.1:0").encrypted(true).open().unwrap_err();
         assert!(matches!(error, NodeError::NoEncryption), "{error:?}");
     }
-    let error = RemoteEnvironment::connect("test", "nonsense").key(Key::generate()).blocking().unwrap_err();
-    assert!(matches!(error, ConnectError::Address { .. }), "{error:?}");
+}
+
+#[test]
+fn an_address_that_means_nothing_is_refused_and_a_port_that_is_missing_is_the_default_one() {
+    let connect = |address: &str| RemoteEnvironment::connect("test", address).key(Key::generate()).blocking();
+    for address in ["", "node:", "node:http", ":19001", "http://node:1", "[::1]1"] {
+        let error = connect(address).unwrap_err();
+        assert!(matches!(error, ConnectError::Address { .. }), "{error:?}");
+        assert!(error.to_string().contains("HOST:PORT"), "{error}");
+    }
+    // Reserved: there is no such host.
+    for (address, in_full) in [("node.invalid", "node.invalid:19001"), ("node.invalid:7", "node.invalid:7")] {
+        let error = connect(address).unwrap_err();
+        assert!(matches!(&error, ConnectError::Unreachable { address, .. } if address == in_full), "{error:?}");
+    }
 }
 
 /// What version 1 says first, recorded from a client of it: magic, version, codec, no capabilities, number and nonce.

@@ -5,13 +5,13 @@ use proscenium::{ConnectError, Environment, Key, Node, Outcome, RemoteEnvironmen
 use super::Everything;
 use crate::support::{Answer, Echo, Journal, Proxy, block_on, deadline, ended};
 
-struct Certificate {
+pub(super) struct Certificate {
     certificate: String,
     key: String,
 }
 
 impl Certificate {
-    fn of(host: &str) -> Self {
+    pub(super) fn of(host: &str) -> Self {
         let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
@@ -20,12 +20,12 @@ impl Certificate {
         TlsIdentity::from_pem(self.certificate.as_bytes(), self.key.as_bytes()).unwrap()
     }
 
-    fn pinned(&self) -> TlsTrust {
+    pub(super) fn pinned(&self) -> TlsTrust {
         TlsTrust::pinned(self.certificate.as_bytes()).unwrap()
     }
 }
 
-fn node(certificate: &Certificate, key: &Key) -> (Node, u16) {
+pub(super) fn node(certificate: &Certificate, key: &Key) -> (Node, u16) {
     let node = Node::builder().jobs(crate::jobs()).address("0.0.0.0:0").key(key.clone()).task_threads(2);
     let node = node.tls(certificate.identity()).open().unwrap();
     let port = node.address().unwrap().port();

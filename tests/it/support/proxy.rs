@@ -25,6 +25,8 @@ struct Shared {
     target: Mutex<SocketAddr>,
     /// What becomes of the next connections, in order; later ones are not cut.
     cuts: Mutex<VecDeque<Cut>>,
+    /// What the next connections are told, in order, instead of being led anywhere.
+    answers: Mutex<VecDeque<Vec<u8>>>,
     alive: Mutex<Vec<TcpStream>>,
     connections: AtomicU64,
     /// To the node, and to the client.
@@ -89,6 +91,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target: Mutex::new(target),
             cuts: Mutex::default(),
+            answers: Mutex::default(),
             alive: Mutex::default(),
             connections: AtomicU64::new(0),
             forwarded: Default::default(),
@@ -124,6 +127,16 @@ impl Proxy {
     /// The next connections are cut so.
     pub fn cut_next(&self, cuts: impl IntoIterator<Item = Cut>) {
         self.shared.cuts.lock().extend(cuts);
+    }
+
+    /// The next connections are told this, and led nowhere.
+    pub fn answer_next(&self, answers: impl IntoIterator<Item = Vec<u8>>) {
+        self.shared.answers.lock().extend(answers);
+    }
+
+    /// So many answers are still to be given.
+    pub fn answers_left(&self) -> usize {
+        self.shared.answers.lock().len()
     }
 
     /// Cuts all connections there are.
@@ -178,7 +191,14 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn forward(self: &Arc<Self>, client: TcpStream) {
+    fn forward(self: &Arc<Self>, mut client: TcpStream) {
+        let answer = self.answers.lock().pop_front();
+        if let Some(answer) = answer {
+            // The client may not read it all. What it has said is read first, or the answer would be lost.
+            let _ = client.read(&mut [0; 64]);
+            let _ = client.write_all(&answer);
+            return;
+        }
         let Ok(node) = TcpStream::connect(*self.target.lock()) else { return };
         self.connections.fetch_add(1, Ordering::SeqCst);
         let cut = self.cuts.lock().pop_front().unwrap_or_default();
