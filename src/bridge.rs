@@ -5,6 +5,7 @@
 //! [`outbound`]. [`client`] keeps a client connected and carries on over new connections what was begun on lost ones;
 //! [`server`] does for each client what it asks. Only [`tcp`] names a socket.
 
+mod address;
 #[cfg(feature = "tls")]
 mod admission;
 mod client;
@@ -31,6 +32,7 @@ pub(crate) use self::tls::RawIdentity;
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsError, TlsIdentity, TlsTrust};
 pub(crate) use self::{
+    address::complete,
     client::{Client, ClientConfig, ConnectFault},
     connection::Heartbeat,
     encryption::{ClientEncryption, NodeEncryption},

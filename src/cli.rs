@@ -6,6 +6,7 @@ mod exit;
 mod find;
 mod job;
 mod json;
+mod log;
 mod node;
 mod output;
 mod run;
@@ -22,7 +23,6 @@ use std::{
 };
 
 use clap::{CommandFactory, FromArgMatches};
-use tracing_subscriber::EnvFilter;
 
 use self::{
     args::{Arguments, Command, Format},
@@ -32,16 +32,15 @@ use self::{
 };
 use crate::job::JobRegistry;
 
-/// What is told of a node's life, and of everything else, unless the variable `PROSCENIUM_LOG` says otherwise.
-const LOG_VARIABLE: &str = "PROSCENIUM_LOG";
-
 /// The whole command line, as the `main` of a program that has job types of its own: starts and stops nodes that run
 /// them, submits them, and looks after them. The program's arguments say what is to be done; `--help` lists what can be.
 ///
 /// Results go to standard output, errors to standard error. The exit code is 0 if all went well, 1 if something was
-/// refused, 2 for what cannot be understood, 3 if there is no node, 4 if there is no such job, 5 if a job was not waited
-/// for any longer, and for a job that was waited for 10 if it failed, 11 if it was stopped, 12 if it was cancelled, 13 if
-/// it is lost.
+/// refused, 2 for what cannot be understood, 3 if there is no node that serves this client, 4 if there is no such job, 5 if
+/// a job was not waited for any longer, for a job that was waited for 10 if it failed, 11 if it was stopped, 12 if it was
+/// cancelled, 13 if it is lost, and 141 if whoever read the output has gone.
+///
+/// The program's own version is not known here; see [`CommandLine::version`].
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -70,35 +69,103 @@ const LOG_VARIABLE: &str = "PROSCENIUM_LOG";
 /// ```
 #[must_use]
 pub fn command_line(jobs: JobRegistry) -> ExitCode {
-    let program = program_name(std::env::args_os().next());
-    let command = Arguments::command().name(program.clone()).bin_name(program);
-    let arguments = command.clone().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match arguments {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Help that was asked for is no error. If it cannot be printed, there is nobody to tell.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8));
+    CommandLine::new(jobs).run()
+}
+
+/// [`command_line`], for a program that has something to say of itself.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use proscenium::{CommandLine, jobs};
+///
+/// fn main() -> ExitCode {
+///     CommandLine::new(jobs![]).version(env!("CARGO_PKG_VERSION")).run()
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is carried out until it is run"]
+pub struct CommandLine {
+    jobs: JobRegistry,
+    version: Option<&'static str>,
+    arguments: Vec<OsString>,
+}
+
+impl CommandLine {
+    /// With these job types, and the arguments of this process.
+    pub fn new(jobs: JobRegistry) -> Self {
+        Self { jobs, version: None, arguments: std::env::args_os().collect() }
+    }
+
+    /// The program's version, as `version` and `--version` print it behind its name: `env!("CARGO_PKG_VERSION")`, as a
+    /// rule. Default: none; then only the version of this library is printed.
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Other arguments than those of this process. The first one is what the program is called.
+    pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.arguments = arguments.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Carries out what the arguments say; returns what the process is to end with.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let Self { jobs, version, arguments } = self;
+        let program = Program { name: program_name(arguments.first()), version };
+        let command = Arguments::command().name(program.name.clone()).bin_name(program.name.clone());
+        let command = command.version(program.versions());
+        let arguments = command.clone().try_get_matches_from(arguments);
+        let arguments = arguments.and_then(|matches| Arguments::from_arg_matches(&matches));
+        let arguments = match arguments {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                // Help that was asked for is no error. If it cannot be printed, there is nobody to tell.
+                let _ = error.print();
+                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8));
+            }
+        };
+        let mut format = arguments.common.format.unwrap_or_default();
+        match carry_out(arguments, jobs, &program, command, &mut format) {
+            Ok(code) => ExitCode::from(code as u8),
+            Err(failure) => {
+                tell(&failure, format);
+                ExitCode::from(failure.code as u8)
+            }
         }
-    };
-    let mut format = arguments.common.format.unwrap_or_default();
-    match carry_out(arguments, jobs, command, &mut format) {
-        Ok(code) => ExitCode::from(code as u8),
-        Err(failure) => {
-            tell(&failure, format);
-            ExitCode::from(failure.code as u8)
+    }
+}
+
+/// What is known of the program whose command line this is.
+struct Program {
+    name: String,
+    version: Option<&'static str>,
+}
+
+/// Of the library. It is never said to be that of the program.
+const LIBRARY: &str = concat!("proscenium ", env!("CARGO_PKG_VERSION"));
+
+impl Program {
+    /// What stands behind the program's name.
+    fn versions(&self) -> String {
+        match self.version {
+            Some(version) if self.name == "proscenium" => version.to_owned(),
+            Some(version) => format!("{version} ({LIBRARY})"),
+            None => format!("({LIBRARY})"),
         }
     }
 }
 
 /// What the program was called by.
-fn program_name(path: Option<OsString>) -> String {
-    let name = path.as_deref().map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str());
+fn program_name(path: Option<&OsString>) -> String {
+    let name = path.map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str());
     name.unwrap_or("proscenium").to_owned()
 }
 
 fn tell(failure: &Failure, format: Format) {
-    if failure.is_silent {
+    if failure.code == Code::NobodyReads {
         return;
     }
     let mut out = io::stderr().lock();
@@ -116,6 +183,7 @@ fn tell(failure: &Failure, format: Format) {
 fn carry_out(
     arguments: Arguments,
     jobs: JobRegistry,
+    program: &Program,
     mut command: clap::Command,
     format: &mut Format,
 ) -> Result<Code, Failure> {
@@ -129,7 +197,7 @@ fn carry_out(
     }
     let settings = Settings::load(&common, daemon::is_child(&what))?;
     *format = settings.format;
-    log(if daemon::serves(&what) { "info" } else { "off" });
+    log::begin(if daemon::serves(&what) { "info" } else { "off" });
     let mut screen = Screen::new(settings.format);
     match what {
         Command::Jobmanager(what) => node::carry_out(what, settings, jobs, &mut screen),
@@ -137,32 +205,27 @@ fn carry_out(
         Command::Run(what) => run::run(what, &jobs, &mut screen),
         Command::Health => node::health(&settings, &mut screen),
         Command::Info => node::info(&settings, &mut screen),
-        Command::Version => version(&jobs, &mut screen),
+        Command::Version => version(program, &jobs, &mut screen),
         Command::Completions { .. } => Ok(Code::Done),
     }
 }
 
-/// Writes what the library tells to standard error.
-fn log(default: &str) {
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
-    let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(is_terminal);
-    // A program that has a subscriber of its own keeps it.
-    let _ = subscriber.try_init();
-}
-
-fn version(jobs: &JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {
-    let version = env!("CARGO_PKG_VERSION");
+fn version(program: &Program, jobs: &JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {
     let jobs: Vec<(&str, String)> = jobs.descriptions().collect();
     if screen.is_json() {
         let jobs: Vec<_> = jobs
             .iter()
             .map(|(name, parameters)| serde_json::json!({ "name": name, "parameters": parameters }))
             .collect();
-        screen.json(&serde_json::json!({ "version": version, "jobs": jobs }))?;
+        screen.json(&serde_json::json!({
+            "program": program.name,
+            "version": program.version,
+            "proscenium": env!("CARGO_PKG_VERSION"),
+            "jobs": jobs,
+        }))?;
         return Ok(Code::Done);
     }
-    screen.line(format_args!("proscenium {version}"))?;
+    screen.line(format_args!("{} {}", table::clean(&program.name), program.versions()))?;
     for (name, parameters) in jobs {
         screen.line(format_args!("job {name}: {parameters}"))?;
     }

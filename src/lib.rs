@@ -30,7 +30,7 @@ pub use bridge::{Key, KeyError};
 #[cfg(feature = "tls")]
 pub use bridge::{TlsError, TlsIdentity, TlsTrust};
 #[cfg(feature = "cli")]
-pub use cli::command_line;
+pub use cli::{CommandLine, command_line};
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder,
     OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,

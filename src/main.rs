@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use proscenium::{BuildError, Flow, Job, Next, Source, TaskContext, TaskError, TextFile, command_line, jobs};
+use proscenium::{BuildError, CommandLine, Flow, Job, Next, Source, TaskContext, TaskError, TextFile, jobs};
 use serde::{Deserialize, Serialize};
 
 fn main() -> ExitCode {
-    command_line(jobs![WordCount, Ticker])
+    CommandLine::new(jobs![WordCount, Ticker]).version(env!("CARGO_PKG_VERSION")).run()
 }
 
 /// Counts the words of a text file: runs of alphanumeric characters, in lower case.

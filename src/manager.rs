@@ -311,7 +311,9 @@ impl Handler<Close> for JobManager {
 
     fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
         if self.closing == Closing::Open {
-            tracing::info!(environment = %self.environment, jobs = self.live.len(), "closing");
+            if !self.live.is_empty() {
+                tracing::info!(environment = %self.environment, jobs = self.live.len(), "closing");
+            }
             self.closing = Closing::Draining;
             // A flow that is still being built is not waited for: `build` is user code that may never return. Its
             // dispatcher is told to forget the job when it comes back.

@@ -200,6 +200,19 @@ impl TypeDescription {
         text.filter(|text| text.len() <= TEXT_BYTES_MAX).unwrap_or_else(|| self.type_name.clone().into_owned())
     }
 
+    /// The names of all fields, of its parts too.
+    #[cfg(feature = "cli")]
+    pub(crate) fn field_names(&self) -> impl Iterator<Item = &str> {
+        let definitions = self.schema.iter().flat_map(|schema| &schema.definitions);
+        let bodies = definitions.flat_map(|definition| -> Vec<&Body> {
+            match &definition.form {
+                Form::Struct(body) => vec![body],
+                Form::Enum(variants) => variants.iter().map(|variant| &variant.body).collect(),
+            }
+        });
+        bodies.flat_map(|body| if let Body::Fields(fields) = body { &fields[..] } else { &[] }).map(|(name, _)| &**name)
+    }
+
     /// How `self` ("here") and `other` ("there") differ, in one sentence without full stop.
     pub(crate) fn difference(&self, other: &Self) -> String {
         match (&self.schema, &other.schema) {

@@ -8,7 +8,10 @@ use std::{
 use futures::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 
-use super::stream::{Dial, DialError, DialErrorKind, Dialled, Reach, ReadHalf, Stream, WriteHalf};
+use super::{
+    address::complete,
+    stream::{Dial, DialError, DialErrorKind, Dialled, Reach, ReadHalf, Stream, WriteHalf},
+};
 
 impl Stream for TcpStream {
     fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf) {
@@ -39,11 +42,9 @@ impl Dial for TcpDial {
 /// Connects to the first of the addresses that answers.
 async fn connect(address: &str) -> Result<(TcpStream, IpAddr), DialError> {
     let addresses = lookup_host(address).await;
-    let addresses = addresses.map_err(|error| DialError {
-        message: format!("`{address}` is no address of a node: {error}"),
-        kind: DialErrorKind::Address,
-    })?;
-    let mut failure = DialError { message: format!("`{address}` has no address"), kind: DialErrorKind::Address };
+    // Whoever answers for names may know more at the next attempt.
+    let addresses = addresses.map_err(|error| DialError { message: error.to_string(), kind: DialErrorKind::Other })?;
+    let mut failure = DialError { message: "no such host".to_owned(), kind: DialErrorKind::Other };
     for address in addresses {
         #[cfg(not(feature = "tls"))]
         if !is_loopback(address.ip()) {
@@ -87,6 +88,7 @@ pub(crate) fn is_loopback(address: IpAddr) -> bool {
 
 /// The addresses that `address` means.
 pub(crate) async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let address = complete(address).map_err(io::Error::other)?;
     Ok(lookup_host(address).await?.collect())
 }
 

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 /// Runs jobs in this process, or has them run by a node (a JobManager that is reached over TCP).
 #[derive(Debug, Parser)]
-#[command(version, subcommand_required = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub common: Common,
@@ -20,16 +20,16 @@ Exit codes:
   0  done; a job that was waited for completed      10  the job failed
   1  not done, for the reason printed               11  the job was stopped
   2  usage or configuration                         12  the job was cancelled
-  3  no node, or it cannot be reached               13  the job is lost
+  3  no node, or none that serves this client       13  the job is lost
   4  no such job, or more than one                 130  interrupted
-  5  not waited for any longer; the job goes on";
+  5  not waited for any longer; the job goes on    141  whoever read the output has gone";
 
 /// What every command takes. A flag counts before its variable, and that before the configuration file.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub(super) struct Common {
-    /// The node: where it is reached, or where it listens [default: 127.0.0.1:19001].
-    #[arg(long, global = true, value_name = "HOST:PORT", env = "PROSCENIUM_ADDRESS")]
+    /// The node: where it is reached, or where it listens [default: 127.0.0.1:19001]. A port that is left out is 19001.
+    #[arg(long, global = true, value_name = "HOST[:PORT]", env = "PROSCENIUM_ADDRESS")]
     pub address: Option<String>,
     /// The file with the key that node and clients have in common; it counts before PROSCENIUM_KEY (the key itself),
     /// and that before PROSCENIUM_KEY_FILE [default: the file that a node of this user makes at its first start].
@@ -102,7 +102,7 @@ pub(super) enum NodeCommand {
 #[derive(Debug, Clone, Default, Args, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Start {
-    /// Run in the background; what it says goes to `node.log` in the data folder.
+    /// Run in the background; what it says goes to `node.log` in the data folder, which keeps the last 16 to 32 MiB.
     #[arg(long)]
     #[serde(skip)]
     pub daemon: bool,
@@ -214,7 +214,7 @@ pub(super) struct Waiting {
     #[arg(long)]
     pub wait: bool,
     /// How long to wait; then the job goes on without being waited for.
-    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration, requires = "wait")]
     pub wait_timeout: Duration,
 }
 
@@ -223,7 +223,7 @@ pub(super) struct Waiting {
 pub(super) struct NewJob {
     /// The name of the job's type; `version` lists those linked into this program.
     pub name: String,
-    /// Its parameters as JSON; `-` reads them from standard input.
+    /// Its parameters as JSON; `-` reads them from standard input. Those of a type without any are `{}`, or nothing.
     #[arg(default_value = "{}")]
     pub json: String,
     /// What the job is called [default: the name of its type].
@@ -267,7 +267,7 @@ pub(super) struct ReadOutput {
     /// The output to read.
     pub output: Option<String>,
     /// End after this many items.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "output")]
     pub limit: Option<u64>,
 }
 

@@ -23,7 +23,7 @@ use super::{
 
 /// How a node was started, in its data folder.
 const RECORD: &str = "node.json";
-const LOG: &str = "node.log";
+pub(super) const LOG: &str = "node.log";
 /// That of the store; held locked by the node's process.
 const LOCK: &str = "lock";
 

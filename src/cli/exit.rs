@@ -3,9 +3,9 @@
 use std::{error::Error, fmt, io};
 
 use crate::{
-    bridge::KeyError,
+    bridge::{KeyError, TlsError},
     environment::{ConnectError, RunError, SubmitError},
-    job::{ControlError, Outcome, QueryError},
+    job::{ControlError, JobError, Outcome, QueryError},
     port::OutputError,
 };
 
@@ -29,6 +29,8 @@ pub(super) enum Code {
     Stopped = 11,
     Cancelled = 12,
     Lost = 13,
+    /// Whoever read the output has gone. What a shell says of other programs, which a signal ends in that case.
+    NobodyReads = 141,
 }
 
 impl Code {
@@ -48,13 +50,11 @@ impl Code {
 pub(super) struct Failure {
     pub code: Code,
     pub message: String,
-    /// Whoever reads the output has gone; there is nobody to tell.
-    pub is_silent: bool,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), is_silent: false }
+        Self { code, message: message.to_string() }
     }
 
     pub(super) fn usage(message: impl fmt::Display) -> Self {
@@ -74,31 +74,61 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        let is_silent = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { is_silent, ..Self::of(Code::Refused, &error) }
+        let code = if error.kind() == io::ErrorKind::BrokenPipe { Code::NobodyReads } else { Code::Refused };
+        Self::of(code, &error)
     }
 }
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        let code = match error {
-            // No node of this user was ever started here, nor was its key brought from elsewhere.
-            ConnectError::Unreachable { .. } | ConnectError::Key(KeyError::NotFound { .. }) => Code::NoNode,
-            _ => Code::Refused,
+        let code = match &error {
+            ConnectError::Key(error) => code_of_key(error),
+            ConnectError::Address { .. } | ConnectError::Exposed { .. } => Code::Usage,
+            // Whether it is down, or another one: there is no node here that serves this client.
+            ConnectError::Unreachable { .. } | ConnectError::Refused { .. } => Code::NoNode,
+            ConnectError::Thread(_) => Code::Refused,
         };
         Self::of(code, &error)
     }
 }
 
+fn code_of_key(error: &KeyError) -> Code {
+    match error {
+        // No node of this user was ever started here, nor was its key brought from elsewhere.
+        KeyError::NotFound { .. } => Code::NoNode,
+        KeyError::Unwritable { .. } => Code::Refused,
+        KeyError::Length { .. }
+        | KeyError::NotHexadecimal
+        | KeyError::Exposed { .. }
+        | KeyError::Unreadable { .. }
+        | KeyError::NoHome => Code::Usage,
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::of(code_of_key(&error), &error)
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Self::of(Code::Usage, &error)
+    }
+}
+
+fn code_of_query(error: &QueryError) -> Code {
+    match error {
+        QueryError::NoSuchJob { .. } | QueryError::Expired { .. } => Code::NoJob,
+        QueryError::Unreachable { .. } => Code::NoNode,
+        QueryError::Lost { .. } => Code::Lost,
+        QueryError::EnvironmentClosed | QueryError::Internal(_) => Code::Refused,
+    }
+}
+
 impl From<QueryError> for Failure {
     fn from(error: QueryError) -> Self {
-        let code = match error {
-            QueryError::NoSuchJob { .. } | QueryError::Expired { .. } => Code::NoJob,
-            QueryError::Unreachable { .. } => Code::NoNode,
-            QueryError::Lost { .. } => Code::Lost,
-            _ => Code::Refused,
-        };
-        Self::of(code, &error)
+        Self::of(code_of_query(&error), &error)
     }
 }
 
@@ -108,25 +138,45 @@ impl From<ControlError> for Failure {
             ControlError::NoSuchJob { .. } | ControlError::Expired { .. } => Code::NoJob,
             ControlError::Unreachable { .. } | ControlError::FateUnknown { .. } => Code::NoNode,
             ControlError::Lost { .. } => Code::Lost,
-            _ => Code::Refused,
+            ControlError::Conflict { .. } | ControlError::EnvironmentClosed | ControlError::Internal(_) => {
+                Code::Refused
+            }
         };
         Self::of(code, &error)
+    }
+}
+
+fn code_of_submit(error: &SubmitError) -> Code {
+    match error {
+        SubmitError::Unreachable { .. } | SubmitError::FateUnknown { .. } => Code::NoNode,
+        SubmitError::Build(_)
+        | SubmitError::Closure { .. }
+        | SubmitError::UnknownJob { .. }
+        | SubmitError::TypeDiffers { .. }
+        | SubmitError::VersionDiffers { .. }
+        | SubmitError::Parameters { .. }
+        | SubmitError::NotRecorded { .. }
+        | SubmitError::EnvironmentClosed
+        | SubmitError::Internal(_) => Code::Refused,
     }
 }
 
 impl From<SubmitError> for Failure {
     fn from(error: SubmitError) -> Self {
-        let code = match error {
-            SubmitError::Unreachable { .. } | SubmitError::FateUnknown { .. } => Code::NoNode,
-            _ => Code::Refused,
-        };
-        Self::of(code, &error)
+        Self::of(code_of_submit(&error), &error)
     }
 }
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        Self::of(Code::Refused, &error)
+        let code = match &error {
+            RunError::Submit(error) => code_of_submit(error),
+            RunError::Wait(error) => code_of_query(error),
+            RunError::Job(JobError::Failed(_)) => Code::Failed,
+            RunError::Job(JobError::Cancelled { .. }) => Code::Cancelled,
+            RunError::Job(JobError::Lost { .. }) => Code::Lost,
+        };
+        Self::of(code, &error)
     }
 }
 
@@ -136,7 +186,14 @@ impl From<OutputError> for Failure {
             OutputError::NoSuchJob { .. } | OutputError::Expired { .. } => Code::NoJob,
             OutputError::Unreachable { .. } => Code::NoNode,
             OutputError::JobLost { .. } => Code::Lost,
-            _ => Code::Refused,
+            OutputError::Gone { .. }
+            | OutputError::NoSuchOutput { .. }
+            | OutputError::WrongType { .. }
+            | OutputError::Incomplete { .. }
+            | OutputError::ReaderTaken { .. }
+            | OutputError::Disk { .. }
+            | OutputError::Decode { .. }
+            | OutputError::EnvironmentClosed => Code::Refused,
         };
         Self::of(code, &error)
     }
@@ -153,4 +210,4 @@ macro_rules! refused {
     };
 }
 
-refused!(crate::node::NodeError, KeyError, crate::bridge::TlsError, crate::environment::OpenError);
+refused!(crate::node::NodeError, crate::environment::OpenError);

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     blocking::block_on,
     environment::RemoteEnvironment,
-    job::{ControlError, ErrorPolicy, JobHandle, JobPayload, JobRegistry, JobStatus},
+    job::{ControlError, ErrorPolicy, Explanation, JobHandle, JobPayload, JobRegistry, JobStatus},
 };
 
 pub(super) fn carry_out(
@@ -92,13 +92,11 @@ fn submit(
 fn wait(job: &JobHandle, limit: Duration, screen: &mut Screen) -> Result<Code, Failure> {
     let outcome = job.blocking().wait_timeout(limit)?;
     let Some(outcome) = outcome else {
-        let explanation = job.blocking().explain()?;
         let message = format!(
-            "{} has not ended within {}, and goes on: {}{}",
+            "{} has not ended within {}, and goes on: {}",
             job.id(),
             humantime::format_duration(limit),
-            explanation.state,
-            explanation.waits.first().map(|wait| format!("; {wait}")).unwrap_or_default(),
+            table::clean(&in_short(&job.blocking().explain()?)),
         );
         return Err(Failure::new(Code::WaitedTooLong, message));
     };
@@ -117,6 +115,16 @@ fn wait(job: &JobHandle, limit: Duration, screen: &mut Screen) -> Result<Code, F
         screen.line(format_args!("{}", table::clean(&outcome.to_string())))?;
     }
     Ok(Code::of(&outcome))
+}
+
+/// The state, and what it waits for first. Some of those sentences begin with the state.
+fn in_short(Explanation { state, waits, .. }: &Explanation) -> String {
+    let state = state.to_string();
+    match waits.first() {
+        Some(wait) if wait.starts_with(&format!("{state}: ")) => wait.clone(),
+        Some(wait) => format!("{state}; {wait}"),
+        None => state,
+    }
 }
 
 fn list(env: &RemoteEnvironment, running: bool, screen: &mut Screen) -> Result<Code, Failure> {
@@ -197,8 +205,10 @@ fn explain(job: &JobHandle, screen: &mut Screen) -> Result<Code, Failure> {
         screen.json(&json::explanation(&explanation))?;
         return Ok(Code::Done);
     }
-    screen.line(format_args!("{}", explanation.state))?;
+    let state = explanation.state.to_string();
+    screen.line(format_args!("{state}"))?;
     for wait in &explanation.waits {
+        let wait = wait.strip_prefix(&format!("{state}: ")).unwrap_or(wait);
         screen.line(format_args!("  {}", table::clean(wait)))?;
     }
     Ok(Code::Done)
@@ -243,4 +253,20 @@ fn cleanup(env: &RemoteEnvironment, screen: &mut Screen) -> Result<Code, Failure
         screen.line(format_args!("{removed} ended jobs forgotten"))?;
     }
     Ok(Code::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobState;
+
+    #[test]
+    fn a_state_is_not_said_twice() {
+        let explanation =
+            |state, wait: Option<&str>| Explanation { state, waits: wait.map(str::to_owned).into_iter().collect() };
+        let in_short = |state, wait| in_short(&explanation(state, wait));
+        assert_eq!(in_short(JobState::Idle, Some("idle: services run")), "idle: services run");
+        assert_eq!(in_short(JobState::Running, Some("task x waits")), "running; task x waits");
+        assert_eq!(in_short(JobState::Running, None), "running");
+    }
 }

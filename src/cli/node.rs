@@ -9,7 +9,7 @@ use super::{
     args::{NodeCommand, Start, StopNode},
     daemon::{self, Record},
     exit::{Code, Failure},
-    json,
+    json, log,
     screen::Screen,
     settings::{self, KeyChoice, Settings, absolute},
     table,
@@ -138,7 +138,12 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
         daemon::detach();
     }
     raise_descriptors();
+    log::panics_in_one_line();
     let node = node.open()?;
+    if start.daemon_child {
+        // Not before the folder is known to be this node's.
+        log::rotate(&folder.join(daemon::LOG));
+    }
     // Before anybody hears that it serves, and may stop it.
     node.listen_for_signals();
     let address = node.address().map(|address| address.to_string()).unwrap_or_default();

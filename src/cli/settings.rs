@@ -15,13 +15,13 @@ use super::{
     exit::{Code, Failure},
 };
 use crate::{
-    bridge::{Key, TlsTrust},
+    bridge::{Key, TlsTrust, complete},
     environment::RemoteEnvironment,
     job::Limits,
 };
 
-/// Where a node is looked for, and where it listens.
-const ADDRESS: &str = "127.0.0.1:19001";
+/// Where a node is looked for, and where it listens, at the default port.
+const ADDRESS: &str = "127.0.0.1";
 
 const KEY_VARIABLE: &str = "PROSCENIUM_KEY";
 const KEY_FILE_VARIABLE: &str = "PROSCENIUM_KEY_FILE";
@@ -71,7 +71,8 @@ impl Settings {
         let trust = trust.into_iter().find(|(pin, authorities)| pin.is_some() || authorities.is_some());
         let (tls_pin, tls_authorities) = trust.unwrap_or_default();
         Ok(Self {
-            address: common.address.clone().or(file.address).unwrap_or_else(|| ADDRESS.to_owned()),
+            address: complete(common.address.as_deref().or(file.address.as_deref()).unwrap_or(ADDRESS))
+                .map_err(Failure::usage)?,
             key: key_choice(common.key_file.clone(), file.key_file)?,
             tls_pin: absolute(tls_pin)?,
             tls_authorities: absolute(tls_authorities)?,
@@ -149,7 +150,13 @@ fn read_file(named: Option<&Path>) -> Result<File, Failure> {
         }
     };
     let file: Result<File, _> = toml::from_str(&text);
-    file.map_err(|error| Failure::usage(format_args!("the configuration {}: {error}", path.display())))
+    file.map_err(|error| {
+        // In one line, without a picture of the place.
+        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let line = if line == 0 { String::new() } else { format!(", line {line}") };
+        let message = error.message().lines().collect::<Vec<_>>().join("; ");
+        Failure::usage(format_args!("the configuration {}{line}: {message}", path.display()))
+    })
 }
 
 /// `config.toml` in `$PROSCENIUM_HOME`, else in `$XDG_CONFIG_HOME/proscenium`, else in `$HOME/.config/proscenium`.

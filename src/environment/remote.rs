@@ -100,7 +100,7 @@ impl Threads {
 }
 
 impl RemoteEnvironment {
-    /// A connection to the node at `address` (`host:port`), about to be made: set what differs from the defaults, then
+    /// A connection to the node at `address` (`host:port`; the port is 19001 if it is left out), about to be made: set what differs from the defaults, then
     /// await it, or have it made by [`blocking`](Connect::blocking). `name` is what this process calls the environment.
     pub fn connect(name: impl Into<String>, address: impl Into<String>) -> Connect {
         Connect::new(name.into(), address.into())

@@ -47,6 +47,9 @@ pub(crate) enum JobRefusal {
     Parameters { name: String, message: String },
 }
 
+#[cfg(feature = "cli")]
+mod json;
+
 /// Why JSON is no job.
 #[cfg(feature = "cli")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +76,7 @@ struct Entry {
     describe: fn() -> Arc<TypeDescription>,
     decode: fn(&[u8]) -> Result<JobPayload, codec::DecodeError>,
     #[cfg(feature = "cli")]
-    read_json: fn(&str) -> Result<JobPayload, serde_json::Error>,
+    read_json: json::Read,
 }
 
 impl JobRegistry {
@@ -92,7 +95,7 @@ impl JobRegistry {
             describe: TypeDescription::of::<J>,
             decode: |bytes| Ok(JobPayload(Box::new(Typed(codec::decode_untrusted::<J>(bytes)?)))),
             #[cfg(feature = "cli")]
-            read_json: |json| Ok(JobPayload(Box::new(Typed(serde_json::from_str::<J>(json)?)))),
+            read_json: json::read::<J>,
         });
         self
     }
@@ -128,14 +131,10 @@ impl JobRegistry {
         let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else {
             return Err(JsonRefusal::Unknown { name: name.to_owned(), known: self.names().collect() });
         };
-        let read =
-            codec::catching(|| (entry.read_json)(json).map_err(|error| codec::DecodeError::Invalid(error.to_string())));
-        read.map_err(|error| {
-            let message = match error {
-                codec::DecodeError::Invalid(message) => message,
-                other => other.to_string(),
-            };
-            JsonRefusal::Parameters { name: entry.name, message, structure: (entry.describe)().text() }
+        json::payload(entry.read_json, json, &(entry.describe)()).map_err(|message| JsonRefusal::Parameters {
+            name: entry.name,
+            message,
+            structure: (entry.describe)().text(),
         })
     }
 

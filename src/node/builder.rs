@@ -93,7 +93,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Where to listen, as `host:port`; port 0 is any that is free. Default `127.0.0.1:19001`.
+    /// Where to listen, as `host:port`; port 0 is any that is free, and one that is left out is 19001. Default
+    /// `127.0.0.1:19001`.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
         self

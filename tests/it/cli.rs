@@ -5,6 +5,7 @@ mod documents;
 mod jobs;
 mod network;
 mod nodes;
+mod programs;
 mod typed;
 
 use std::{

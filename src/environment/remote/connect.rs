@@ -23,7 +23,7 @@ use crate::{
     blocking::block_on,
     bridge::{
         Client, ClientConfig, ClientEncryption, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError,
-        Key, KeyError, TcpDial,
+        Key, KeyError, TcpDial, complete,
     },
     timer::Timer,
 };
@@ -149,7 +149,10 @@ impl Connect {
         };
         let dial: Arc<dyn Dial> = match self.way {
             Way::InProcess(dial) => dial,
-            Way::Address(address) => Arc::new(TcpDial { address }),
+            Way::Address(address) => {
+                let address = complete(&address).map_err(|message| ConnectError::Address { message })?;
+                Arc::new(TcpDial { address })
+            }
         };
         let encryption = ClientEncryption {
             always: self.encrypted,
@@ -219,7 +222,7 @@ pub enum ConnectError {
     /// There is no key to prove oneself with.
     #[error("there is no key to connect with")]
     Key(#[from] KeyError),
-    /// The address is not `host:port`, or the host is not known.
+    /// The address is not of the form `host:port` or `host`.
     #[error("{message}")]
     Address {
         /// What is wrong with it.
@@ -231,7 +234,7 @@ pub enum ConnectError {
         /// Which address it is.
         message: String,
     },
-    /// Nothing answered as a node, or not in time. Trying again may help.
+    /// Nothing answered as a node, or not in time, or the host is not known. Trying again may help.
     #[error("no node could be reached at {address}: {message}")]
     Unreachable {
         /// The address.

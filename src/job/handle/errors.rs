@@ -109,7 +109,13 @@ impl From<Refusal> for QueryError {
             Refusal::Lost { id, reason } => Self::Lost { id, reason },
             // A question changes nothing, so it does not matter whether it was asked.
             Refusal::Unreachable { message } | Refusal::FateUnknown { message } => Self::Unreachable { message },
-            refusal => Self::Internal(format!("{refusal:?}")),
+            // Of a submit, or of an order.
+            refusal @ (Refusal::Conflict { .. }
+            | Refusal::Build(_)
+            | Refusal::Job(_)
+            | Refusal::JobTypeDiffers { .. }
+            | Refusal::NotSendable(_)
+            | Refusal::NotRecorded { .. }) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }
@@ -125,7 +131,12 @@ impl From<Refusal> for ControlError {
             Refusal::Lost { id, reason } => Self::Lost { id, reason },
             Refusal::Unreachable { message } => Self::Unreachable { message },
             Refusal::FateUnknown { message } => Self::FateUnknown { message },
-            refusal => Self::Internal(format!("{refusal:?}")),
+            // Of a submit.
+            refusal @ (Refusal::Build(_)
+            | Refusal::Job(_)
+            | Refusal::JobTypeDiffers { .. }
+            | Refusal::NotSendable(_)
+            | Refusal::NotRecorded { .. }) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }

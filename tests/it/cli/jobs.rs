@@ -80,11 +80,13 @@ fn exit_codes_say_what_happened() {
     assert!(missing.err.contains("No such file"), "{missing:?}");
     for (line, part) in [
         (&["job", "submit", "words", "{}"][..], "it has `word-count`, `ticker`"),
-        (&["job", "submit", "word-count", "{}"], "missing field `file` at line 1 column 2"),
+        (&["job", "submit", "word-count"], "missing field `file` at line 1 column 2"),
         (&["job", "submit", "word-count", "{"], "WordCount { file: string }"),
         (&["job", "submit", "ticker", r#"{"interval_ms": "soon"}"#], "invalid type"),
         (&["job", "submit", "ticker", "--parallelism", "0"], "--parallelism"),
         (&["job", "watch"], "<JOB>"),
+        (&["job", "stop", "ticker", "--wait-timeout", "5s"], "--wait"),
+        (&["job", "output", "ticker", "--limit", "5"], "<OUTPUT>"),
         (&["jobs"], "unrecognized subcommand"),
     ] {
         let said = user.types(line).with(2);

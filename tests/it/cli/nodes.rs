@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
 
@@ -142,9 +142,10 @@ fn a_node_in_the_foreground_says_where_it_is_and_ends_by_a_signal() {
 fn a_node_that_cannot_start_says_why_and_leaves_no_process() {
     let user = User::new();
     for (flags, code, part) in [
-        (&["--address", "nowhere"][..], 1, "cannot listen at nowhere"),
+        (&["--address", "nowhere.invalid"][..], 1, "cannot listen at nowhere.invalid:19001"),
+        (&["--address", "nowhere:http"], 2, "`http` is no port"),
         (&["--limit", "speed=9"], 2, "there is no limit `speed`"),
-        (&["--tls-certificate", "no.pem", "--tls-key", "no.pem"], 1, "no.pem"),
+        (&["--tls-certificate", "no.pem", "--tls-key", "no.pem"], 2, "no.pem"),
         (&["--key-file", "/proc/nothing/key"], 1, "key"),
     ] {
         let said = user.types(&[&["jobmanager", "start", "--daemon"], flags].concat()).with(code);
@@ -171,4 +172,45 @@ fn a_node_that_drains_for_too_long_is_not_waited_for() {
     assert!(refused.err.contains("the environment is closed"), "{refused:?}");
     user.well(&["jobmanager", "stop", "--cancel"]);
     wait_for_end(process);
+}
+
+#[test]
+fn the_log_of_a_node_in_the_background_is_begun_anew_when_it_is_full() {
+    let mut user = User::new();
+    let (log, old) = (user.data().join("node.log"), user.data().join("node.log.1"));
+    let fill = |line: &str| {
+        let mut file = fs::File::options().create(true).append(true).open(&log).unwrap();
+        file.write_all(format!("{line}\n").repeat((17 << 20) / (line.len() + 1)).as_bytes()).unwrap();
+    };
+    let until = |what: &str, text: &str, path: &std::path::Path| {
+        let (text, path) = (text.to_owned(), path.to_owned());
+        on_a_thread(what, move || {
+            while !fs::read(&path).is_ok_and(|log| log.windows(text.len()).any(|part| part == text.as_bytes())) {
+                std::thread::yield_now();
+            }
+        });
+    };
+    fs::create_dir_all(user.data()).unwrap();
+    fill("what an earlier node has told");
+    user.start_node(&[]);
+    until("the old log's being put aside", "what an earlier node", &old);
+    // What jobs print goes there too, so it may be full without the node's having told anything.
+    fill("what jobs print");
+    until("the full log's being put aside", "what jobs print", &old);
+    let job = user.submits(&["ticker", "--job-name", "after"]);
+    until("what is told after that", &job, &log);
+    assert!(fs::metadata(&log).unwrap().len() < 1 << 20, "it is a new one");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&log).unwrap().permissions()) & 0o777, 0o600);
+    // Somebody who takes it away gets another.
+    fs::remove_file(&log).unwrap();
+    on_a_thread("another log", {
+        let log = log.clone();
+        move || {
+            while !log.exists() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    user.well(&["jobmanager", "stop", "--cancel"]);
+    until("the end", "ended", &log);
 }

@@ -55,17 +55,82 @@ fn help_version_and_completions_are_printed() {
 }
 
 #[test]
-fn a_reader_that_goes_is_no_error() {
-    let user = User::new();
+fn a_reader_that_goes_is_told_nothing_and_the_exit_code_says_so() {
+    let mut user = User::new();
     let text: String = (0..20_000).map(|n| format!("word{n}\n")).collect();
     let text = user.file("text", &text);
-    let mut command = user.command(&["run", "word-count", &count(&text), "--output", "counts"]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = on_a_thread("the run", move || {
-        let mut child = command.spawn().unwrap();
-        drop(child.stdout.take());
-        child.wait_with_output().unwrap()
-    });
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    assert_eq!(output.status.code(), Some(1));
+    user.start_node(&[]);
+    user.submits(&["word-count", &count(&text), "--autostop", "--wait"]);
+    for line in
+        [&["run", "word-count", &count(&text), "--output", "counts"][..], &["job", "output", "word-count", "counts"]]
+    {
+        let mut command = user.command(line);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = on_a_thread(&line.join(" "), move || {
+            let mut child = command.spawn().unwrap();
+            drop(child.stdout.take());
+            child.wait_with_output().unwrap()
+        });
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        // As if by SIGPIPE, which ends other tools.
+        assert_eq!(output.status.code(), Some(141), "{line:?}");
+    }
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn a_field_that_the_job_does_not_have_is_refused_and_the_nearest_named() {
+    let user = User::new();
+    for verb in [&["run"][..], &["job", "submit"]] {
+        let said = user.types(&[verb, &["ticker", r#"{"intervalms": 5}"#]].concat()).with(2);
+        assert!(said.err.contains("there is no field `intervalms`; is `interval_ms` meant?"), "{said:?}");
+    }
+    let said = user.types(&["job", "submit", "word-count", r#"{"flie": "x"}"#]).with(2);
+    assert!(said.err.contains("no field `flie`; is `file` meant?; they have the structure WordCount"), "{said:?}");
+    // Nothing is sent for its being wrong, so nobody is asked for a node either.
+    assert!(!said.err.contains("key"), "{said:?}");
+}
+
+#[test]
+fn whatever_keeps_a_node_from_being_reached_has_its_exit_code() {
+    let user = User::with_node();
+    let types = |address: &str, more: &[&str]| user.types(&[&["job", "list", "--address", address], more].concat());
+    for address in ["no-such-host.invalid:7", "no-such-host.invalid", "127.0.0.1:1"] {
+        let said = types(address, &[]).with(3);
+        assert!(said.err.starts_with("error: no node could be reached at "), "{said:?}");
+    }
+    // Whether somebody listens there or not: it is none that has this user's key.
+    for (address, in_full) in [("127.0.0.1", "127.0.0.1:19001"), ("[::1]", "[::1]:19001"), ("::1", "[::1]:19001")] {
+        let said = types(address, &[]).with(3);
+        assert!(said.err.contains(in_full), "{said:?}");
+    }
+    for address in ["node:", "node:http", "node:65536", ":19001", "http://node:7", ""] {
+        let said = types(address, &[]).with(2);
+        assert!(said.err.contains("is no address of a node") && said.out.is_empty(), "{said:?}");
+    }
+    let other = user.file("other.key", &"ab".repeat(32));
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let said = types(&user.address, &["--key-file", other.to_str().unwrap()]).with(3);
+    assert!(said.err.contains("the key differs from the node's"), "{said:?}");
+    let broken = user.file("broken.key", "no key");
+    std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    types(&user.address, &["--key-file", broken.to_str().unwrap()]).with(2);
+    types(&user.address, &["--tls-pin", broken.to_str().unwrap()]).with(2);
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn what_is_wrong_is_told_in_one_line_and_nothing_else_is() {
+    let user = User::with_node();
+    user.file("config.toml", "format = \"human\"\nadress = \"node:7\"\n");
+    let said = user.types(&["job", "list"]).with(2);
+    assert!(said.err.contains("config.toml, line 2: unknown field `adress`"), "{said:?}");
+    assert!(said.err.lines().count() == 1 && !said.err.contains("\\n"), "{said:?}");
+    std::fs::remove_file(user.home.path().join("config.toml")).unwrap();
+    let folder = user.home.path().join("another");
+    // Somebody listens there.
+    let line = ["jobmanager", "start", "--address", &user.address, "--data-folder", folder.to_str().unwrap()];
+    let said = user.types(&line).with(1);
+    assert!(said.err.starts_with("error: the node cannot listen at ") && said.err.lines().count() == 1, "{said:?}");
+    user.well(&["jobmanager", "stop"]);
 }
