@@ -58,8 +58,6 @@ pub(crate) struct DialError {
 pub(crate) enum DialErrorKind {
     /// The host answers, and nobody listens there.
     NobodyListens,
-    /// The address means nothing.
-    Address,
     /// It leads to another machine, and this program cannot encrypt.
     #[cfg(not(feature = "tls"))]
     Exposed,

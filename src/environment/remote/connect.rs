@@ -260,7 +260,6 @@ impl ConnectError {
     fn of(address: String, fault: ConnectFault) -> Self {
         match fault {
             ConnectFault::Dial(DialError { message, kind }) => match kind {
-                DialErrorKind::Address => Self::Address { message },
                 #[cfg(not(feature = "tls"))]
                 DialErrorKind::Exposed => Self::Exposed { message },
                 DialErrorKind::NobodyListens | DialErrorKind::Other => Self::Unreachable { address, message },
