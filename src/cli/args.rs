@@ -227,7 +227,7 @@ pub(super) struct NewJob {
     #[arg(default_value = "{}")]
     pub json: String,
     /// What the job is called [default: the name of its type].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub job_name: Option<String>,
     /// The instances of an operator that does not say otherwise [default: the task threads].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

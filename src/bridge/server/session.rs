@@ -131,9 +131,12 @@ impl Session {
             }
             FromClient::Submit { id: job, options, job: encoded } => self.submit(id, job, options, encoded),
             FromClient::StopNode(how) => {
+                // Noted as a question first: the node, on its own thread, waits for the answers of all there are before
+                // it says goodbye, and may have nothing else to wait for.
+                self.answer(id, async { Ok(Reply::Done(())) })?;
                 // The node that listens for it outlives its sessions.
                 let _ = self.server.stops.send(how);
-                self.answer(id, async { Ok(Reply::Done(())) })
+                Ok(())
             }
             FromClient::Forget => {
                 self.streams.borrow_mut().forget(id);

@@ -84,6 +84,7 @@ fn exit_codes_say_what_happened() {
         (&["job", "submit", "word-count", "{"], "WordCount { file: string }"),
         (&["job", "submit", "ticker", r#"{"interval_ms": "soon"}"#], "invalid type"),
         (&["job", "submit", "ticker", "--parallelism", "0"], "--parallelism"),
+        (&["job", "submit", "ticker", "--job-name", ""], "--job-name"),
         (&["job", "watch"], "<JOB>"),
         (&["job", "stop", "ticker", "--wait-timeout", "5s"], "--wait"),
         (&["job", "output", "ticker", "--limit", "5"], "<OUTPUT>"),
