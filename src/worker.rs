@@ -333,7 +333,6 @@ impl Worker {
             let Some(task) = hosted.tasks.get_mut(task.index()) else { continue };
             task.address = None;
             let Some(thread) = task.thread.clone() else { continue };
-            thread.abandon(task.counters.is_working());
             if self.task_slots[task.slot].retire(&thread) {
                 retired.push(thread);
             }
@@ -344,9 +343,8 @@ impl Worker {
     /// Moves whoever waits for a first turn on this thread to the one that takes its place.
     fn clear(&mut self, retired: &ThreadKey) {
         for task in self.jobs.values_mut().flat_map(|hosted| &mut hosted.tasks) {
-            if !task.thread.as_ref().is_some_and(|thread| thread.is_that_of(retired)) {
-                continue;
-            }
+            let Some(thread) = task.thread.as_ref().filter(|thread| thread.is_that_of(retired)) else { continue };
+            thread.suspect();
             if let Some(Unstarted { setup, early, occupied }) = task.take_unstarted() {
                 task.start(setup, early, &mut self.task_slots);
                 // Last, because it may be the last claim on the thread.
@@ -363,7 +361,7 @@ impl Worker {
         let (slot, thread) = (host.slot, host.thread.clone());
         // What waits for its turn holds nobody up.
         if let Some(thread) = thread.filter(|_| unlaunched.is_none()) {
-            thread.abandon(true);
+            thread.accuse();
             if self.service_slots[slot].retire(&thread) {
                 self.clear_of_services(&thread);
             }

@@ -83,11 +83,6 @@ impl SharedCounters {
         times.now = what;
     }
 
-    /// Whether the task is within a turn, or its last turn ended although it had more to do.
-    pub fn is_working(&self) -> bool {
-        self.times.lock().working
-    }
-
     /// No time passes for the task any more.
     pub fn ended(&self, now: Instant) {
         let mut times = self.times.lock();

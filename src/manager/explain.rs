@@ -47,7 +47,7 @@ pub(crate) fn explain(
             let name = record.graph.services.get(service.index()).map_or("", String::as_str);
             if completion.service_state(*service).0 != ActorState::Abandoned {
                 waits.push(format!(
-                    "service `{name}` waits for its thread, which is held by abandoned code of {job}, service {}; it goes on when \
+                    "service `{name}` waits for its thread, which is held by code of {job}, service {}; it goes on when \
                      that code returns, and `cancel` gives it up at its deadline",
                     holder.0
                 ));
@@ -112,7 +112,7 @@ fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait
         Wait::Calls => format!("{task} waits for asynchronous calls of its own"),
         Wait::Resume => format!("{task} is held until `resume`"),
         Wait::Thread { job, task: holder } => format!(
-            "{task} waits for its thread, which is held by abandoned code of {job}, {holder}; it goes on when that code returns, \
+            "{task} waits for its thread, which is held by code of {job}, {holder}; it goes on when that code returns, \
              and `cancel` gives it up at its deadline"
         ),
     }

@@ -95,7 +95,7 @@ struct Running {
     /// Entered while user code runs, so that its own events say where they come from.
     span: tracing::Span,
     /// Keeps the thread counted as busy for as long as the actor lives.
-    _occupied: Occupied,
+    occupied: Occupied,
 }
 
 enum Stage {
@@ -124,19 +124,7 @@ impl Running {
         let service = plan.service;
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped));
         let stage = Stage::Unmade(plan.recipe);
-        Self {
-            job,
-            attempt,
-            task,
-            service,
-            state,
-            events,
-            stage,
-            reported: false,
-            early: Vec::new(),
-            span,
-            _occupied: occupied,
-        }
+        Self { job, attempt, task, service, state, events, stage, reported: false, early: Vec::new(), span, occupied }
     }
 
     fn cancelled(mut self) -> Self {
@@ -294,7 +282,9 @@ impl Handler<Command> for TaskActor {
 
     fn handle(&mut self, Command(command): Command, _ctx: &mut Self::Context) {
         if let Some(running) = &mut self.running {
+            running.occupied.set_at_work(true);
             running.obey(command);
+            running.occupied.set_at_work(false);
         }
     }
 }
@@ -307,7 +297,9 @@ impl ActorFuture<TaskActor> for Drive {
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskActor, ctx: &mut Context<TaskActor>, cx: &mut TaskCx<'_>) -> Poll<()> {
         let Some(running) = &mut task.running else { return Poll::Ready(()) };
+        running.occupied.set_at_work(true);
         let polled = running.step(cx);
+        running.occupied.set_at_work(false);
         if polled.is_ready() {
             ctx.stop();
         }

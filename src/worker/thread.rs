@@ -1,7 +1,7 @@
 //! The threads that task and service actors run on.
 
 use std::sync::{
-    Arc,
+    Arc, Weak,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -24,8 +24,8 @@ struct Load {
     handle: ArbiterHandle,
     actors: AtomicUsize,
     retired: AtomicBool,
-    /// Who was abandoned on it and is still there: code of one of them holds it.
-    holders: Mutex<Vec<Tenant>>,
+    /// Once it is retired: all who were on it, one of whom holds it.
+    suspects: Mutex<Vec<Weak<Claim>>>,
 }
 
 /// Who runs on a thread: the number of a task, or of a service on threads for services.
@@ -36,18 +36,15 @@ pub(crate) struct Occupied(Arc<Claim>);
 
 struct Claim {
     load: Arc<Load>,
-    /// Set once the actor is gone; looked at and written while `holders` is locked.
-    is_over: AtomicBool,
-    actor: Tenant,
+    /// Code of the actor runs, as far as is known.
+    is_at_work: AtomicBool,
+    tenant: Tenant,
 }
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        let Claim { load, is_over, actor } = &*self.0;
-        let mut holders = load.holders.lock();
-        is_over.store(true, Ordering::Relaxed);
-        holders.retain(|holder| holder != actor);
-        drop(holders);
+        self.set_at_work(false);
+        let load = &self.0.load;
         // `SeqCst` here and in `retire`: of two that write one flag and read the other, one must see the other's.
         // The last actor of a retired thread ends it: user code did return in the end.
         if load.actors.fetch_sub(1, Ordering::SeqCst) == 1 && load.retired.load(Ordering::SeqCst) {
@@ -59,6 +56,12 @@ impl Drop for Occupied {
 impl Occupied {
     pub fn handle(&self) -> &ArbiterHandle {
         &self.0.load.handle
+    }
+
+    /// Code of the actor begins to run, or has returned.
+    pub fn set_at_work(&self, is_at_work: bool) {
+        // Only told to people: it orders nothing.
+        self.0.is_at_work.store(is_at_work, Ordering::Relaxed);
     }
 
     /// Names the thread, for [`Slot::retire`].
@@ -77,18 +80,22 @@ impl ThreadKey {
         Arc::ptr_eq(&self.0.load, &other.0.load)
     }
 
-    /// The actor was abandoned: its code may hold the thread. `likely` if it is at work, as far as is known.
-    pub fn abandon(&self, likely: bool) {
-        let mut holders = self.0.load.holders.lock();
-        if !self.0.is_over.load(Ordering::Relaxed) {
-            let at = if likely { 0 } else { holders.len() };
-            holders.insert(at, self.0.actor);
-        }
+    /// The thread was retired with this actor on it: it may be the one that holds it.
+    pub fn suspect(&self) {
+        self.0.load.suspects.lock().push(Arc::downgrade(&self.0));
     }
 
-    /// The abandoned task or service whose code holds the thread, and with it everyone else on it.
+    /// For actors that do not say when their code runs: this one's was given up, and runs until the actor is gone.
+    pub fn accuse(&self) {
+        self.0.is_at_work.store(true, Ordering::Relaxed);
+        self.suspect();
+    }
+
+    /// Whose code holds the retired thread, and with it everyone else on it. It returns in the end, or never.
     pub fn held_by(&self) -> Option<Tenant> {
-        self.0.load.holders.lock().first().copied()
+        let suspects = self.0.load.suspects.lock();
+        let mut claims = suspects.iter().filter_map(Weak::upgrade);
+        claims.find(|claim| claim.is_at_work.load(Ordering::Relaxed)).map(|claim| claim.tenant)
     }
 }
 
@@ -98,19 +105,19 @@ impl Slot {
     }
 
     /// The thread, for one more actor.
-    pub fn occupy(&mut self, actor: Tenant) -> Occupied {
+    pub fn occupy(&mut self, tenant: Tenant) -> Occupied {
         let (_, load) = self.current.get_or_insert_with(|| {
             let arbiter = Arbiter::new();
             let load = Load {
                 handle: arbiter.handle(),
                 actors: AtomicUsize::new(0),
                 retired: AtomicBool::new(false),
-                holders: Mutex::default(),
+                suspects: Mutex::default(),
             };
             (arbiter, Arc::new(load))
         });
         load.actors.fetch_add(1, Ordering::SeqCst);
-        Occupied(Arc::new(Claim { load: Arc::clone(load), is_over: AtomicBool::new(false), actor }))
+        Occupied(Arc::new(Claim { load: Arc::clone(load), is_at_work: AtomicBool::new(false), tenant }))
     }
 
     /// Places nothing more on the thread `key` names. Actors on it go on if the code that blocks it ever returns, and

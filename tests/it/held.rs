@@ -106,8 +106,7 @@ fn a_job_that_ran_on_a_thread_that_is_held_says_by_whom_and_goes_on_after() {
         let (job, visitor) = stuck(env, &door).await;
         abandon(&job).await;
         let waits = resident.explain().await.unwrap().waits;
-        let held =
-            format!("which is held by abandoned code of {}, task-0; it goes on when that code returns", job.id());
+        let held = format!("which is held by code of {}, task-0; it goes on when that code returns", job.id());
         assert!(waits.len() == 1 && waits[0].starts_with("task `resident -> stream_out`"), "{waits:?}");
         assert!(waits[0].contains(&held), "{waits:?}");
         // New jobs have a thread.
@@ -121,6 +120,27 @@ fn a_job_that_ran_on_a_thread_that_is_held_says_by_whom_and_goes_on_after() {
         input.finish().await.unwrap();
         assert_eq!(deadline("the end", output.next()).await.unwrap(), None);
         assert_eq!(ended(&resident).await, Outcome::Completed);
+    });
+}
+
+/// The one that was abandoned was named, though it was held like the one that asked.
+#[test]
+fn a_job_on_a_thread_that_is_held_says_who_holds_it_and_not_who_was_abandoned_there() {
+    on_one_thread(SHORT, async |env, door| {
+        let (asking, given_up) = (start(env, Resident {}).await, start(env, Resident {}).await);
+        for job in [&asking, &given_up] {
+            let input: Input<u64> = job.input("in");
+            input.send(1).await.unwrap();
+            assert_eq!(deadline("an item", job.output::<u64>("out").next()).await.unwrap(), Some(1));
+        }
+        let (job, visitor) = stuck(env, &door).await;
+        abandon(&given_up).await;
+        let waits = asking.explain().await.unwrap().waits;
+        assert!(waits[0].contains(&format!("which is held by code of {}, task-0;", job.id())), "{waits:?}");
+        visitor.admit();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        deadline("stop", asking.stop()).await.unwrap();
+        assert_eq!(ended(&asking).await, Outcome::Stopped);
     });
 }
 
@@ -176,7 +196,7 @@ fn a_job_whose_service_waits_for_its_first_turn_on_the_thread_of_an_abandoned_on
             assert_eq!(warnings, [Warning::ServiceAbandoned { service: "asked".to_owned() }]);
             assert_eq!(ended(&behind).await, Outcome::Completed);
             let waits = resident.explain().await.unwrap().waits;
-            let held = format!("held by abandoned code of {}, service 0;", job.id());
+            let held = format!("held by code of {}, service 0;", job.id());
             assert!(waits.iter().any(|wait| wait.contains(&held)), "{waits:?}");
             visitor.admit();
             assert!(deadline("the call", call).await.unwrap().is_err(), "it was refused at the deadline");
