@@ -294,15 +294,23 @@ impl Worker {
             return;
         }
         let cancels = matches!(command, TaskCommand::Cancel | TaskCommand::CancelRequests { .. });
-        let tell = |task: &mut HostedTask| match task.take_unstarted_if(cancels) {
-            // Its thread may be held by others, so it is not waited for.
-            Some(unstarted) => drop(self.config.blocking.spawn_blocking(move || unstarted.cancel())),
+        let mut cancelled = Vec::new();
+        let mut tell = |task: &mut HostedTask| match task.take_unstarted_if(cancels) {
+            Some(unstarted) => cancelled.push(unstarted),
             None => task.command(command),
         };
         let Hosted { tasks, audiences, .. } = hosted;
         match audiences.hears(command) {
             None => tasks.iter_mut().for_each(tell),
-            Some(members) => members.iter().for_each(|member| tasks.get_mut(member.index()).into_iter().for_each(tell)),
+            Some(members) => {
+                for member in members {
+                    tasks.get_mut(member.index()).into_iter().for_each(&mut tell);
+                }
+            }
+        }
+        if !cancelled.is_empty() {
+            // Their threads may be held by others, so they are not waited for. Not here, because values of the user's are dropped.
+            self.config.blocking.spawn_blocking(move || cancelled.into_iter().for_each(Unstarted::cancel));
         }
     }
 

@@ -72,3 +72,29 @@ fn a_loop_that_nobody_wants_anything_of_is_closed_once() {
     job.task(1, TaskEvent::LoopQuiet { id: id(1) });
     assert_eq!(job.told(), []);
 }
+
+/// Each end counted all tasks anew, and searched all loops for the task.
+#[test]
+fn a_thousand_tasks_are_counted_as_they_are_held_and_end() {
+    let scan = |wave| TaskCommand::Scan { id: id(0), wave };
+    let members: Vec<TaskId> = [3, 500, 998].map(TaskId).into();
+    let mut job = Job::running_as(Setup { autostop: true, loops: vec![members], ..setup(1000, 0) });
+    job.tell(Event::Pause);
+    for task in (0..1000).step_by(2) {
+        job.task(task, TaskEvent::Held { epoch: 1 });
+    }
+    assert!(job.machine.tasks_are_counted());
+    job.task(500, TaskEvent::LoopQuiet { id: id(0) });
+    for task in 0..999 {
+        assert_ne!(job.state(), JobState::Ended);
+        job.finish(task);
+        assert!(job.machine.tasks_are_counted());
+    }
+    assert_eq!(job.machine.live_tasks(), 1);
+    assert_eq!(
+        job.told(),
+        [TaskCommand::Hold { epoch: 1 }, scan(1), scan(2)],
+        "the first wave found what ended tasks said last"
+    );
+    job.finish(999).assert_ended(Outcome::Completed);
+}
