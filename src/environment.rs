@@ -20,7 +20,7 @@ pub use self::{
     submit::{Submit, SubmitError},
 };
 use crate::{
-    job::{EnvironmentInfo, Health, IntoJob, JobHandle, JobId, JobStatus, QueryError},
+    job::{EnvironmentInfo, Health, HeldBy, IntoJob, JobHandle, JobId, JobStatus, QueryError},
     link::{JobRequest, Link, Opened, Refusal, Reply, Request, ask},
     service::{Service, ServiceRef},
 };
@@ -62,7 +62,8 @@ pub trait Environment: sealed::Linked + Send + Sync {
     fn job(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
         let link = self.link();
         Box::pin(async move {
-            let request = Request::Job { job: id, request: JobRequest::Open };
+            let by = HeldBy { client: link.environment().to_owned(), address: None };
+            let request = Request::Job { job: id, request: JobRequest::Open { by } };
             let opened = ask::<Opened>(Arc::clone(&link), request).await?;
             Ok(JobHandle::new(link, id, opened))
         })

@@ -17,14 +17,14 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::handle::{BlockingChanges, BlockingJob, Changes, ControlError, JobHandle, QueryError};
 pub(crate) use self::id::{Attempt, Incarnation, ServiceId};
 pub use self::id::{JobId, ParseJobIdError, TaskId};
-pub(crate) use self::options::JobOptions;
 pub use self::options::{ErrorPolicy, Limits};
+pub(crate) use self::options::{HeldBy, JobOptions};
 pub use self::outcome::{CancelReason, Drained, FailureCause, JobError, Outcome, Warning};
 pub use self::registry::JobRegistry;
 pub(crate) use self::registry::{EncodedJob, JobRefusal, NotSendable};
 pub use self::status::{
-    ActorState, DeadLetter, DeadLetters, EnvironmentInfo, Explanation, Health, JobState, JobStatus, ServiceStatus,
-    TaskCounters, TaskStatus,
+    ActorState, DeadLetter, DeadLetters, EnvironmentInfo, Explanation, Health, Holder, JobState, JobStatus,
+    ServiceStatus, TaskCounters, TaskStatus,
 };
 use crate::{flow::Flow, schema::TypeDescription};
 

@@ -45,8 +45,8 @@ pub use flow::{
 pub use flow::{Csv, CsvSink, JsonLinesSink};
 pub use job::{
     ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,
-    DeadLetters, Drained, EnvironmentInfo, ErrorPolicy, Explanation, FailureCause, Health, IntoJob, Job, JobError,
-    JobFn, JobHandle, JobId, JobRegistry, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError,
+    DeadLetters, Drained, EnvironmentInfo, ErrorPolicy, Explanation, FailureCause, Health, Holder, IntoJob, Job,
+    JobError, JobFn, JobHandle, JobId, JobRegistry, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError,
     ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning, job_fn,
 };
 pub use link::NodeStop;

@@ -3,17 +3,23 @@
 //! Everything in [`Request`], [`Reply`] and [`Refusal`] is plain data. What is moved within the process only: the job's
 //! value in [`SubmitJob`], and the [`Keep`] and [`Residence`] of an opened job.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
     flow::{BuildRefusal, Graph},
     job::{
-        DeadLetters, EnvironmentInfo, Explanation, Health, JobId, JobOptions, JobPayload, JobRefusal, JobState,
-        JobStatus, NotSendable, Outcome,
+        DeadLetters, EnvironmentInfo, Explanation, Health, HeldBy, Holder, JobId, JobOptions, JobPayload, JobRefusal,
+        JobState, JobStatus, NotSendable, Outcome,
     },
     port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,
@@ -63,8 +69,10 @@ pub(crate) enum Request {
 /// What can be asked of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum JobRequest {
-    /// Does it exist?
-    Open,
+    /// Does it exist? If so, whoever asks holds it from then on.
+    Open {
+        by: HeldBy,
+    },
     JobStatus,
     /// Answered once the job's version is above `after`, or it has ended. A long poll rather than a subscription, so
     /// that it can be repeated over a new connection.
@@ -202,19 +210,95 @@ pub enum NodeStop {
     Cancel,
 }
 
-/// Keeps an ended job readable for as long as a clone of it lives outside the job's record. Without content where the
-/// job runs in another process.
+/// A handle's hold on a job: while a clone of it lives, the job does not expire, and its lease does not run. Without
+/// content where the job runs in another process, which holds it for the connection.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Keep(Option<Arc<()>>);
+pub(crate) struct Keep(#[expect(dead_code, reason = "held for its drop")] Option<Arc<Hold>>);
 
-impl Keep {
-    pub(crate) fn new() -> Self {
-        Self(Some(Arc::new(())))
+#[derive(Debug)]
+struct Hold {
+    number: u64,
+    holds: Holds,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.holds.let_go(self.number);
+    }
+}
+
+/// Bytes of a holder's name that are kept, for it comes from a peer.
+const HOLDER_BYTES_MAX: usize = 256;
+
+/// Who holds a job. It belongs to the job's record; each [`Keep`] is one of those who hold.
+#[derive(Clone, Default)]
+pub(crate) struct Holds(Arc<Mutex<HoldsState>>);
+
+#[derive(Default)]
+struct HoldsState {
+    /// In the order in which they came.
+    holders: BTreeMap<u64, HeldBy>,
+    holders_ever: u64,
+    /// Who was the last to let go, and when, if nobody holds it.
+    last: Option<(HeldBy, SystemTime, Instant)>,
+    /// Called when nobody holds the job any more; without the lock, for it sends a message.
+    released: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Holds {
+    /// `released` is told each time nobody holds the job any more.
+    pub(crate) fn telling(released: impl Fn() + Send + Sync + 'static) -> Self {
+        let state = HoldsState { released: Some(Arc::new(released)), ..HoldsState::default() };
+        Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Whether a clone lives besides this one, which is the record's.
+    pub(crate) fn take(&self, mut by: HeldBy) -> Keep {
+        by.client.truncate(by.client.floor_char_boundary(HOLDER_BYTES_MAX));
+        let mut state = self.0.lock();
+        let number = state.holders_ever;
+        state.holders_ever += 1;
+        state.holders.insert(number, by);
+        state.last = None;
+        drop(state);
+        Keep(Some(Arc::new(Hold { number, holds: self.clone() })))
+    }
+
+    fn let_go(&self, number: u64) {
+        let mut state = self.0.lock();
+        let Some(by) = state.holders.remove(&number) else { return };
+        if !state.holders.is_empty() {
+            return;
+        }
+        state.last = Some((by, SystemTime::now(), Instant::now()));
+        let released = state.released.clone();
+        drop(state);
+        if let Some(released) = released {
+            released();
+        }
+    }
+
     pub(crate) fn is_held(&self) -> bool {
-        self.0.as_ref().is_some_and(|keep| Arc::strong_count(keep) > 1)
+        !self.0.lock().holders.is_empty()
+    }
+
+    /// How long nobody has held the job, if nobody does and somebody did.
+    pub(crate) fn unheld_for(&self) -> Option<Duration> {
+        self.0.lock().last.as_ref().map(|(_, _, since)| since.elapsed())
+    }
+
+    /// Who holds the job: of several, who came last; or else, who let go of it last.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        let state = self.0.lock();
+        let holds = state.holders.last_key_value().map(|(_, by)| (by, None));
+        let (by, until) = holds.or_else(|| state.last.as_ref().map(|(by, until, _)| (by, Some(*until))))?;
+        let HeldBy { client, address } = by.clone();
+        Some(Holder { client, address, until })
+    }
+}
+
+impl fmt::Debug for Holds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Holds").field(&self.holder()).finish()
     }
 }
 

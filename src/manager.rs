@@ -46,8 +46,8 @@ use self::{
     supervisor::{AskJob, CancelJob, JobReply, JobSupervisor, TakeSnapshot},
 };
 use crate::{
-    job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobPayload, JobStatus, Limits},
-    link::{JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
+    job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobPayload, JobStatus, Limits},
+    link::{Holds, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
     worker::{CloseWorker, JobPorts, Worker},
 };
 
@@ -74,7 +74,7 @@ pub(crate) struct JobManager {
     worker: Addr<Worker>,
     slots: Rc<RefCell<Slots>>,
     /// Those who wait for the flow of their job to be built.
-    preparing: HashMap<JobId, Vec<ReplySlot<Result<Opened, Refusal>>>>,
+    preparing: HashMap<JobId, Vec<(ReplySlot<Result<Opened, Refusal>>, HeldBy)>>,
     live: HashMap<JobId, LiveJob>,
     history: History<Archived>,
     recording: Recording,
@@ -88,8 +88,7 @@ struct LiveJob {
     name: String,
     supervisor: Addr<JobSupervisor>,
     ports: Arc<JobPorts>,
-    /// The record's share; each handle holds another.
-    keep: Keep,
+    holds: Holds,
     /// Those who deleted the job by force. If there are any, it is forgotten at its end.
     deleters: Vec<JobReply>,
     /// It has ended, and is being written into the archive.
@@ -139,13 +138,13 @@ impl JobManager {
         let SubmitJob { id, options, payload } = submit;
         // A submit repeated after a lost reply names the same job, and is answered as the first one was.
         if let Some(live) = self.live.get(&id) {
-            return Answer::Now(Ok(Opened::new(live.name.clone(), live.keep.clone())));
+            return Answer::Now(Ok(Opened::new(live.name.clone(), live.holds.take(options.by))));
         }
         let now = self.now();
         match self.history.find(id, now) {
             Lookup::Known(ended) => {
                 let name = ended.job.plain.status.name.clone();
-                return Answer::Now(Ok(Opened::new(name, ended.keep.clone())));
+                return Answer::Now(Ok(Opened::new(name, ended.holds.take(options.by))));
             }
             // It has run; to run it again is not what was asked for.
             Lookup::Expired => {
@@ -158,7 +157,7 @@ impl JobManager {
         }
         let slot = ReplySlot::new();
         let waiters = self.preparing.entry(id).or_default();
-        waiters.push(slot.clone());
+        waiters.push((slot.clone(), options.by.clone()));
         if waiters.len() == 1 {
             Dispatcher::new(Dispatch {
                 job: id,
@@ -179,8 +178,8 @@ impl JobManager {
 
     fn ask_job(&mut self, job: JobId, request: JobRequest, ctx: &mut Context<Self>) -> Answer<Result<Reply, Refusal>> {
         if let Some(live) = self.live.get_mut(&job) {
-            if request == JobRequest::Open {
-                return Answer::Now(Ok(Reply::Opened(Opened::new(live.name.clone(), live.keep.clone()))));
+            if let JobRequest::Open { by } = request {
+                return Answer::Now(Ok(Reply::Opened(Opened::new(live.name.clone(), live.holds.take(by)))));
             }
             let slot = ReplySlot::new();
             if request == (JobRequest::DeleteJob { force: true }) {
@@ -200,7 +199,7 @@ impl JobManager {
             return self.forget(vec![job], Reply::Done(()), ctx);
         }
         let answer = match self.look_up(job) {
-            Ok(ended) => ended.job.answer(&request, &ended.keep),
+            Ok(ended) => ended.job.answer(&request, &ended.holds),
             Err(refusal) => Err(refusal),
         };
         Answer::Now(answer)
@@ -319,7 +318,7 @@ impl Handler<Close> for JobManager {
             // dispatcher is told to forget the job when it comes back.
             // One that is on its way into the history is forgotten there, behind what it wrote.
             self.recording.forget(self.preparing.keys().copied().collect());
-            for waiter in self.preparing.drain().flat_map(|(_, waiters)| waiters) {
+            for (waiter, _) in self.preparing.drain().flat_map(|(_, waiters)| waiters) {
                 waiter.answer(Err(Refusal::EnvironmentClosed));
             }
             for live in self.live.values() {
@@ -343,7 +342,7 @@ impl Handler<JobRefused> for JobManager {
 
     fn handle(&mut self, JobRefused { job, refusal }: JobRefused, _: &mut Self::Context) {
         tracing::warn!(environment = %self.environment, %job, ?refusal, "job refused");
-        for waiter in self.preparing.remove(&job).unwrap_or_default() {
+        for (waiter, _) in self.preparing.remove(&job).unwrap_or_default() {
             waiter.answer(Err(refusal.clone()));
         }
     }

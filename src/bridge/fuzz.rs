@@ -82,7 +82,7 @@ pub fn hello(data: &[u8]) {
     let key = Key::from_bytes(&[7; 32]).expect("32 bytes are enough");
     let dialled = || {
         let stream: Said = join(std::io::Cursor::new(data.to_vec()), sink());
-        Dialled { stream: Box::new(stream), reach: Reach::Machine }
+        Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None }
     };
     let encryption = NodeEncryption::of_tests();
     let as_node = NodeSide { key: &key, incarnation: 1, encryption: &encryption };

@@ -71,7 +71,7 @@ impl ClientSide<'_> {
     }
 
     async fn connect_as(&self, hello: Hello, dialled: Dialled) -> Result<Established, HelloError> {
-        let Dialled { mut stream, reach } = dialled;
+        let Dialled { mut stream, reach, .. } = dialled;
         let hello = hello
             .needing_encryption(self.encryption.is_needed(reach))
             .wanting_certificate(self.encryption.wants_certificate());
@@ -123,7 +123,7 @@ impl NodeSide<'_> {
     }
 
     async fn accept_as(&self, hello: Hello, dialled: Dialled) -> Result<Established, TurnedAway> {
-        let Dialled { mut stream, reach } = dialled;
+        let Dialled { mut stream, reach, .. } = dialled;
         let hello = hello.needing_encryption(self.encryption.is_needed(reach));
         let greeting = match self.greet(&mut stream, hello, reach).await {
             Ok(greeting) => greeting,

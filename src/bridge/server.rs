@@ -13,6 +13,7 @@ mod threads;
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -171,17 +172,22 @@ impl Server {
             Either::Right(_) => return,
         };
         self.state.lock().strangers.retain(|(other, _)| *other != number);
-        if let Some(established) = met {
-            self.talk(established).await;
+        if let Some((established, from)) = met {
+            self.talk(established, from).await;
         }
     }
 
     /// Makes sure of a peer. None if it has not proven that it has the key.
-    async fn meet(&self, arrival: BoxFuture<'static, io::Result<Dialled>>) -> Option<Established> {
+    async fn meet(
+        &self,
+        arrival: BoxFuture<'static, io::Result<Dialled>>,
+    ) -> Option<(Established, Option<SocketAddr>)> {
         let hello = async {
             let dialled = arrival.await.map_err(|error| (HelloError::from(error), None))?;
             let ServerConfig { key, incarnation, encryption, .. } = &self.config;
-            NodeSide { key, incarnation: *incarnation, encryption }.accept(dialled).await
+            let from = dialled.from;
+            let met = NodeSide { key, incarnation: *incarnation, encryption }.accept(dialled).await;
+            met.map(|established| (established, from))
         };
         match timeout(self.config.hello_limit, hello).await {
             Ok(Ok(met)) => Some(met),
@@ -200,7 +206,7 @@ impl Server {
         }
     }
 
-    async fn talk(self: Arc<Self>, established: Established) {
+    async fn talk(self: Arc<Self>, established: Established, from: Option<SocketAddr>) {
         let Established { peer, stream, integrity } = established;
         let client = peer.who;
         let before = self.state.lock().sessions.get(&client).cloned();
@@ -226,7 +232,7 @@ impl Server {
             }
             state.sessions.insert(client, Arc::clone(&entry));
         }
-        let session = Session::new(Arc::clone(&self), outbound);
+        let session = Session::new(Arc::clone(&self), from, outbound);
         let end = session.run(reader, &entry.dismissed).await;
         tracing::debug!(client = format_args!("{client:032x}"), end, "a connection ended");
         self.state.lock().sessions.remove(&client);

@@ -1,6 +1,6 @@
 //! Byte streams to peers, and how a client comes by one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +28,8 @@ impl Stream for tokio::io::DuplexStream {
 pub(crate) struct Dialled {
     pub stream: Box<dyn Stream>,
     pub reach: Reach,
+    /// Of a client on the network, for messages.
+    pub from: Option<SocketAddr>,
 }
 
 /// How far a stream goes, as this end sees it: there may be a forwarded port on the way.

@@ -30,7 +30,7 @@ impl Dial for TcpDial {
         let address = self.address.clone();
         Box::pin(async move {
             let (stream, peer) = connect(&address).await?;
-            Ok(Dialled { stream: Box::new(stream), reach: reach_of(peer) })
+            Ok(Dialled { stream: Box::new(stream), reach: reach_of(peer), from: None })
         })
     }
 

@@ -247,6 +247,9 @@ pub(super) struct Submit {
     /// End the job's services too once its tasks have finished.
     #[arg(long)]
     pub autostop: bool,
+    /// Stop the job once no client has held it for so long. This command holds it while it waits.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub lease: Option<Duration>,
     #[command(flatten)]
     pub waiting: Waiting,
 }

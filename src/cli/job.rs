@@ -63,7 +63,7 @@ pub(super) fn policy(job: &NewJob) -> ErrorPolicy {
 }
 
 fn submit(
-    Submit { job, autostop, waiting }: &Submit,
+    Submit { job, autostop, lease, waiting }: &Submit,
     payload: JobPayload,
     env: &RemoteEnvironment,
     screen: &mut Screen,
@@ -77,6 +77,9 @@ fn submit(
     }
     if let Some(limit) = job.run_limit {
         submit = submit.run_limit(limit);
+    }
+    if let Some(lease) = lease {
+        submit = submit.lease(*lease);
     }
     let job = submit.blocking()?;
     if !waiting.wait && screen.is_json() {

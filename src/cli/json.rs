@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::job::{DeadLetters, EnvironmentInfo, Explanation, Health, JobStatus, Outcome, ServiceStatus, TaskStatus};
+use crate::job::{
+    DeadLetters, EnvironmentInfo, Explanation, Health, Holder, JobStatus, Outcome, ServiceStatus, TaskStatus,
+};
 
 pub(super) fn outcome_name(outcome: &Outcome) -> &'static str {
     match outcome {
@@ -50,12 +52,18 @@ pub(super) fn job(status: &JobStatus) -> Value {
         "restarts": status.restarts,
         "dead_letters": status.dead_letters,
         "warnings": status.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "lease_seconds": status.lease.map(|lease| lease.as_secs_f64()),
+        "held_by": status.held_by.as_ref().map(holder),
         "submitted_at": time(status.submitted_at),
         "started_at": status.started_at.map(time),
         "ended_at": status.ended_at.map(time),
         "tasks": status.tasks.iter().map(task).collect::<Vec<_>>(),
         "services": status.services.iter().map(service).collect::<Vec<_>>(),
     })
+}
+
+fn holder(holder: &Holder) -> Value {
+    json!({ "client": holder.client, "address": holder.address, "until": holder.until.map(time) })
 }
 
 fn task(task: &TaskStatus) -> Value {

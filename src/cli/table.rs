@@ -139,6 +139,13 @@ pub(super) fn job(status: &JobStatus) -> String {
         field("outcome", outcome.to_string());
     }
     field("autostop", if status.autostop { "yes" } else { "no" }.to_owned());
+    if let Some(lease) = status.lease {
+        field("lease", humantime::format_duration(lease).to_string());
+    }
+    if let Some(holder) = &status.held_by {
+        let until = holder.until.map_or_else(String::new, |until| format!(", until {}", time(until)));
+        field("held by", format!("{holder}{until}"));
+    }
     field("submitted", time(status.submitted_at));
     if let Some(started) = status.started_at {
         field("started", time(started));

@@ -28,6 +28,8 @@ fn job(id: &str, name: &str) -> JobStatus {
         submitted_at: SystemTime::now(),
         started_at: None,
         ended_at: None,
+        lease: None,
+        held_by: None,
         tasks: Vec::new(),
         services: Vec::new(),
     }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use crate::{
     blocking::block_on,
     flow::BuildRefusal,
-    job::{ErrorPolicy, JobHandle, JobId, JobOptions, JobPayload, JobRefusal, NotSendable},
+    job::{ErrorPolicy, HeldBy, JobHandle, JobId, JobOptions, JobPayload, JobRefusal, NotSendable},
     link::{Link, Refusal, SubmitJob},
 };
 
@@ -33,7 +33,8 @@ pub struct Submit {
 
 impl Submit {
     pub(super) fn new(link: Arc<dyn Link>, payload: JobPayload) -> Self {
-        Self { link, payload, options: JobOptions::default() }
+        let by = HeldBy { client: link.environment().to_owned(), address: None };
+        Self { link, payload, options: JobOptions { by, ..JobOptions::default() } }
     }
 
     /// Whether the job's services end by themselves once its tasks have finished. Default: no, the job is then
@@ -62,6 +63,21 @@ impl Submit {
     /// outcome that its tasks have earned, and its services stop. Default: without limit.
     pub fn run_limit(mut self, limit: Duration) -> Self {
         self.options.run_limit = Some(limit);
+        self
+    }
+
+    /// For how long the job goes on while no client holds a handle to it; then it is stopped as by
+    /// [`stop`](JobHandle::stop), with [`Warning::LeaseExpired`](crate::Warning::LeaseExpired) among its warnings. Default:
+    /// without limit.
+    ///
+    /// A handle counts for as long as it, a clone, or a service, input, output, watch or wait that came from it lives; that
+    /// of a remote environment, for as long as its client is connected too. A client whose connection is lost and made anew
+    /// within the lease goes on holding. Any handle will do, one of [`Environment::job`](crate::Environment::job) for
+    /// example, and the lease runs anew when the last one is gone. It also runs while the job is paused or idle. A
+    /// job that has not drained for as long again, because nobody reads its output, say, is cancelled with the reason
+    /// [`LeaseExpired`](crate::CancelReason::LeaseExpired). [`JobStatus::held_by`](crate::JobStatus::held_by) says who held it last.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.options.lease = Some(lease);
         self
     }
 

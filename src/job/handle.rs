@@ -126,8 +126,10 @@ impl JobHandle {
     ///
     /// [`JobState::Idle`]: crate::JobState::Idle
     pub fn wait(&self) -> impl Future<Output = Result<Outcome, QueryError>> + Send + use<> {
-        let outcome = self.ask::<Outcome>(JobRequest::WaitJob);
+        let (outcome, way) = (self.ask::<Outcome>(JobRequest::WaitJob), Arc::clone(&self.way));
         async move {
+            // Whoever waits for the job holds it.
+            let _way = way;
             match outcome.await {
                 Err(Refusal::Lost { reason, .. }) => Ok(Outcome::Lost { reason }),
                 outcome => Ok(outcome?),

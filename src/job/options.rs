@@ -27,6 +27,18 @@ pub(crate) struct JobOptions {
     pub name: Option<String>,
     pub run_limit: Option<Duration>,
     pub error_policy: ErrorPolicy,
+    pub lease: Option<Duration>,
+    /// Who submits it, and so is the first to hold it.
+    pub by: HeldBy,
+}
+
+/// A client that holds a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldBy {
+    /// The name of its environment.
+    pub client: String,
+    /// Where its connection comes from, as the node sees it; what a client says of that does not count.
+    pub address: Option<String>,
 }
 
 /// Every limit of an environment, with its default. A 0 where something must pass counts as 1.

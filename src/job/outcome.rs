@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::TaskId;
+use crate::job::{Holder, TaskId};
 
 /// How a job ended. Every job ends exactly once, with exactly one of these.
 ///
@@ -159,6 +159,8 @@ pub enum CancelReason {
     EnvironmentClosed,
     /// The job was deleted by force.
     Deleted,
+    /// No client had held a handle to the job for as long as its lease, and it had not ended for as long again.
+    LeaseExpired,
 }
 
 impl fmt::Display for CancelReason {
@@ -168,6 +170,7 @@ impl fmt::Display for CancelReason {
             Self::Deadline => "run limit reached",
             Self::EnvironmentClosed => "environment closed",
             Self::Deleted => "deleted by force",
+            Self::LeaseExpired => "lease expired",
         })
     }
 }
@@ -318,6 +321,13 @@ pub enum Warning {
         /// The failure.
         message: String,
     },
+    /// The job was stopped, because no client had held a handle to it for as long as its lease.
+    LeaseExpired {
+        /// The lease.
+        lease: Duration,
+        /// Who held the job last.
+        holder: Option<Holder>,
+    },
     /// What the two ends of a channel of a cancelled job counted does not add up. The number of dropped items is then
     /// not exact.
     Accounts {
@@ -339,6 +349,10 @@ impl fmt::Display for Warning {
                 write!(f, "service `{service}` failed while services were being stopped: {message}")
             }
             Self::Accounts { place, detail } => write!(f, "the accounts of {place} do not balance: {detail}"),
+            Self::LeaseExpired { lease, holder } => {
+                write!(f, "stopped, because no client held a handle for {lease:?}")?;
+                holder.as_ref().map_or(Ok(()), |holder| write!(f, "; the last was {holder}"))
+            }
             Self::TaskAbandoned { task, id } => write!(f, "task `{task}` ({id}) did not return and was abandoned"),
         }
     }

@@ -83,6 +83,11 @@ pub struct JobStatus {
     pub started_at: Option<SystemTime>,
     /// When it ended, if it has.
     pub ended_at: Option<SystemTime>,
+    /// After how long without a handle to it the job is stopped, if it was submitted with a lease.
+    pub lease: Option<Duration>,
+    /// Who has a handle to it: of several clients, the one that got its own last. If none has, who had one last; of an
+    /// ended job, as it was at its end.
+    pub held_by: Option<Holder>,
     /// Each task, live or ended, in the order of the graph.
     pub tasks: Vec<TaskStatus>,
     /// Each service, in order of registration.
@@ -100,6 +105,28 @@ impl JobStatus {
     #[must_use]
     pub fn error(&self) -> Option<String> {
         self.outcome.as_ref().and_then(Outcome::failure).map(ToString::to_string)
+    }
+}
+
+/// A client that has a handle to a job, or had the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The name of its environment.
+    pub client: String,
+    /// Where its connection came from, as the node saw it; none for a client in the process that runs the job.
+    pub address: Option<String>,
+    /// When it let the job go, by the clock of the machine that runs it; none while it holds it.
+    pub until: Option<SystemTime>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.client)?;
+        match &self.address {
+            Some(address) => write!(f, " at {address}"),
+            None => f.write_str(" in the process of the job"),
+        }
     }
 }
 

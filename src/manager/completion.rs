@@ -100,6 +100,8 @@ pub(crate) enum Event {
     },
     /// A client wants the sources ended and the rest worked off.
     Stop,
+    /// Nobody has held the job for as long as its lease, which the warning says: as `Stop`.
+    LeaseExpired(Warning),
     /// A client or the environment wants the job ended now.
     Cancel(CancelReason),
     Pause,
@@ -232,6 +234,10 @@ impl Completion {
             Event::Task { attempt, task, event } if attempt == self.attempt => self.hear_task(task, event, &mut out),
             Event::Task { .. } => {}
             Event::Stop => self.stop(&mut out),
+            Event::LeaseExpired(warning) => {
+                self.warn(warning);
+                self.stop(&mut out);
+            }
             Event::Cancel(reason) => self.divert(Course::Cancelled(reason), &mut out),
             Event::Resume => self.resume(&mut out),
             Event::Elapsed(deadline) => self.elapse(deadline, &mut out),

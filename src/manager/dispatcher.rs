@@ -9,13 +9,13 @@ use actix::{
 use crate::{
     flow::{BuildRefusal, graph::TaskNode},
     job::{Attempt, JobId, JobOptions, JobPayload, Limits},
-    link::Refusal,
+    link::{Holds, Refusal},
     manager::{
         JobManager,
         messages::{JobPrepared, JobRefused},
         placement::{Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
-        supervisor::{JobSupervisor, SupervisorSetup},
+        supervisor::{CheckLease, JobSupervisor, SupervisorSetup},
     },
     protocol::WorkerOrder,
     worker::{Order, Prepare, Prepared, Worker},
@@ -142,6 +142,18 @@ impl Dispatcher {
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
         self.tasks = graph.tasks.iter().map(describe).collect();
         let ports = Arc::clone(&prepared.ports);
+        let address = context.address();
+        let holds = match self.options.lease {
+            Some(_) => {
+                let supervisor = address.downgrade();
+                Holds::telling(move || {
+                    if let Some(supervisor) = supervisor.upgrade() {
+                        supervisor.do_send(CheckLease);
+                    }
+                })
+            }
+            None => Holds::default(),
+        };
         let supervisor = JobSupervisor::new(SupervisorSetup {
             environment: Arc::clone(&self.environment),
             limits: Arc::clone(&self.limits),
@@ -155,13 +167,14 @@ impl Dispatcher {
                 started_at: None,
                 ended_at: None,
                 dead: DeadLetterBox::new(self.limits.dead_letters_max),
+                lease: self.options.lease,
+                holds: holds.clone(),
             },
             ports: prepared.ports,
             worker: self.worker.clone(),
             manager: self.manager.clone(),
             dispatcher: ctx.address(),
         });
-        let address = context.address();
         let record = self.archived.then(|| Box::new(supervisor.first_record()));
         self.stage = Stage::Prepared(Box::new(Unstarted { context, supervisor }));
         self.manager.do_send(JobPrepared {
@@ -169,6 +182,7 @@ impl Dispatcher {
             record,
             name: self.name.clone(),
             ports,
+            holds,
             supervisor: address,
             dispatcher: ctx.address(),
         });

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     job::JobId,
-    link::{Opened, Refusal, Reply, Request, SubmitJob},
+    link::{Holds, Opened, Refusal, Reply, Request, SubmitJob},
     worker::JobPorts,
 };
 
@@ -64,6 +64,7 @@ pub(super) struct JobPrepared {
     pub(super) record: Option<Box<PlainJob>>,
     pub(super) name: String,
     pub(super) ports: Arc<JobPorts>,
+    pub(super) holds: Holds,
     pub(super) supervisor: Addr<JobSupervisor>,
     pub(super) dispatcher: Addr<Dispatcher>,
 }

@@ -14,7 +14,7 @@ use crate::{
     job::{
         DeadLetter, DeadLetters, Explanation, JobId, JobState, JobStatus, Outcome, ServiceId, ServiceStatus, TaskStatus,
     },
-    link::{Control, JobRequest, Keep, Opened, OutputTypes, Refusal, Reply},
+    link::{Control, Holds, JobRequest, Opened, OutputTypes, Refusal, Reply},
     manager::{
         archive::PlainJob,
         completion::{ChannelSetup, Completion, Setup, TaskSetup},
@@ -34,6 +34,8 @@ pub(crate) struct JobRecord {
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) ended_at: Option<SystemTime>,
     pub(crate) dead: DeadLetterBox,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) holds: Holds,
 }
 
 impl JobRecord {
@@ -91,6 +93,8 @@ impl JobRecord {
             submitted_at: self.submitted_at,
             started_at: self.started_at,
             ended_at: self.ended_at,
+            lease: self.lease,
+            held_by: self.holds.holder(),
             tasks,
             services: self.graph.services.iter().enumerate().map(service).collect(),
         }
@@ -154,9 +158,11 @@ impl EndedJob {
     }
 
     /// Answers everything but [`JobRequest::DeleteJob`], which is the business of whoever keeps the record.
-    pub(crate) fn answer(&self, request: &JobRequest, keep: &Keep) -> Result<Reply, Refusal> {
+    pub(crate) fn answer(&self, request: &JobRequest, holds: &Holds) -> Result<Reply, Refusal> {
         let reply = match request {
-            JobRequest::Open => Reply::Opened(Opened::new(self.plain.status.name.clone(), keep.clone())),
+            JobRequest::Open { by } => {
+                Reply::Opened(Opened::new(self.plain.status.name.clone(), holds.take(by.clone())))
+            }
             JobRequest::JobStatus | JobRequest::WatchJob { .. } => Reply::Status(Box::new(self.plain.status.clone())),
             JobRequest::WaitJob => match &self.plain.status.outcome {
                 Some(outcome) => Reply::Ended(outcome.clone()),
@@ -187,15 +193,15 @@ fn conflict(operation: &str) -> Refusal {
     Refusal::Conflict { operation: operation.to_owned(), state: JobState::Ended }
 }
 
-/// An ended job in the history, with the record's share of the job's [`Keep`].
+/// An ended job in the history, with the those who hold it.
 pub(crate) struct Archived {
     pub(crate) job: Arc<EndedJob>,
-    pub(crate) keep: Keep,
+    pub(crate) holds: Holds,
 }
 
 impl Kept for Archived {
     fn is_kept(&self) -> bool {
-        self.keep.is_held()
+        self.holds.is_held()
     }
 }
 

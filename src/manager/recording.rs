@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     job::{JobId, Warning},
-    link::{Keep, Opened, Refusal, Reply},
+    link::{Holds, Opened, Refusal, Reply},
 };
 
 /// How often what is kept of live jobs is brought up to date. A job that is lost reads with counts that are this old at
@@ -75,7 +75,7 @@ impl JobManager {
             // A job that ended in what is the future by today's clock has just ended.
             let age = plain.status.ended_at.and_then(|at| today.duration_since(at).ok()).unwrap_or_default();
             let job = Arc::new(EndedJob { plain, outputs: None });
-            self.history.insert(id, Archived { job, keep: Keep::new() }, now.saturating_sub(age));
+            self.history.insert(id, Archived { job, holds: Holds::default() }, now.saturating_sub(age));
         }
         self.forget_expired();
     }
@@ -114,18 +114,17 @@ impl JobManager {
     }
 
     fn begin(&mut self, prepared: JobPrepared) {
-        let JobPrepared { job, name, ports, supervisor, dispatcher, .. } = prepared;
+        let JobPrepared { job, name, ports, holds, supervisor, dispatcher, .. } = prepared;
         let Some(waiters) = self.preparing.remove(&job) else {
             self.recording.forget(vec![job]);
             return dispatcher.do_send(DiscardJob);
         };
         tracing::info!(environment = %self.environment, %job, name, "job accepted");
         dispatcher.do_send(StartJob);
-        let keep = Keep::new();
-        for waiter in waiters {
-            waiter.answer(Ok(Opened::new(name.clone(), keep.clone())));
+        for (waiter, by) in waiters {
+            waiter.answer(Ok(Opened::new(name.clone(), holds.take(by))));
         }
-        let live = LiveJob { name, supervisor, ports, keep, deleters: Vec::new(), is_over: false };
+        let live = LiveJob { name, supervisor, ports, holds, deleters: Vec::new(), is_over: false };
         self.live.insert(job, live);
     }
 
@@ -151,7 +150,7 @@ impl JobManager {
         self.threads_abandoned += status.warnings.iter().filter(abandoned).count();
         if live.deleters.is_empty() {
             let now = self.now();
-            self.history.insert(status.id, Archived { job: Arc::clone(job), keep: live.keep }, now);
+            self.history.insert(status.id, Archived { job: Arc::clone(job), holds: live.holds }, now);
             self.forget_expired();
         } else {
             self.recording.forget(vec![status.id]);
@@ -191,7 +190,7 @@ impl Handler<JobRecorded> for JobManager {
         tracing::error!(environment = %self.environment, %job, %error, "job refused: the history cannot be written");
         self.recording.forget(vec![job]);
         prepared.dispatcher.do_send(DiscardJob);
-        for waiter in self.preparing.remove(&job).unwrap_or_default() {
+        for (waiter, _) in self.preparing.remove(&job).unwrap_or_default() {
             waiter.answer(Err(Refusal::NotRecorded { message: error.to_string() }));
         }
     }

@@ -1,6 +1,7 @@
 //! Hears every task and service of one job, and carries out what the completion rules decide.
 
 mod answers;
+mod lease;
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use actix::{
 use self::answers::Read;
 use crate::{
     job::{CancelReason, FailureCause, JobState, JobStatus, Limits, Outcome},
-    link::{JobRequest, Keep, Refusal, Reply},
+    link::{JobRequest, Refusal, Reply},
     manager::{
         JobManager,
         archive::PlainJob,
@@ -44,6 +45,8 @@ pub(crate) struct JobSupervisor {
     /// The clock of restart windows.
     begun: Instant,
     deadlines: HashMap<Deadline, SpawnHandle>,
+    /// Armed while nobody holds a job that has a lease.
+    lease_timer: Option<SpawnHandle>,
     /// Answered with the outcome.
     waiters: Vec<JobReply>,
     /// Answered with the first snapshot of a version above the one they name.
@@ -95,6 +98,11 @@ pub(crate) struct TakeSnapshot;
 #[rtype(result = "PlainJob")]
 pub(crate) struct TakeRecord;
 
+/// Nobody holds the job any more: whether that is so for as long as its lease.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CheckLease;
+
 /// The JobManager has taken over the record: whoever waits for the job's end is told, and nothing is sent here any more.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -113,6 +121,7 @@ impl JobSupervisor {
             completion: Completion::new(rules),
             begun: Instant::now(),
             deadlines: HashMap::new(),
+            lease_timer: None,
             waiters: Vec::new(),
             watchers: Vec::new(),
             is_over: false,
@@ -243,7 +252,7 @@ impl JobSupervisor {
 
     fn answer_all(&mut self, job: &EndedJob) {
         for waiter in self.waiters.drain(..) {
-            waiter.answer(job.answer(&JobRequest::WaitJob, &Keep::default()));
+            waiter.answer(job.answer(&JobRequest::WaitJob, &self.record.holds));
         }
         for (_, watcher) in self.watchers.drain(..) {
             watcher.answer(Ok(Reply::Status(Box::new(job.plain.status.clone()))));
@@ -339,7 +348,7 @@ impl Handler<AskJob> for JobSupervisor {
                 let (operation, state) = ("delete".to_owned(), JobState::StoppingServices);
                 reply.answer(Err(Refusal::Conflict { operation, state }));
             }
-            Some(ended) => reply.answer(ended.answer(&request, &Keep::default())),
+            Some(ended) => reply.answer(ended.answer(&request, &self.record.holds)),
             None => self.ask(request, reply, ctx),
         }
     }
@@ -350,6 +359,14 @@ impl Handler<CancelJob> for JobSupervisor {
 
     fn handle(&mut self, CancelJob(reason): CancelJob, ctx: &mut Self::Context) {
         self.hear(Event::Cancel(reason), ctx);
+    }
+}
+
+impl Handler<CheckLease> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: CheckLease, ctx: &mut Self::Context) {
+        self.check_lease(ctx);
     }
 }
 

@@ -65,7 +65,7 @@ impl Dial for InProcessDial {
         let (here, there) = tokio::io::duplex(PIPE_BYTES);
         let welcomed = self.commands.send(Command::Welcome(there));
         Box::pin(ready(match welcomed {
-            Ok(()) => Ok(Dialled { stream: Box::new(here), reach: Reach::Machine }),
+            Ok(()) => Ok(Dialled { stream: Box::new(here), reach: Reach::Machine, from: None }),
             Err(_) => {
                 let message = "the node has ended".to_owned();
                 Err(DialError { message, kind: DialErrorKind::NobodyListens })
@@ -150,11 +150,11 @@ async fn open_listener(address: Option<String>) -> Result<Option<TcpListener>, N
 /// Belongs to the runtime on which it is awaited.
 fn arrival(stream: StdTcpStream, peer: SocketAddr) -> BoxFuture<'static, io::Result<Dialled>> {
     let reach = reach_of(peer.ip());
-    Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), reach }) })
+    Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), reach, from: Some(peer) }) })
 }
 
 fn in_process(stream: DuplexStream) -> BoxFuture<'static, io::Result<Dialled>> {
-    Box::pin(ready(Ok(Dialled { stream: Box::new(stream), reach: Reach::Machine })))
+    Box::pin(ready(Ok(Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None })))
 }
 
 async fn accept(server: Arc<Server>, listener: TcpListener) {

@@ -30,6 +30,8 @@ fn job(id: JobId, outcome: Option<Outcome>) -> PlainJob {
         submitted_at: SystemTime::now(),
         started_at: Some(SystemTime::now()),
         ended_at: ended.then(SystemTime::now),
+        lease: None,
+        held_by: None,
         tasks: Vec::new(),
         services: Vec::new(),
     };

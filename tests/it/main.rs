@@ -37,6 +37,7 @@ mod bad_input;
 mod bounded;
 mod latency;
 mod leaks;
+mod leases;
 #[cfg(target_os = "linux")]
 mod load;
 mod pipelines;
@@ -61,6 +62,8 @@ fn jobs() -> proscenium::JobRegistry {
         parallelism::jobs(),
         parity::jobs(),
         bad_input::jobs(),
+        #[cfg(target_os = "linux")]
+        leases::jobs(),
         #[cfg(target_os = "linux")]
         load::jobs(),
         pipelines::jobs(),

@@ -13,7 +13,7 @@ use crate::{
         connection::Violation,
         message::{FromClient, FromNode},
     },
-    job::JobId,
+    job::{HeldBy, JobId},
     link::{JobRequest, Request},
 };
 
@@ -30,13 +30,14 @@ struct HoldExchange {
     /// That of the question by which the job was opened, and by which it is let go.
     question: u64,
     job: JobId,
+    by: HeldBy,
     attachment: Mutex<Option<Arc<Attachment>>>,
 }
 
 impl Hold {
-    pub(super) fn begin(shared: &Arc<Shared>, question: u64, job: JobId, opened: &Arc<Attachment>) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>, question: u64, job: JobId, by: HeldBy, opened: &Arc<Attachment>) -> Self {
         let attachment = Mutex::new(Some(Arc::clone(opened)));
-        let exchange = Arc::new(HoldExchange { question, job, attachment });
+        let exchange = Arc::new(HoldExchange { question, job, by, attachment });
         let id = shared.next_id();
         shared.begin(id, &(Arc::clone(&exchange) as Arc<dyn Exchange>));
         Self { id, shared: Arc::downgrade(shared), exchange }
@@ -64,7 +65,7 @@ impl Exchange for HoldExchange {
         *current = Some(Arc::clone(attachment));
         drop(current);
         // Nobody waits for the answer.
-        let request = Request::Job { job: self.job, request: JobRequest::Open };
+        let request = Request::Job { job: self.job, request: JobRequest::Open { by: self.by.clone() } };
         send(&attachment.outbound, self.question, &FromClient::Ask(request));
     }
 

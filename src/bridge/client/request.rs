@@ -17,8 +17,8 @@ use crate::{
         connection::Violation,
         message::{FromClient, FromNode},
     },
-    job::JobId,
-    link::{Refusal, Reply, Residence},
+    job::{HeldBy, JobId},
+    link::{JobRequest, Refusal, Reply, Request, Residence},
 };
 
 pub(super) struct Question {
@@ -61,7 +61,13 @@ impl Question {
         let (Some(attachment), Some(shared)) = (attachment, self.shared.upgrade()) else { return Residence::default() };
         let Some(job) = self.job else { return Residence::default() };
         let born = attachment.incarnation;
-        let hold = Hold::begin(&shared, self.id, job, &attachment);
+        let by = match &self.what {
+            FromClient::Submit { options, .. } => options.by.clone(),
+            FromClient::Ask(Request::Job { request: JobRequest::Open { by }, .. }) => by.clone(),
+            // Nothing else opens a job.
+            _ => HeldBy::default(),
+        };
+        let hold = Hold::begin(&shared, self.id, job, by, &attachment);
         Residence::elsewhere(move || {
             let _ = &hold;
             let now = shared.incarnation();

@@ -23,7 +23,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn over(stream: DuplexStream) -> Dialled {
-    Dialled { stream: Box::new(stream), reach: Reach::Machine }
+    Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None }
 }
 
 async fn client_over(key: &Key, encryption: ClientEncryption, stream: DuplexStream) -> Result<Peer, HelloError> {

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     future::Future,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -32,7 +33,7 @@ use crate::{
     },
     codec,
     job::{EncodedJob, JobId, JobOptions},
-    link::{Host, Keep, Refusal, Reply, Request, SubmitJob},
+    link::{Host, JobRequest, Keep, Refusal, Reply, Request, SubmitJob},
     schema::TypeDescription,
     service::{CallError, Entrance, bound_to},
 };
@@ -46,6 +47,8 @@ const TASKS_MAX: usize = REQUESTS_MAX + 3 * STREAMS_MAX;
 
 pub(super) struct Session {
     pub(super) server: Arc<Server>,
+    /// Where the connection comes from, for those who ask who holds a job.
+    from: Option<String>,
     pub(super) outbound: Arc<Outbound>,
     streams: Rc<RefCell<Streams>>,
     /// Everything that is done for this client and takes its time. Nothing of it outlives the session.
@@ -84,9 +87,10 @@ struct Route {
 }
 
 impl Session {
-    pub(super) fn new(server: Arc<Server>, outbound: Arc<Outbound>) -> Self {
+    pub(super) fn new(server: Arc<Server>, from: Option<SocketAddr>, outbound: Arc<Outbound>) -> Self {
         let calls = Arc::new(Calls::default());
-        Self { server, outbound, streams: Rc::default(), tasks: JoinSet::new(), calls, touched: Vec::new() }
+        let from = from.map(|address| address.to_string());
+        Self { server, from, outbound, streams: Rc::default(), tasks: JoinSet::new(), calls, touched: Vec::new() }
     }
 
     /// Talks until the connection ends, or `dismissed`; then nothing of the session is left.
@@ -125,11 +129,17 @@ impl Session {
     fn hear(&mut self, message: &Message<'_>) -> Result<(), Violation> {
         let id = message.id;
         match codec::decode::<FromClient>(message.payload).map_err(Violation::new)? {
-            FromClient::Ask(request) => {
+            FromClient::Ask(mut request) => {
+                if let Request::Job { request: JobRequest::Open { by }, .. } = &mut request {
+                    by.address.clone_from(&self.from);
+                }
                 let answer = self.ask(request);
                 self.answer(id, answer)
             }
-            FromClient::Submit { id: job, options, job: encoded } => self.submit(id, job, options, encoded),
+            FromClient::Submit { id: job, mut options, job: encoded } => {
+                options.by.address.clone_from(&self.from);
+                self.submit(id, job, options, encoded)
+            }
             FromClient::StopNode(how) => {
                 // Noted as a question first: the node, on its own thread, waits for the answers of all there are before
                 // it says goodbye, and may have nothing else to wait for.

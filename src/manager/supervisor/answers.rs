@@ -114,7 +114,7 @@ impl JobSupervisor {
             JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
             JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
             JobRequest::OutputTypes => Ok(Reply::OutputTypes(record::output_types(&self.ports.outputs))),
-            JobRequest::Open => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
+            JobRequest::Open { .. } => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
         };
         reply.answer(answer);
     }
