@@ -18,6 +18,7 @@ pub(crate) mod fuzz;
 mod handshake;
 mod hello;
 mod key;
+mod keyring;
 mod message;
 mod outbound;
 mod server;
@@ -38,6 +39,7 @@ pub(crate) use self::{
     encryption::{ClientEncryption, NodeEncryption},
     frame::PARAMETERS_BYTES_MAX,
     hello::HelloError,
+    keyring::KeyRing,
     server::{IoThreads, Server, ServerConfig},
     stream::{Dial, DialError, DialErrorKind, Dialled, Reach},
     tcp::{TcpDial, listen, reach_of, resolve},

@@ -6,6 +6,7 @@ mod exit;
 mod find;
 mod job;
 mod json;
+mod key;
 mod log;
 mod node;
 mod output;
@@ -202,6 +203,7 @@ fn carry_out(
     match what {
         Command::Jobmanager(what) => node::carry_out(what, settings, jobs, &mut screen),
         Command::Job(what) => job::carry_out(what, &settings, &jobs, &mut screen),
+        Command::Key(what) => key::carry_out(what, &settings, &mut screen),
         Command::Run(what) => run::run(what, &jobs, &mut screen),
         Command::Health => node::health(&settings, &mut screen),
         Command::Info => node::info(&settings, &mut screen),

@@ -15,7 +15,7 @@ pub(crate) use self::remote::in_process;
 pub use self::{
     blocking::BlockingEnvironment,
     local::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
-    remote::{Connect, ConnectError, RemoteEnvironment},
+    remote::{Connect, ConnectError, KeyRingError, RemoteEnvironment},
     run::{Run, RunError},
     submit::{Submit, SubmitError},
 };

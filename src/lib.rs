@@ -32,8 +32,8 @@ pub use bridge::{TlsError, TlsIdentity, TlsTrust};
 #[cfg(feature = "cli")]
 pub use cli::{CommandLine, command_line};
 pub use environment::{
-    BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, LocalEnvironment, LocalEnvironmentBuilder,
-    OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
+    BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, KeyRingError, LocalEnvironment,
+    LocalEnvironmentBuilder, OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
     BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, Graph,
@@ -49,7 +49,7 @@ pub use job::{
     JobError, JobFn, JobHandle, JobId, JobRegistry, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError,
     ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning, job_fn,
 };
-pub use link::NodeStop;
+pub use link::{KeyInfo, KeyRole, NodeStop};
 pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
 pub use node::{Node, NodeBuilder, NodeError, Serve};
 pub use port::{Input, InputError, Output, OutputError, SendError};

@@ -3,6 +3,8 @@
 //! Everything in [`Request`], [`Reply`] and [`Refusal`] is plain data. What is moved within the process only: the job's
 //! value in [`SubmitJob`], and the [`Keep`] and [`Residence`] of an opened job.
 
+mod role;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -15,6 +17,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub(crate) use self::role::KeyRingRefusal;
+pub use self::role::{KeyInfo, KeyRole};
 use crate::{
     flow::{BuildRefusal, Graph},
     job::{
@@ -133,6 +137,8 @@ replies! {
     Info(EnvironmentInfo),
     Removed(usize),
     OutputTypes(OutputTypes),
+    Keys(Vec<KeyInfo>),
+    KeyAdded([u8; 32]),
 }
 
 /// The names of a job's outputs, and what each holds where that is known: not any more once they are gone.
@@ -197,6 +203,12 @@ pub(crate) enum Refusal {
     },
     EnvironmentClosed,
     Internal(String),
+    /// The client's key does not have that right; a sentence.
+    Forbidden {
+        message: String,
+    },
+    /// About the keys of a node.
+    KeyRing(KeyRingRefusal),
 }
 
 /// How a node ends.

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     codec,
     job::{EncodedJob, JobId, JobOptions},
-    link::{NodeStop, Refusal, Reply, Request},
+    link::{KeyRole, NodeStop, Refusal, Reply, Request},
     port::{ChunkSource, InputError, OutputError, RemoteInput},
     schema::TypeDescription,
     service::RemoteService,
@@ -119,6 +119,18 @@ impl Client {
         job: EncodedJob,
     ) -> BoxFuture<'static, Result<Reply, Refusal>> {
         self.question(FromClient::Submit { id, options, job }, Some(id))
+    }
+
+    pub(crate) fn keys(&self) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        self.question(FromClient::ListKeys, None)
+    }
+
+    pub(crate) fn add_key(&self, name: String, role: KeyRole, key: &Key) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        self.question(FromClient::AddKey { name, role, secret: key.secret().to_vec() }, None)
+    }
+
+    pub(crate) fn revoke_key(&self, name: String) -> BoxFuture<'static, Result<Reply, Refusal>> {
+        self.question(FromClient::RevokeKey { name }, None)
     }
 
     pub(crate) fn stop_node(&self, how: NodeStop) -> BoxFuture<'static, Result<Reply, Refusal>> {

@@ -86,6 +86,7 @@ fn farewell(goodbye: &Goodbye) -> String {
         Goodbye::Closed => "the client closed its environment".to_owned(),
         Goodbye::NodeStopped => "the node was stopped".to_owned(),
         Goodbye::Replaced => "a newer connection of the same client took over".to_owned(),
+        Goodbye::KeyRevoked => "the client's key was revoked".to_owned(),
         Goodbye::Violation(what) => format!("the peer says that this side broke the protocol: {what}"),
     }
 }

@@ -57,12 +57,12 @@ impl ClientEncryption {
     }
 
     #[cfg(feature = "tls")]
-    pub(super) async fn seal(&self, stream: Box<dyn Stream>) -> Result<Sealed, HelloError> {
-        tls::connect(stream, self.trust.as_ref(), &self.host).await
+    pub(super) async fn seal(&self, stream: Box<dyn Stream>, pin: Option<[u8; 32]>) -> Result<Sealed, HelloError> {
+        tls::connect(stream, self.trust.as_ref(), &self.host, pin).await
     }
 
     #[cfg(not(feature = "tls"))]
-    pub(super) async fn seal(&self, _: Box<dyn Stream>) -> Result<Sealed, HelloError> {
+    pub(super) async fn seal(&self, _: Box<dyn Stream>, _: Option<[u8; 32]>) -> Result<Sealed, HelloError> {
         Err(HelloError::CannotEncrypt)
     }
 }

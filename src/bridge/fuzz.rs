@@ -11,6 +11,7 @@ use super::{
     handshake::{ClientSide, NodeSide},
     hello::{HELLO_BYTES, Hello},
     key::Key,
+    keyring::KeyRing,
     message::{FromClient, FromNode, Goodbye},
     stream::{Dialled, Reach, ReadHalf, Stream, WriteHalf},
 };
@@ -84,8 +85,8 @@ pub fn hello(data: &[u8]) {
         let stream: Said = join(std::io::Cursor::new(data.to_vec()), sink());
         Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None }
     };
-    let encryption = NodeEncryption::of_tests();
-    let as_node = NodeSide { key: &key, incarnation: 1, encryption: &encryption };
+    let (encryption, keys) = (NodeEncryption::of_tests(), KeyRing::of_tests(key.clone()));
+    let as_node = NodeSide { keys: &keys, incarnation: 1, encryption: &encryption };
     assert!(block_on(as_node.accept(dialled())).is_err(), "bytes of no one with the key were believed");
     let encryption = ClientEncryption::default();
     let as_client = ClientSide { key: &key, client: 2, encryption: &encryption };

@@ -30,6 +30,7 @@ use super::{
         printable,
     },
     key::{Key, KeyId},
+    keyring::{Identity, KeyRing},
     stream::{Dialled, Reach, Stream},
 };
 
@@ -50,9 +51,9 @@ pub(super) struct Peer {
     pub who: u128,
 }
 
-/// A connection over which frames can go.
-pub(super) struct Established {
-    pub peer: Peer,
+/// A connection over which frames can go, and to whom: a [`Peer`], or a client with its [`Identity`].
+pub(super) struct Established<P> {
+    pub peer: P,
     pub stream: Box<dyn Stream>,
     pub integrity: Integrity,
 }
@@ -66,14 +67,14 @@ pub(super) struct ClientSide<'a> {
 
 impl ClientSide<'_> {
     /// The client's part.
-    pub(super) async fn connect(&self, dialled: Dialled) -> Result<Established, HelloError> {
+    pub(super) async fn connect(&self, dialled: Dialled) -> Result<Established<Peer>, HelloError> {
         self.connect_as(Hello::new(self.client, nonce()?), dialled).await
     }
 
-    async fn connect_as(&self, hello: Hello, dialled: Dialled) -> Result<Established, HelloError> {
+    async fn connect_as(&self, hello: Hello, dialled: Dialled) -> Result<Established<Peer>, HelloError> {
         let Dialled { mut stream, reach, .. } = dialled;
         let hello = hello
-            .needing_encryption(self.encryption.is_needed(reach))
+            .needing_encryption(self.encryption.is_needed(reach) || self.key.pin().is_some())
             .wanting_certificate(self.encryption.wants_certificate());
         let client = hello.with_key(self.key.id());
         send(&mut stream, &client).await?;
@@ -84,7 +85,8 @@ impl ClientSide<'_> {
             return Err(HelloError::Reflected);
         }
         let encrypted = hello.needs_encryption() || said.needs_encryption();
-        let sealed = if encrypted { self.encryption.seal(stream).await? } else { Sealed::clear(stream) };
+        let sealed =
+            if encrypted { self.encryption.seal(stream, self.key.pin()).await? } else { Sealed::clear(stream) };
         let Sealed { mut stream, binding, integrity } = sealed;
         let transcript = Transcript { client: &client, node: &node, binding: &binding };
         send(&mut stream, &transcript.prove(self.key, Role::Client)).await?;
@@ -99,7 +101,7 @@ impl ClientSide<'_> {
 
 /// What a node brings along.
 pub(super) struct NodeSide<'a> {
-    pub key: &'a Key,
+    pub keys: &'a KeyRing,
     pub incarnation: u128,
     pub encryption: &'a NodeEncryption,
 }
@@ -110,6 +112,7 @@ pub(super) type TurnedAway = (HelloError, Option<Box<dyn Stream>>);
 /// What a client said, and what it was answered.
 struct Greeting {
     said: Hello,
+    key: KeyId,
     client: [u8; CLIENT_HELLO_BYTES],
     node: [u8; HELLO_BYTES],
     encrypted: bool,
@@ -117,12 +120,12 @@ struct Greeting {
 
 impl NodeSide<'_> {
     /// The node's part. A peer that is refused is told why.
-    pub(super) async fn accept(&self, dialled: Dialled) -> Result<Established, TurnedAway> {
+    pub(super) async fn accept(&self, dialled: Dialled) -> Result<Established<(Peer, Identity)>, TurnedAway> {
         let hello = Hello::new(self.incarnation, nonce().map_err(|error| (error, None))?);
         self.accept_as(hello, dialled).await
     }
 
-    async fn accept_as(&self, hello: Hello, dialled: Dialled) -> Result<Established, TurnedAway> {
+    async fn accept_as(&self, hello: Hello, dialled: Dialled) -> Result<Established<(Peer, Identity)>, TurnedAway> {
         let Dialled { mut stream, reach, .. } = dialled;
         let hello = hello.needing_encryption(self.encryption.is_needed(reach));
         let greeting = match self.greet(&mut stream, hello, reach).await {
@@ -159,8 +162,8 @@ impl NodeSide<'_> {
         }
         let node = hello.to_bytes();
         send(stream, &[&[ACCEPT], &node[..]].concat()).await?;
-        let client = said.with_key(KeyId::of_bytes(key));
-        Ok(Greeting { said, client, node, encrypted })
+        let key = KeyId::of_bytes(key);
+        Ok(Greeting { said, key, client: said.with_key(key), node, encrypted })
     }
 
     async fn verify(
@@ -168,20 +171,23 @@ impl NodeSide<'_> {
         stream: &mut Box<dyn Stream>,
         greeting: &Greeting,
         binding: &[u8],
-    ) -> Result<Peer, HelloError> {
-        let Greeting { said, client, node, .. } = greeting;
+    ) -> Result<(Peer, Identity), HelloError> {
+        let Greeting { said, key, client, node, .. } = greeting;
         let transcript = Transcript { client, node, binding };
         let proof = receive::<_, PROOF_BYTES>(stream).await?;
-        if !transcript.verify(self.key, Role::Client, &proof) {
+        // A key that is not known is looked at as closely as a wrong proof, and refused with the same words.
+        let (key, identity) = self.keys.find(*key);
+        let is_proven = transcript.verify(&key, Role::Client, &proof);
+        let Some(identity) = identity.filter(|_| is_proven) else {
             refuse(
                 stream,
                 "the key is not one of the node's: give the client the node's, by a key file or PROSCENIUM_KEY",
             )
             .await;
             return Err(HelloError::WrongKey);
-        }
-        send(stream, &[&[ACCEPT], &transcript.prove(self.key, Role::Node)[..]].concat()).await?;
-        Ok(Peer { who: said.who })
+        };
+        send(stream, &[&[ACCEPT], &transcript.prove(&key, Role::Node)[..]].concat()).await?;
+        Ok((Peer { who: said.who }, identity))
     }
 }
 

@@ -9,11 +9,16 @@ use std::{
 use hkdf::Hkdf;
 use sha2::Sha256;
 
+use crate::link::KeyRole;
+
 /// Bytes of a key at least.
 const KEY_BYTES_MIN: usize = 32;
 
 /// Bytes of a key at most.
 const KEY_BYTES_MAX: usize = 1024;
+
+/// Bytes of a key's name at most.
+const NAME_BYTES_MAX: usize = 256;
 
 /// The key itself, as hexadecimal digits.
 const KEY_VARIABLE: &str = "PROSCENIUM_KEY";
@@ -29,9 +34,24 @@ const KEY_FILE_VARIABLE: &str = "PROSCENIUM_KEY_FILE";
 /// [`find`](Self::find) looks, in this order, at the variable `PROSCENIUM_KEY` (the key), the variable
 /// `PROSCENIUM_KEY_FILE` (the file it is in), and the [default file](Self::default_file), which a node makes at its first
 /// start; so a client on the same machine, under the same user, finds the node's key by itself.
+/// # Keys that may do less
+///
+/// That key may do everything. A node can have others beside it, each with a name and a [`KeyRole`], made by
+/// [`RemoteEnvironment::add_key`](crate::RemoteEnvironment::add_key). Their text is `ROLE:NAME:DIGITS:PIN`: since whoever has
+/// a key could play the node to others who have it, such a key goes with the digest of its node's public key. Clients that
+/// connect with it always encrypt, and talk to no other node.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     secret: Vec<u8>,
+    named: Option<Named>,
+}
+
+/// What goes with a key that was handed out by a node.
+#[derive(Clone, PartialEq, Eq)]
+struct Named {
+    role: KeyRole,
+    name: String,
+    pin: [u8; 32],
 }
 
 impl Key {
@@ -44,7 +64,7 @@ impl Key {
     pub fn generate() -> Self {
         let mut secret = vec![0; KEY_BYTES_MIN];
         getrandom::fill(&mut secret).expect("the operating system provides random bytes");
-        Self { secret }
+        Self { secret, named: None }
     }
 
     /// The key of these bytes: at least 32 and at most 1,024, which should be random.
@@ -56,7 +76,7 @@ impl Key {
         if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&secret.len()) {
             return Err(KeyError::Length { bytes: secret.len() });
         }
-        Ok(Self { secret: secret.to_vec() })
+        Ok(Self { secret: secret.to_vec(), named: None })
     }
 
     /// The key that these hexadecimal digits are; white space around them does not count.
@@ -65,14 +85,54 @@ impl Key {
     ///
     /// [`KeyError::NotHexadecimal`], [`KeyError::Length`].
     pub fn from_hex(digits: &str) -> Result<Self, KeyError> {
-        let digits = digits.trim().as_bytes();
-        let (pairs, rest) = digits.as_chunks::<2>();
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let secret: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? * 16 + digit(*low)?)).collect();
-        match secret {
-            Some(secret) if rest.is_empty() => Self::from_bytes(&secret),
-            _ => Err(KeyError::NotHexadecimal),
+        Self::from_bytes(&secret_of(digits.trim()).ok_or(KeyError::NotHexadecimal)?)
+    }
+
+    /// The key of this text: hexadecimal digits, or `ROLE:NAME:DIGITS:PIN` for one that a node handed out; white space
+    /// around them does not count.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::NotHexadecimal`], [`KeyError::Form`], [`KeyError::Length`].
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let text = text.trim();
+        if !text.contains(':') {
+            return Self::from_hex(text);
         }
+        let parts: Vec<&str> = text.split(':').collect();
+        let [role, name, digits, pin] = parts[..] else { return Err(KeyError::Form) };
+        let role = KeyRole::of_word(role).filter(|role| *role != KeyRole::Admin).ok_or(KeyError::Form)?;
+        let pin = secret_of(pin).and_then(|pin| pin.try_into().ok()).ok_or(KeyError::Form)?;
+        if !is_name(name) {
+            return Err(KeyError::Form);
+        }
+        Ok(Self { named: Some(Named { role, name: name.to_owned(), pin }), ..Self::from_hex(digits)? })
+    }
+
+    /// The text of the key, which [`parse`](Self::parse) reads. It is the secret itself: whoever reads it has the key.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        let digits = digits_of(&self.secret);
+        match &self.named {
+            None => digits,
+            Some(Named { role, name, pin }) => format!("{role}:{name}:{digits}:{}", digits_of(pin)),
+        }
+    }
+
+    /// What those who have it may do.
+    #[must_use]
+    pub fn role(&self) -> KeyRole {
+        self.named.as_ref().map_or(KeyRole::Admin, |named| named.role)
+    }
+
+    /// As a node hands it out.
+    pub(crate) fn handed_out(self, role: KeyRole, name: &str, pin: [u8; 32]) -> Self {
+        Self { named: Some(Named { role, name: name.to_owned(), pin }), ..self }
+    }
+
+    /// The digest of the public key of the one node that it is for.
+    pub(super) fn pin(&self) -> Option<[u8; 32]> {
+        self.named.as_ref().map(|named| named.pin)
     }
 
     /// The key in `path`, which nobody but its owner may read or write.
@@ -87,14 +147,10 @@ impl Key {
             _ => KeyError::Unreadable { path: path.to_owned(), message: error.to_string() },
         };
         let text = fs::read_to_string(path).map_err(unreadable)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            if fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o077 != 0 {
-                return Err(KeyError::Exposed { path: path.to_owned() });
-            }
+        if is_exposed(path) {
+            return Err(KeyError::Exposed { path: path.to_owned() });
         }
-        Self::from_hex(&text)
+        Self::parse(&text)
     }
 
     /// The key in `path`; if there is no such file, it is made, with a new key that only its owner may read. Of two that
@@ -124,8 +180,7 @@ impl Key {
         builder.create(folder)?;
         // Made with mode 0600, and given its name only once it is whole.
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        let digits: String = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(file, "{digits}")?;
+        writeln!(file, "{}", self.reveal())?;
         file.as_file().sync_all()?;
         match file.persist_noclobber(path) {
             Ok(_) => Ok(()),
@@ -159,10 +214,19 @@ impl Key {
         read: fn(PathBuf) -> Result<Self, KeyError>,
     ) -> Result<Self, KeyError> {
         if let Some(digits) = variable(KEY_VARIABLE) {
-            return Self::from_hex(&digits);
+            return Self::parse(&digits);
         }
         let file = variable(KEY_FILE_VARIABLE).map(PathBuf::from).or_else(|| default_file(variable));
         read(file.ok_or(KeyError::NoHome)?)
+    }
+
+    /// The file that [`find`](Self::find) reads; none if the key is in a variable.
+    pub(crate) fn file_found() -> Option<PathBuf> {
+        let variable = |name: &str| std::env::var(name).ok();
+        if variable(KEY_VARIABLE).is_some() {
+            return None;
+        }
+        variable(KEY_FILE_VARIABLE).map(PathBuf::from).or_else(Self::default_file)
     }
 
     /// Where the key is looked for if nothing else is said: `$PROSCENIUM_HOME/key`, else
@@ -208,6 +272,36 @@ impl fmt::Debug for KeyId {
     }
 }
 
+/// The bytes of pairs of hexadecimal digits.
+pub(super) fn secret_of(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let secret = pairs.iter().map(|[high, low]| Some(digit(*high)? * 16 + digit(*low)?)).collect();
+    if rest.is_empty() { secret } else { None }
+}
+
+pub(super) fn digits_of(secret: &[u8]) -> String {
+    secret.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a key can be called so.
+pub(super) fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
+/// Whether others than its owner may read or write a file.
+#[cfg(unix)]
+pub(super) fn is_exposed(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_exposed(_: &Path) -> bool {
+    false
+}
+
 fn default_file(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder("PROSCENIUM_HOME")
@@ -236,6 +330,18 @@ pub enum KeyError {
     /// Its text is not made of pairs of hexadecimal digits.
     #[error("the key is not written as pairs of hexadecimal digits")]
     NotHexadecimal,
+    /// It has parts, and they are not those of a key that a node handed out.
+    #[error("the key is neither hexadecimal digits nor of the form ROLE:NAME:DIGITS:PIN")]
+    Form,
+    /// The key of a node may do everything, and this one was handed out by a node, to do less.
+    #[error("a key that a node handed out, to do less than everything, is no key for a node")]
+    HandedOut,
+    /// The named keys of a node are not to be read.
+    #[error("the node's named keys cannot be read: {message}")]
+    Ring {
+        /// What was wrong.
+        message: String,
+    },
     /// The file does not exist.
     #[error("there is no key in {}: a node makes it at its first start; copy it from there, or set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}", .path.display())]
     NotFound {
@@ -308,6 +414,29 @@ mod tests {
         let key = Key::from_hex(&format!(" {}\n", "0aF1".repeat(16))).unwrap();
         assert_eq!(key.secret()[..2], [0x0a, 0xf1]);
         assert_eq!(format!("{key:?}"), "Key { .. }");
+    }
+
+    #[test]
+    fn a_key_that_was_handed_out_is_read_from_its_text() {
+        let (secret, pin) = ("0a".repeat(32), "0b".repeat(32));
+        let text = format!("reader:dash-board_1.x:{secret}:{pin}");
+        let key = Key::parse(&format!(" {text}\n")).unwrap();
+        assert_eq!((key.role(), key.pin(), key.reveal()), (KeyRole::Reader, Some([11; 32]), text.clone()));
+        assert_eq!(format!("{key:?}"), "Key { .. }");
+        let plain = Key::parse(&secret).unwrap();
+        assert_eq!((plain.role(), plain.pin(), plain.id()), (KeyRole::Admin, None, key.id()));
+        for wrong in [
+            format!("admin:a:{secret}:{pin}"),
+            format!("writer:a:{secret}:{pin}"),
+            format!("reader::{secret}:{pin}"),
+            format!("reader:a b:{secret}:{pin}"),
+            format!("reader:a:{secret}"),
+            format!("reader:a:{secret}:{pin}:1"),
+            format!("reader:a:{secret}:{}", &pin[2..]),
+        ] {
+            assert_eq!(Key::parse(&wrong), Err(KeyError::Form), "{wrong}");
+        }
+        assert_eq!(Key::parse(&format!("reader:a:0a:{pin}")), Err(KeyError::Length { bytes: 1 }));
     }
 
     #[test]

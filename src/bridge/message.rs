@@ -12,7 +12,7 @@ use super::connection::Violation;
 
 use crate::{
     job::{EncodedJob, JobId, JobOptions},
-    link::{NodeStop, Refusal, Reply, Request},
+    link::{KeyRole, NodeStop, Refusal, Reply, Request},
     port::{InputError, OutputError},
     schema::{Fingerprint, TypeDescription},
     service::CallError,
@@ -68,6 +68,17 @@ pub(super) enum FromClient {
     FinishInput,
     /// The writer is done and will not come back.
     CloseInput,
+    /// Answered by `Reply`, as are those that follow.
+    ListKeys,
+    /// The client made the secret, so that to say it again changes nothing.
+    AddKey {
+        name: String,
+        role: KeyRole,
+        secret: Vec<u8>,
+    },
+    RevokeKey {
+        name: String,
+    },
 }
 
 /// A route for messages of one kind to one service.
@@ -147,6 +158,8 @@ pub(crate) enum Goodbye {
     Replaced,
     /// The peer broke a rule of the protocol.
     Violation(String),
+    /// The client's key was revoked.
+    KeyRevoked,
 }
 
 /// What a message costs of a route's window: its bytes, and something for being a message.
@@ -220,6 +233,12 @@ mod tests {
             (FromClient::CloseOutput { consumed: 5, rest_bytes: Some(1) }, vec![9, 5, 1, 1]),
             (FromClient::FinishInput, vec![11]),
             (FromClient::CloseInput, vec![12]),
+            (FromClient::ListKeys, vec![13]),
+            (
+                FromClient::AddKey { name: "n".to_owned(), role: KeyRole::Submitter, secret: vec![9] },
+                vec![14, 1, b'n', 2, 1, 9],
+            ),
+            (FromClient::RevokeKey { name: "n".to_owned() }, vec![15, 1, b'n']),
         ];
         for (message, expected) in asks {
             assert_eq!(bytes(&message), expected, "{message:?}");

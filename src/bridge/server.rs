@@ -4,7 +4,9 @@
 //! is known to all of them. What a client asks is passed on to the JobManager over the same link that a local environment
 //! uses; messages to services, and items, go straight to the gates and ports of the job.
 
+mod access;
 mod input;
+mod keys;
 mod output;
 mod service;
 mod session;
@@ -30,13 +32,14 @@ use tokio::{
 };
 
 pub(crate) use self::threads::IoThreads;
-use self::{session::Session, threads::Desks};
+use self::{access::Access, keys::Owners, session::Session, threads::Desks};
 use super::{
     connection::{Heartbeat, say_goodbye},
     encryption::NodeEncryption,
-    handshake::{Established, NodeSide},
+    handshake::{Established, NodeSide, Peer},
     hello::HelloError,
-    key::Key,
+    key::KeyId,
+    keyring::{Identity, KeyRing},
     message::Goodbye,
     outbound::Outbound,
     stream::{Dialled, Stream},
@@ -58,7 +61,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a [`Server`] is made of.
 pub(crate) struct ServerConfig {
-    pub key: Key,
+    pub keys: KeyRing,
     pub encryption: NodeEncryption,
     pub incarnation: u128,
     pub registry: JobRegistry,
@@ -109,8 +112,10 @@ impl Drop for Question {
 
 #[derive(Default)]
 struct State {
-    /// By the client's number. A client has one connection; a newer one takes over.
-    sessions: HashMap<u128, Arc<SessionEntry>>,
+    /// By the client's key and number, so that nobody ends the session of another key. A client has one connection; a
+    /// newer one takes over.
+    sessions: HashMap<(KeyId, u128), Arc<SessionEntry>>,
+    owners: Owners,
     /// A stranger whose sender is dropped is not listened to any more.
     strangers: VecDeque<(u64, oneshot::Sender<()>)>,
     strangers_ever: u64,
@@ -181,12 +186,12 @@ impl Server {
     async fn meet(
         &self,
         arrival: BoxFuture<'static, io::Result<Dialled>>,
-    ) -> Option<(Established, Option<SocketAddr>)> {
+    ) -> Option<(Established<(Peer, Identity)>, Option<SocketAddr>)> {
         let hello = async {
             let dialled = arrival.await.map_err(|error| (HelloError::from(error), None))?;
-            let ServerConfig { key, incarnation, encryption, .. } = &self.config;
+            let ServerConfig { keys, incarnation, encryption, .. } = &self.config;
             let from = dialled.from;
-            let met = NodeSide { key, incarnation: *incarnation, encryption }.accept(dialled).await;
+            let met = NodeSide { keys, incarnation: *incarnation, encryption }.accept(dialled).await;
             met.map(|established| (established, from))
         };
         match timeout(self.config.hello_limit, hello).await {
@@ -206,9 +211,9 @@ impl Server {
         }
     }
 
-    async fn talk(self: Arc<Self>, established: Established, from: Option<SocketAddr>) {
-        let Established { peer, stream, integrity } = established;
-        let client = peer.who;
+    async fn talk(self: Arc<Self>, established: Established<(Peer, Identity)>, from: Option<SocketAddr>) {
+        let Established { peer: (peer, identity), stream, integrity } = established;
+        let client = (identity.id, peer.who);
         let before = self.state.lock().sessions.get(&client).cloned();
         if let Some(before) = before {
             // Its connection may look alive for a while yet. Nothing of it may work on beside the new one.
@@ -226,15 +231,20 @@ impl Server {
                 tracing::warn!(connections = state.sessions.len(), "a client was turned away");
                 return;
             }
+            if !self.config.keys.knows(identity.id) {
+                // It was revoked meanwhile.
+                return;
+            }
             if state.sessions.contains_key(&client) {
                 // Another connection of this client was faster while this one waited.
                 return;
             }
             state.sessions.insert(client, Arc::clone(&entry));
         }
-        let session = Session::new(Arc::clone(&self), from, outbound);
+        let key = Arc::clone(&identity.name);
+        let session = Session::new(Arc::clone(&self), from, outbound, Access(identity));
         let end = session.run(reader, &entry.dismissed).await;
-        tracing::debug!(client = format_args!("{client:032x}"), end, "a connection ended");
+        tracing::debug!(client = format_args!("{:032x}", client.1), %key, end, "a connection ended");
         self.state.lock().sessions.remove(&client);
         drop(running);
     }

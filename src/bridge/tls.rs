@@ -6,6 +6,7 @@
 
 use std::{fmt, io, path::Path, sync::Arc};
 
+use sha2::{Digest, Sha256};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, client, rustls,
     rustls::{
@@ -38,7 +39,7 @@ use super::{
 /// that they hold for this very connection.
 const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
-/// In front of the 32 bytes of an Ed25519 private key, this is PKCS #8 (RFC 8410).
+/// In front of the 32 bytes of an Ed25519 private key, this is the form of RFC 8410.
 const ED25519_PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// A node's certificate, and the private key that goes with it. With the feature `tls`.
@@ -248,6 +249,12 @@ impl ServerCertVerifier for Pinned {
 #[derive(Clone)]
 pub(crate) struct RawIdentity {
     config: Arc<ServerConfig>,
+    digest: [u8; 32],
+}
+
+/// By which a public key is known again.
+fn digest_of(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
 }
 
 impl RawIdentity {
@@ -258,13 +265,19 @@ impl RawIdentity {
         let missing = || TlsError::Unusable { message: "the key has no public part".to_owned() };
         let public = key.public_key().ok_or_else(missing)?;
         let shown = CertificateDer::from(public.as_ref().to_vec());
+        let digest = digest_of(&shown);
         let resolver = AlwaysResolvesServerRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![shown], key)));
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(resolver));
-        Ok(Self { config: without_resumption(config) })
+        Ok(Self { config: without_resumption(config), digest })
+    }
+
+    /// The digest of the public key.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 }
 
@@ -275,21 +288,25 @@ fn without_resumption(mut config: ServerConfig) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Takes any raw public key. That the node has its private key is verified as always.
+/// Takes the raw public key of this digest, or any. That the node has its private key is verified as always.
 #[derive(Debug)]
-struct AnyRawKey {
+struct RawKey {
+    pin: Option<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for AnyRawKey {
+impl ServerCertVerifier for RawKey {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        key: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.pin.is_some_and(|pin| pin != digest_of(key.as_ref())) {
+            return Err(rustls::Error::General("this is not the node that handed out the key".to_owned()));
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -331,6 +348,7 @@ pub(super) async fn connect(
     stream: Box<dyn Stream>,
     trust: Option<&TlsTrust>,
     host: &str,
+    pin: Option<[u8; 32]>,
 ) -> Result<Sealed, HelloError> {
     let unfit = |error: &dyn fmt::Display| HelloError::NotEncrypted(error.to_string());
     let (mut config, name) = match trust {
@@ -340,7 +358,7 @@ pub(super) async fn connect(
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .map_err(|error| unfit(&error))?
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyRawKey { provider: provider() }))
+                .with_custom_certificate_verifier(Arc::new(RawKey { pin, provider: provider() }))
                 .with_no_client_auth();
             (config, ServerName::try_from("node.invalid".to_owned()))
         }

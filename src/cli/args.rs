@@ -72,6 +72,9 @@ pub(super) enum Command {
     /// Submits jobs to the node and looks after them.
     #[command(subcommand)]
     Job(JobCommand),
+    /// Makes and revokes keys by which others may do less than everything.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Runs a job in this process, with autostop, to its end.
     Run(RunJob),
     /// Whether the node accepts jobs, and how many it has.
@@ -99,6 +102,30 @@ pub(super) enum NodeCommand {
     Status,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Lists the node's named keys.
+    List,
+    /// Makes a key and prints it: the text is the secret, and is not to be had again.
+    Add {
+        /// What it is called: letters, digits, `.`, `_` and `-`.
+        name: String,
+        /// What those who have it may do.
+        #[arg(long, value_enum)]
+        role: Role,
+    },
+    /// Takes a key away; its connections end at once.
+    Revoke { name: String },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Role {
+    /// Look at jobs, and read their collected outputs.
+    Reader,
+    /// Submit jobs, and have the use of those alone.
+    Submitter,
+}
+
 #[derive(Debug, Clone, Default, Args, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Start {
@@ -124,7 +151,7 @@ pub(super) struct Start {
     /// Another limit, such as `ended_jobs_max=100` or `call_deadline=30s`; can be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     pub limit: Vec<String>,
-    /// Encrypt connections by TLS, with this certificate (PEM).
+    /// Show this certificate (PEM) to the clients that want one.
     /// [env: PROSCENIUM_TLS_CERTIFICATE]
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io};
 
 use crate::{
     bridge::{KeyError, TlsError},
-    environment::{ConnectError, RunError, SubmitError},
+    environment::{ConnectError, KeyRingError, RunError, SubmitError},
     job::{ControlError, JobError, Outcome, QueryError},
     port::OutputError,
 };
@@ -96,9 +96,11 @@ fn code_of_key(error: &KeyError) -> Code {
     match error {
         // No node of this user was ever started here, nor was its key brought from elsewhere.
         KeyError::NotFound { .. } => Code::NoNode,
-        KeyError::Unwritable { .. } => Code::Refused,
+        KeyError::Unwritable { .. } | KeyError::Ring { .. } => Code::Refused,
         KeyError::Length { .. }
         | KeyError::NotHexadecimal
+        | KeyError::Form
+        | KeyError::HandedOut
         | KeyError::Exposed { .. }
         | KeyError::Unreadable { .. }
         | KeyError::NoHome => Code::Usage,
@@ -122,7 +124,7 @@ fn code_of_query(error: &QueryError) -> Code {
         QueryError::NoSuchJob { .. } | QueryError::Expired { .. } => Code::NoJob,
         QueryError::Unreachable { .. } => Code::NoNode,
         QueryError::Lost { .. } => Code::Lost,
-        QueryError::EnvironmentClosed | QueryError::Internal(_) => Code::Refused,
+        QueryError::Forbidden { .. } | QueryError::EnvironmentClosed | QueryError::Internal(_) => Code::Refused,
     }
 }
 
@@ -138,9 +140,10 @@ impl From<ControlError> for Failure {
             ControlError::NoSuchJob { .. } | ControlError::Expired { .. } => Code::NoJob,
             ControlError::Unreachable { .. } | ControlError::FateUnknown { .. } => Code::NoNode,
             ControlError::Lost { .. } => Code::Lost,
-            ControlError::Conflict { .. } | ControlError::EnvironmentClosed | ControlError::Internal(_) => {
-                Code::Refused
-            }
+            ControlError::Conflict { .. }
+            | ControlError::Forbidden { .. }
+            | ControlError::EnvironmentClosed
+            | ControlError::Internal(_) => Code::Refused,
         };
         Self::of(code, &error)
     }
@@ -156,6 +159,7 @@ fn code_of_submit(error: &SubmitError) -> Code {
         | SubmitError::VersionDiffers { .. }
         | SubmitError::Parameters { .. }
         | SubmitError::NotRecorded { .. }
+        | SubmitError::Forbidden { .. }
         | SubmitError::EnvironmentClosed
         | SubmitError::Internal(_) => Code::Refused,
     }
@@ -164,6 +168,16 @@ fn code_of_submit(error: &SubmitError) -> Code {
 impl From<SubmitError> for Failure {
     fn from(error: SubmitError) -> Self {
         Self::of(code_of_submit(&error), &error)
+    }
+}
+
+impl From<KeyRingError> for Failure {
+    fn from(error: KeyRingError) -> Self {
+        let code = match error {
+            KeyRingError::Unreachable { .. } | KeyRingError::FateUnknown { .. } => Code::NoNode,
+            _ => Code::Refused,
+        };
+        Self::of(code, &error)
     }
 }
 
@@ -193,6 +207,7 @@ impl From<OutputError> for Failure {
             | OutputError::ReaderTaken { .. }
             | OutputError::Disk { .. }
             | OutputError::Decode { .. }
+            | OutputError::Forbidden { .. }
             | OutputError::EnvironmentClosed => Code::Refused,
         };
         Self::of(code, &error)

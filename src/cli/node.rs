@@ -116,7 +116,8 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
         .encrypted(settings.encrypted)
         .data_folder(folder);
     node = match &settings.key {
-        KeyChoice::Variable => node.key(Key::find()?),
+        // There is no file to keep the named keys beside.
+        KeyChoice::Variable => node.key(Key::find()?).key_ring(folder.join("key.ring")),
         KeyChoice::File(path) => node.key_file(path),
     };
     if let Some(threads) = start.task_threads {

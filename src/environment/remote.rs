@@ -1,6 +1,7 @@
 //! Jobs on a node across the network.
 
 mod connect;
+mod keys;
 mod link;
 
 use std::{
@@ -15,14 +16,15 @@ use tokio::sync::watch;
 
 pub(crate) use self::connect::in_process;
 pub use self::connect::{Connect, ConnectError};
+pub use self::keys::KeyRingError;
 use self::link::RemoteLink;
 #[cfg(feature = "cli")]
 use crate::service::ServiceResolver;
 use crate::{
-    bridge::Client,
+    bridge::{Client, Key},
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
     job::{ControlError, IntoJob},
-    link::{Link, NodeStop, Reply},
+    link::{KeyInfo, KeyRole, Link, NodeStop, Reply},
     timer::TimerThread,
 };
 
@@ -121,6 +123,58 @@ impl RemoteEnvironment {
     #[must_use]
     pub fn blocking(&self) -> BlockingEnvironment<'_> {
         BlockingEnvironment::new(self)
+    }
+
+    /// The named keys of the node, in the order in which they were added; its own key is none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyRingError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Asking changes nothing; the future can be dropped.
+    pub fn keys(&self) -> BoxFuture<'static, Result<Vec<KeyInfo>, KeyRingError>> {
+        let keys = self.core.client.keys();
+        Box::pin(async move { Ok(Vec::try_from(keys.await?)?) })
+    }
+
+    /// Makes a key by which others may do less than everything, and has the node know it from now on, after a restart
+    /// too if the node's own key is in a file. Give them the [text](Key::reveal) of it; it is not to be had again.
+    ///
+    /// A named key takes encryption, the feature `tls`, on both sides: clients that have it talk to this node alone, which
+    /// they know by its public key. On a connection within one machine that is not encrypted the new key goes in the clear.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyRingError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A future dropped half-way may or may not have added the key; it can be revoked.
+    pub fn add_key(&self, name: impl Into<String>, role: KeyRole) -> BoxFuture<'static, Result<Key, KeyRingError>> {
+        let (name, key) = (name.into(), Key::generate());
+        let added = self.core.client.add_key(name.clone(), role, &key);
+        Box::pin(async move {
+            let pin = <[u8; 32]>::try_from(added.await?)?;
+            Ok(key.handed_out(role, &name, pin))
+        })
+    }
+
+    /// Takes a key away: its sessions end at once, and nobody connects with it any more. Jobs that were submitted with it go
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyRingError`]. If the connection was lost meanwhile, it is asked again, and may then read that there is no such
+    /// key.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future dropped half-way may or may not have revoked the key.
+    pub fn revoke_key(&self, name: impl Into<String>) -> BoxFuture<'static, Result<(), KeyRingError>> {
+        let revoked = self.core.client.revoke_key(name.into());
+        Box::pin(async move { Ok(<()>::try_from(revoked.await?)?) })
     }
 
     /// Has the node end: it accepts no job any more, ends those it has as `how` says, and then itself. Returns once that

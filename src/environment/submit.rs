@@ -196,6 +196,13 @@ pub enum SubmitError {
         /// What was in the way: a full disk, say.
         message: String,
     },
+    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
+    /// was done.
+    #[error("{message}")]
+    Forbidden {
+        /// Which key it is, and what it lacks.
+        message: String,
+    },
     /// The environment is closed or closing.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -216,11 +223,13 @@ impl SubmitError {
             Refusal::FateUnknown { message } => Self::FateUnknown { id, message },
             Refusal::NotRecorded { message } => Self::NotRecorded { message },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
+            Refusal::Forbidden { message } => Self::Forbidden { message },
             Refusal::Internal(what) => Self::Internal(what),
             refusal @ (Refusal::NoSuchJob { .. }
             | Refusal::Expired { .. }
             | Refusal::Conflict { .. }
-            | Refusal::Lost { .. }) => Self::Internal(format!("{refusal:?}")),
+            | Refusal::Lost { .. }
+            | Refusal::KeyRing(_)) => Self::Internal(format!("{refusal:?}")),
         }
     }
 

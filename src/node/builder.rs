@@ -25,9 +25,10 @@ use crate::bridge::{RawIdentity, TlsError, TlsIdentity};
 #[cfg(feature = "store")]
 use crate::store::{HistoryError, Store};
 use crate::{
-    bridge::{Heartbeat, Key, KeyError, NodeEncryption, ServerConfig},
+    bridge::{Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig},
     environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     job::{JobRegistry, Limits},
+    link::KeyRole,
     manager::Placement,
 };
 
@@ -42,6 +43,7 @@ pub struct NodeBuilder {
     jobs: JobRegistry,
     address: Option<String>,
     key: WhichKey,
+    key_ring: Option<PathBuf>,
     limits: Limits,
     heartbeat: Heartbeat,
     hello_limit: Duration,
@@ -68,6 +70,7 @@ impl NodeBuilder {
             jobs: JobRegistry::new(),
             address: Some(ADDRESS.to_owned()),
             key: WhichKey::FindOrNew,
+            key_ring: None,
             limits: Limits::default(),
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
             hello_limit: Duration::from_secs(5),
@@ -115,6 +118,14 @@ impl NodeBuilder {
     /// The file with the key that clients must have; made if there is none.
     pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.key = WhichKey::File(path.into());
+        self
+    }
+
+    /// The file in which the node keeps its named keys, which it makes when there is one to keep; see
+    /// [`RemoteEnvironment::add_key`](crate::RemoteEnvironment::add_key). Default: that of its own key, with `.ring`
+    /// behind the name; for a key that is in no file: none, and named keys go with the node.
+    pub fn key_ring(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_ring = Some(path.into());
         self
     }
 
@@ -209,11 +220,15 @@ impl NodeBuilder {
         if let Some(name) = self.jobs.duplicate() {
             return Err(NodeError::DuplicateJob { name });
         }
-        let key = match self.key {
-            WhichKey::FindOrNew => Key::find_or_new()?,
-            WhichKey::File(path) => Key::from_file_or_new(path)?,
-            WhichKey::This(key) => key,
+        let (key, file) = match self.key {
+            WhichKey::FindOrNew => (Key::find_or_new()?, Key::file_found()),
+            WhichKey::File(path) => (Key::from_file_or_new(&path)?, Some(path)),
+            WhichKey::This(key) => (key, None),
         };
+        if key.role() != KeyRole::Admin {
+            return Err(KeyError::HandedOut.into());
+        }
+        let ring = self.key_ring.or_else(|| file.map(beside));
         let limits = self.limits.normalised();
         let call_deadline = limits.call_deadline;
         let environment = self.environment.name(&self.name).limits(limits);
@@ -225,13 +240,15 @@ impl NodeBuilder {
         let environment = environment.open().map_err(NodeError::Environment)?;
         let mut incarnation = [0; 16];
         getrandom::fill(&mut incarnation).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
+        let keys = KeyRing::open(key.clone(), ring, pin_of)?;
         let encryption = encryption(
+            &keys,
             self.encrypted,
             #[cfg(feature = "tls")]
             self.identity,
         )?;
         let server = ServerConfig {
-            key: key.clone(),
+            keys,
             encryption,
             incarnation: u128::from_le_bytes(incarnation),
             registry: self.jobs,
@@ -267,15 +284,32 @@ impl NodeBuilder {
     }
 }
 
+/// Where the named keys are kept, by the file of the node's own.
+fn beside(key: PathBuf) -> PathBuf {
+    let mut name = key.into_os_string();
+    name.push(".ring");
+    name.into()
+}
+
+#[cfg(feature = "tls")]
+fn pin_of(seed: &[u8; 32]) -> Option<[u8; 32]> {
+    RawIdentity::of_seed(seed).ok().map(|identity| identity.digest())
+}
+
+#[cfg(not(feature = "tls"))]
+fn pin_of(_: &[u8; 32]) -> Option<[u8; 32]> {
+    None
+}
+
+#[cfg_attr(not(feature = "tls"), allow(unused_variables, reason = "without encryption there is no key pair"))]
 fn encryption(
+    keys: &KeyRing,
     always: bool,
     #[cfg(feature = "tls")] identity: Option<TlsIdentity>,
 ) -> Result<NodeEncryption, NodeError> {
     #[cfg(feature = "tls")]
     {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
-        let raw = RawIdentity::of_seed(&seed).map_err(NodeError::Encryption)?;
+        let raw = RawIdentity::of_seed(keys.seed()).map_err(NodeError::Encryption)?;
         Ok(NodeEncryption::new(always, raw, identity))
     }
     #[cfg(not(feature = "tls"))]

@@ -100,6 +100,13 @@ pub enum OutputError {
     /// The environment was closed.
     #[error("the environment is closed")]
     EnvironmentClosed,
+    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
+    /// was done.
+    #[error("{message}")]
+    Forbidden {
+        /// Which key it is, and what it lacks.
+        message: String,
+    },
 }
 
 impl OutputError {
@@ -193,6 +200,13 @@ pub enum InputError {
     /// The environment was closed.
     #[error("the environment is closed")]
     EnvironmentClosed,
+    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
+    /// was done.
+    #[error("{message}")]
+    Forbidden {
+        /// Which key it is, and what it lacks.
+        message: String,
+    },
 }
 
 impl InputError {

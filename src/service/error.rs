@@ -146,6 +146,12 @@ pub enum CallError {
     /// The environment was closed. Not sent.
     #[error("the environment is closed")]
     EnvironmentClosed,
+    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Refused.
+    #[error("{message}")]
+    Forbidden {
+        /// Which key it is, and what it lacks.
+        message: String,
+    },
 }
 
 /// What became of a message whose call failed; see [`CallError::fate`].
@@ -171,7 +177,8 @@ impl CallError {
             | Self::WrongService { .. }
             | Self::NotAccepted { .. }
             | Self::TypeDiffers { .. }
-            | Self::NotCarried { .. } => Fate::Refused,
+            | Self::NotCarried { .. }
+            | Self::Forbidden { .. } => Fate::Refused,
             Self::Stopping { .. }
             | Self::NoSuchJob { .. }
             | Self::Expired { .. }

@@ -3,6 +3,7 @@
 mod disks;
 mod documents;
 mod jobs;
+mod keys;
 mod network;
 mod nodes;
 mod programs;

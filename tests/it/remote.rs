@@ -6,6 +6,8 @@ mod misfits;
 mod nodes;
 mod refusals;
 #[cfg(feature = "tls")]
+mod roles;
+#[cfg(feature = "tls")]
 mod tls;
 
 use std::net::SocketAddr;

@@ -17,7 +17,7 @@ use crate::{
         connection::{self, End, Handler, Heartbeat, Violation, say_goodbye},
         encryption::ClientEncryption,
         frame::{FrameLimits, Kind, Message},
-        handshake::{ClientSide, Established},
+        handshake::{ClientSide, Established, Peer},
         key::Key,
         message::{FromNode, Goodbye},
         outbound::Outbound,
@@ -133,7 +133,7 @@ impl Keeper {
         if welcomed.get() { Attempt::Lasted(end) } else { Attempt::Failed(ConnectFault::NotWelcomed(end)) }
     }
 
-    async fn connect(&self) -> Result<Established, ConnectFault> {
+    async fn connect(&self) -> Result<Established<Peer>, ConnectFault> {
         let dialled = self.dial.dial().await.map_err(ConnectFault::Dial)?;
         let side = ClientSide { key: &self.key, client: self.shared.client, encryption: &self.encryption };
         side.connect(dialled).await.map_err(ConnectFault::Hello)

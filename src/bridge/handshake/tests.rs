@@ -32,9 +32,9 @@ async fn client_over(key: &Key, encryption: ClientEncryption, stream: DuplexStre
 }
 
 async fn node_over(key: &Key, hello: Hello, stream: DuplexStream) -> Result<Peer, HelloError> {
-    let encryption = NodeEncryption::of_tests();
-    let side = NodeSide { key, incarnation: 2, encryption: &encryption };
-    side.accept_as(hello, over(stream)).await.map(|established| established.peer).map_err(|(error, _)| error)
+    let (encryption, keys) = (NodeEncryption::of_tests(), KeyRing::of_tests(key.clone()));
+    let side = NodeSide { keys: &keys, incarnation: 2, encryption: &encryption };
+    side.accept_as(hello, over(stream)).await.map(|established| established.peer.0).map_err(|(error, _)| error)
 }
 
 /// Both sides over one pipe; a side that is done lets go of it.
@@ -123,9 +123,10 @@ mod between {
         let node = async move {
             let raw = RawIdentity::of_seed(&[9; 32]).expect("any 32 bytes are a key");
             let encryption = NodeEncryption::new(wanted[1], raw, None);
-            let side = NodeSide { key: &key(), incarnation: 2, encryption: &encryption };
+            let keys = KeyRing::of_tests(key());
+            let side = NodeSide { keys: &keys, incarnation: 2, encryption: &encryption };
             let accepted = side.accept_as(node_hello(), over(node_end)).await;
-            accepted.map(|established| established.peer).map_err(|(error, _)| error)
+            accepted.map(|established| established.peer.0).map_err(|(error, _)| error)
         };
         let middle = middle(Box::new(to_client), Box::new(to_node));
         let ((client, node), ()) = join(join(client, node), middle).await;
@@ -166,7 +167,7 @@ mod between {
             let raw = RawIdentity::of_seed(&[1; 32]).expect("any 32 bytes are a key");
             let as_node = NodeEncryption::new(true, raw, None);
             let as_client = ClientEncryption::default();
-            let (to_client, to_node) = join(as_node.seal(client, &said), as_client.seal(node)).await;
+            let (to_client, to_node) = join(as_node.seal(client, &said), as_client.seal(node, None)).await;
             let (to_client, to_node) = (to_client.expect("it is sealed"), to_node.expect("it is sealed"));
             assert_ne!(to_client.binding, to_node.binding);
             pass(to_client.stream, to_node.stream).await;

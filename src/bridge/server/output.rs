@@ -9,7 +9,10 @@ use std::{
 
 use futures::future::poll_fn;
 
-use super::session::{say, say_behind};
+use super::{
+    access::Access,
+    session::{say, say_behind},
+};
 use crate::{
     bridge::{
         frame::Kind,
@@ -18,7 +21,7 @@ use crate::{
     },
     job::JobId,
     link::Host,
-    port::{Chunk, OutputError, OutputReader},
+    port::{Chunk, OutputError, OutputKind, OutputReader},
     schema::Fingerprint,
 };
 
@@ -85,6 +88,7 @@ impl OutputPump {
         self: Rc<Self>,
         host: Arc<dyn Host>,
         outbound: Arc<Outbound>,
+        access: Access,
         job: JobId,
         output: String,
         item_type: Fingerprint,
@@ -94,6 +98,10 @@ impl OutputPump {
         let reader = store.map_err(OutputFault::Refused).and_then(|store| {
             if store.description().fingerprint() != item_type {
                 return Err(OutputFault::TypeDiffers(Box::new((**store.description()).clone())));
+            }
+            if store.kind() == OutputKind::Streamed && !access.may_consume() {
+                let message = access.forbids("read streamed outputs, which takes their items away");
+                return Err(OutputFault::Refused(OutputError::Forbidden { message }));
             }
             store.reader_from(self.from).map_err(OutputFault::Refused)
         });

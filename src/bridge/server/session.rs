@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Question, Server,
+    access::{self, Access},
     input::InputPump,
     output::OutputPump,
     service::{Calls, RouteCredit, SessionAnswer, TellReceipt},
@@ -28,6 +29,7 @@ use crate::{
     bridge::{
         connection::{self, Handler, Violation},
         frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message},
+        key::KeyId,
         message::{FromClient, FromNode, Goodbye, OpenRoute, REQUESTS_MAX, RouteFault, STREAMS_MAX, cost_of, run_head},
         outbound::{DataMessage, Outbound},
     },
@@ -50,6 +52,7 @@ pub(super) struct Session {
     /// Where the connection comes from, for those who ask who holds a job.
     from: Option<String>,
     pub(super) outbound: Arc<Outbound>,
+    access: Access,
     streams: Rc<RefCell<Streams>>,
     /// Everything that is done for this client and takes its time. Nothing of it outlives the session.
     tasks: JoinSet<()>,
@@ -87,10 +90,10 @@ struct Route {
 }
 
 impl Session {
-    pub(super) fn new(server: Arc<Server>, from: Option<SocketAddr>, outbound: Arc<Outbound>) -> Self {
-        let calls = Arc::new(Calls::default());
-        let from = from.map(|address| address.to_string());
-        Self { server, from, outbound, streams: Rc::default(), tasks: JoinSet::new(), calls, touched: Vec::new() }
+    pub(super) fn new(server: Arc<Server>, from: Option<SocketAddr>, outbound: Arc<Outbound>, access: Access) -> Self {
+        let (calls, from) = (Arc::new(Calls::default()), from.map(|address| address.to_string()));
+        let (streams, tasks) = (Rc::default(), JoinSet::new());
+        Self { server, from, outbound, access, streams, tasks, calls, touched: Vec::new() }
     }
 
     /// Talks until the connection ends, or `dismissed`; then nothing of the session is left.
@@ -116,19 +119,32 @@ impl Session {
 
     fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
         let (answer, server) = (self.server.host.ask(request), Arc::clone(&self.server));
+        let access = self.access.clone();
         async move {
             let mut answer = answer.await;
             if let Ok(Reply::Health(health)) = &mut answer {
                 // The JobManager itself would still take jobs.
                 health.accepting &= server.accepts_jobs();
             }
+            if let Ok(reply) = &mut answer {
+                access.reduce(&server, reply);
+            }
             answer
         }
     }
 
     fn hear(&mut self, message: &Message<'_>) -> Result<(), Violation> {
-        let id = message.id;
-        match codec::decode::<FromClient>(message.payload).map_err(Violation::new)? {
+        let said = codec::decode::<FromClient>(message.payload).map_err(Violation::new)?;
+        if let Err(obstacle) = self.access.check(&self.server, &said) {
+            access::refuse(&self.outbound, message, &said, obstacle);
+            return Ok(());
+        }
+        self.follow(message.id, said)
+    }
+
+    /// Does what the client said, which it may.
+    fn follow(&mut self, id: u64, said: FromClient) -> Result<(), Violation> {
+        match said {
             FromClient::Ask(mut request) => {
                 if let Request::Job { request: JobRequest::Open { by }, .. } = &mut request {
                     by.address.clone_from(&self.from);
@@ -147,6 +163,10 @@ impl Session {
                 // The node that listens for it outlives its sessions.
                 let _ = self.server.stops.send(how);
                 Ok(())
+            }
+            said @ (FromClient::ListKeys | FromClient::AddKey { .. } | FromClient::RevokeKey { .. }) => {
+                let reply = self.server.change_keys(said);
+                self.answer(id, std::future::ready(reply))
             }
             FromClient::Forget => {
                 self.streams.borrow_mut().forget(id);
@@ -167,7 +187,8 @@ impl Session {
                 let pump = OutputPump::new(id, from, bytes);
                 self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
                 let (host, outbound) = self.ends();
-                self.tasks.spawn_local(pump.run(host, outbound, job, output, item_type));
+                let access = self.access.clone();
+                self.tasks.spawn_local(pump.run(host, outbound, access, job, output, item_type));
                 Ok(())
             }
             FromClient::OutputCredit { consumed, bytes } => {
@@ -258,13 +279,16 @@ impl Session {
     }
 
     fn submit(&mut self, id: u64, job: JobId, options: JobOptions, encoded: EncodedJob) -> Result<(), Violation> {
-        let server = Arc::clone(&self.server);
+        let (server, access) = (Arc::clone(&self.server), self.access.clone());
         self.answer(id, async move {
             if !server.accepts_jobs() {
                 return Err(Refusal::EnvironmentClosed);
             }
-            if !server.remembers(job, digest_of(&encoded)) {
+            if !server.remembers(job, digest_of(&encoded, access.key())) {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
+            }
+            if !access.is_unlimited() {
+                server.claim(job, access.key()).await?;
             }
             let host = Arc::clone(&server.host);
             let payload = bound_to(host, || server.config.registry.open(encoded)).map_err(Refusal::Job)?;
@@ -357,8 +381,9 @@ fn simple_name(type_name: &str) -> &str {
 }
 
 /// Tells two jobs apart that were submitted under one id.
-fn digest_of(job: &EncodedJob) -> u128 {
+fn digest_of(job: &EncodedJob, key: KeyId) -> u128 {
     let mut digest = Sha256::new();
+    digest.update(key.to_bytes());
     digest.update((job.name.len() as u64).to_le_bytes());
     digest.update(job.name.as_bytes());
     digest.update(job.version.to_le_bytes());

@@ -38,6 +38,13 @@ pub enum QueryError {
         /// What was seen of it.
         message: String,
     },
+    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
+    /// was done.
+    #[error("{message}")]
+    Forbidden {
+        /// Which key it is, and what it lacks.
+        message: String,
+    },
     /// The environment is closed; nothing can be asked of it any more.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -91,6 +98,13 @@ pub enum ControlError {
         /// What was seen of the loss.
         message: String,
     },
+    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
+    /// was done.
+    #[error("{message}")]
+    Forbidden {
+        /// Which key it is, and what it lacks.
+        message: String,
+    },
     /// The environment is closed, and with it every job of a local environment has ended.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -105,6 +119,7 @@ impl From<Refusal> for QueryError {
             Refusal::NoSuchJob { id } => Self::NoSuchJob { id },
             Refusal::Expired { id } => Self::Expired { id },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
+            Refusal::Forbidden { message } => Self::Forbidden { message },
             Refusal::Internal(what) => Self::Internal(what),
             Refusal::Lost { id, reason } => Self::Lost { id, reason },
             // A question changes nothing, so it does not matter whether it was asked.
@@ -115,7 +130,8 @@ impl From<Refusal> for QueryError {
             | Refusal::Job(_)
             | Refusal::JobTypeDiffers { .. }
             | Refusal::NotSendable(_)
-            | Refusal::NotRecorded { .. }) => Self::Internal(format!("{refusal:?}")),
+            | Refusal::NotRecorded { .. }
+            | Refusal::KeyRing(_)) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }
@@ -127,6 +143,7 @@ impl From<Refusal> for ControlError {
             Refusal::Expired { id } => Self::Expired { id },
             Refusal::Conflict { operation, state } => Self::Conflict { operation, state },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
+            Refusal::Forbidden { message } => Self::Forbidden { message },
             Refusal::Internal(what) => Self::Internal(what),
             Refusal::Lost { id, reason } => Self::Lost { id, reason },
             Refusal::Unreachable { message } => Self::Unreachable { message },
@@ -136,7 +153,8 @@ impl From<Refusal> for ControlError {
             | Refusal::Job(_)
             | Refusal::JobTypeDiffers { .. }
             | Refusal::NotSendable(_)
-            | Refusal::NotRecorded { .. }) => Self::Internal(format!("{refusal:?}")),
+            | Refusal::NotRecorded { .. }
+            | Refusal::KeyRing(_)) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }
