@@ -14,7 +14,7 @@ pub(crate) use self::thread::Threads;
 use self::{
     audience::Audiences,
     task::{Berth, Command, TaskActor, TaskSetup, Unstarted},
-    thread::{Occupied, Slot, ThreadKey},
+    thread::{Occupied, Slot, Tenant, ThreadKey},
 };
 use crate::{
     flow::{
@@ -92,6 +92,19 @@ impl HostedTask {
     /// The task, if it waits for its first turn.
     fn take_unstarted(&mut self) -> Option<Unstarted> {
         self.berth.take()?.take()
+    }
+
+    fn is_unstarted(&self) -> bool {
+        self.berth.as_ref().is_some_and(|berth| berth.is_full())
+    }
+
+    /// Whose code keeps the task from its thread: from its first turn, or from all others if the thread was retired.
+    fn held_by(&self, at_work: &[&ThreadKey]) -> Option<Tenant> {
+        let thread = self.thread.as_ref()?;
+        if self.is_unstarted() {
+            return at_work.iter().find(|other| other.is_that_of(thread)).map(|other| other.tenant());
+        }
+        thread.held_by()
     }
 
     fn take_unstarted_if(&mut self, wanted: bool) -> Option<Unstarted> {
@@ -367,9 +380,11 @@ impl Worker {
         host.recipe.abandon();
         let unlaunched = host.take_waiting();
         let (slot, thread) = (host.slot, host.thread.clone());
-        // What waits for its turn holds nobody up.
-        if let Some(thread) = thread.filter(|_| unlaunched.is_none()) {
-            thread.accuse();
+        if let Some(thread) = thread {
+            // One that waited for its turn holds nobody up; somebody did not give the thread back for all that time.
+            if unlaunched.is_none() {
+                thread.accuse();
+            }
             if self.service_slots[slot].retire(&thread) {
                 self.clear_of_services(&thread);
             }
@@ -395,15 +410,25 @@ impl Worker {
         }
     }
 
+    /// The threads on which code of a task runs, if one of `tasks` waits for its first turn.
+    fn threads_at_work(&self, tasks: &[HostedTask]) -> Vec<&ThreadKey> {
+        if !tasks.iter().any(HostedTask::is_unstarted) {
+            return Vec::new();
+        }
+        let threads = self.jobs.values().flat_map(|hosted| &hosted.tasks).filter_map(|task| task.thread.as_ref());
+        threads.filter(|thread| thread.is_at_work()).collect()
+    }
+
     fn progress(&self, job: JobId) -> Progress {
         let Some(hosted) = self.jobs.get(&job) else { return Progress::default() };
+        let at_work = self.threads_at_work(&hosted.tasks);
         let tasks = hosted.tasks.iter().zip(&hosted.graph.tasks).map(|(task, node)| {
             let (counters, mut wait) = task.counters.read();
             if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
                 let port = hosted.ports.inputs.iter().find(|(name, _)| name == input);
                 *senders = port.map_or(0, |(_, port)| port.senders());
             }
-            if let Some((job, task)) = task.thread.as_ref().and_then(ThreadKey::held_by) {
+            if let Some((job, task)) = task.held_by(&at_work) {
                 wait = Wait::Thread { job, task: TaskId(task) };
             }
             (node.id, counters, wait)

@@ -111,9 +111,11 @@ impl<T: Send + 'static> Stream<T> {
         Self { said, ..self }
     }
 
-    /// Whether its items were dealt out to its instances by key.
+    /// Whether its items were dealt out to its instances by key, at every parallelism of the job.
     pub(crate) fn is_keyed(&self) -> bool {
-        self.blueprint.borrow().chains[self.chain].keyed
+        let chain = &self.blueprint.borrow().chains[self.chain];
+        // Else it is what comes of instances that are gathered, if there is more than one.
+        chain.keyed && chain.said == self.said
     }
 
     /// What has one instance at every parallelism of the job, because parallel instances are brought together first.

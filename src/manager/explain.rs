@@ -31,7 +31,7 @@ pub(crate) fn explain(
         for (task, _, wait) in &progress.tasks {
             let Some(node) = record.graph.tasks.get(task.index()) else { continue };
             match completion.task_state(*task) {
-                ActorState::Waiting => waits.push(format!("{} is about to start", subject(node))),
+                ActorState::Waiting => waits.push(task_starts(node, *wait)),
                 ActorState::Running => waits.push(task_waits(record, completion, node, *wait, unread)),
                 _ => {}
             }
@@ -80,6 +80,16 @@ fn stopping(record: &JobRecord, completion: &Completion, progress: &Progress, wa
     let name = record.graph.services.get(service.index()).map_or("", String::as_str);
     let queued = progress.services.get(service.index()).map_or(0, |(_, queued)| *queued);
     waits.push(format!("service `{name}` is stopping: it answers what it had accepted ({queued} messages queued)"));
+}
+
+fn task_starts(node: &TaskNode, wait: Wait) -> String {
+    let task = subject(node);
+    match wait {
+        Wait::Thread { job, task: other } => {
+            format!("{task} is about to start, once code of {job}, {other} has given the thread back")
+        }
+        _ => format!("{task} is about to start"),
+    }
 }
 
 fn task_waits(record: &JobRecord, completion: &Completion, node: &TaskNode, wait: Wait, unread: &[String]) -> String {

@@ -58,6 +58,10 @@ impl Berth {
         self.0.lock().take()
     }
 
+    pub fn is_full(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Has the task obey `command` first of all. False if it has been taken, and hears commands through its mailbox.
     pub fn tell(&self, command: TaskCommand) -> bool {
         let mut berth = self.0.lock();

@@ -91,6 +91,15 @@ impl ThreadKey {
         self.suspect();
     }
 
+    /// Whether code of the actor runs, as far as is known.
+    pub fn is_at_work(&self) -> bool {
+        self.0.is_at_work.load(Ordering::Relaxed)
+    }
+
+    pub fn tenant(&self) -> Tenant {
+        self.0.tenant
+    }
+
     /// Whose code holds the retired thread, and with it everyone else on it. It returns in the end, or never.
     pub fn held_by(&self) -> Option<Tenant> {
         let suspects = self.0.load.suspects.lock();

@@ -86,6 +86,9 @@ fn a_job_that_waits_for_its_first_turn_on_a_thread_that_is_held_is_cancelled_at_
         let (job, visitor) = stuck(env, &door).await;
         let behind = start(env, Behind {}).await;
         reached(&behind, JobState::Running).await;
+        let waits = behind.explain().await.unwrap().waits;
+        let once = format!("is about to start, once code of {}, task-0 has given the thread back", job.id());
+        assert!(!waits.is_empty() && waits.iter().all(|wait| wait.ends_with(&once)), "{waits:?}");
         deadline("cancel", behind.cancel()).await.unwrap();
         let outcome = ended(&behind).await;
         assert!(matches!(outcome, Outcome::Cancelled { reason: CancelReason::Requested, .. }), "{outcome}");

@@ -22,6 +22,7 @@ enum Shape {
     ConnectOfKeyed,
     ConnectOfUnequallyKeyed,
     ConnectOfKeyedAndSplit,
+    ConnectOfKeyedAndTaken,
     ZipWithSplit,
     ZipOfSplit,
     ZipWithTaken,
@@ -36,7 +37,7 @@ enum Shape {
 
 use Shape::*;
 
-const ACCEPTED: [Shape; 15] = [
+const ACCEPTED: [Shape; 16] = [
     UnionWithSplit,
     UnionOfSplit,
     UnionWithThree,
@@ -45,6 +46,7 @@ const ACCEPTED: [Shape; 15] = [
     ConnectOfSplit,
     ConnectOfKeyed,
     ConnectOfKeyedAndSplit,
+    ConnectOfKeyedAndTaken,
     ZipWithTaken,
     ZipWithCount,
     ZipWithFold,
@@ -116,6 +118,10 @@ job!(Flows { shape: Shape }, |job, flow| {
                 },
                 |_, n| n,
             )
+        }
+        ConnectOfKeyedAndTaken => {
+            let taken = split(flow).key_by(|n| n % 7).values().take(5).map(|_| 7);
+            connected(taken, one(flow).key_by(|n| n % 7).count().map(|(key, _)| key))
         }
         ZipWithSplit => one(flow).zip(split(flow)).map(|(a, b)| a + b),
         ZipOfSplit => split(flow).zip(one(flow)).map(|(a, b)| a + b),
