@@ -30,7 +30,7 @@ pub(super) fn run(RunJob { job, output }: RunJob, jobs: &JobRegistry, screen: &m
     let (accepted, is_accepted) = mpsc::channel();
     // Nobody listens if this thread broke off.
     let run = run.accepted(move |job| drop(accepted.send(job)));
-    let running = thread::spawn(move || block_on(run.to_its_end()));
+    let running = thread::spawn(move || block_on(run.until_its_end()));
     // Without a job the channel is closed, and the thread says why.
     let handle = is_accepted.recv().ok();
     let mut printed = Ok(());

@@ -78,7 +78,7 @@ impl Run {
     }
 
     /// Runs the job to its end, however it ends.
-    pub(crate) fn to_its_end(self) -> BoxFuture<'static, Result<Outcome, RunError>> {
+    pub(crate) fn until_its_end(self) -> BoxFuture<'static, Result<Outcome, RunError>> {
         Box::pin(async move {
             let link = self.submit.link();
             let mut interrupts = Interrupts { signals: link.interrupts().await, seen: 0, obeyed: 0 };
@@ -104,7 +104,7 @@ impl IntoFuture for Run {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let end = self.to_its_end();
+        let end = self.until_its_end();
         Box::pin(async move { Ok(end.await?.into_result()?) })
     }
 }
