@@ -35,7 +35,7 @@ use crate::{
     },
     codec,
     job::{EncodedJob, JobId, JobOptions},
-    link::{Host, JobRequest, Keep, Refusal, Reply, Request, SubmitJob},
+    link::{Host, JobRequest, Keep, NodeStop, Refusal, Reply, Request, SubmitJob},
     schema::TypeDescription,
     service::{CallError, Entrance, bound_to},
 };
@@ -156,14 +156,7 @@ impl Session {
                 options.by.address.clone_from(&self.from);
                 self.submit(id, job, options, encoded)
             }
-            FromClient::StopNode(how) => {
-                // Noted as a question first: the node, on its own thread, waits for the answers of all there are before
-                // it says goodbye, and may have nothing else to wait for.
-                self.answer(id, async { Ok(Reply::Done(())) })?;
-                // The node that listens for it outlives its sessions.
-                let _ = self.server.stops.send(how);
-                Ok(())
-            }
+            FromClient::StopNode(how) => self.stop_node(id, how),
             said @ (FromClient::ListKeys | FromClient::AddKey { .. } | FromClient::RevokeKey { .. }) => {
                 let reply = self.server.change_keys(said);
                 self.answer(id, std::future::ready(reply))
@@ -275,6 +268,15 @@ impl Session {
             drop(question);
         });
         self.streams.borrow_mut().requests.insert(id, task);
+        Ok(())
+    }
+
+    fn stop_node(&mut self, id: u64, how: NodeStop) -> Result<(), Violation> {
+        // Noted as a question first: the node, on its own thread, waits for the answers of all there are before it says
+        // goodbye, and may have nothing else to wait for.
+        self.answer(id, async { Ok(Reply::Done(())) })?;
+        // The node that listens for it outlives its sessions.
+        let _ = self.server.stops.send(how);
         Ok(())
     }
 
