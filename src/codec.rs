@@ -97,6 +97,39 @@ pub(crate) fn catching<R, E: From<Panicked>>(code: impl FnOnce() -> Result<R, E>
     catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| Err(Panicked { message: panic_text(&*panic) }.into()))
 }
 
+/// Bytes that are encoded and decoded in one piece, for `#[serde(with)]`. They lie on the wire as a list of `u8` does.
+pub(crate) mod bytes {
+    use std::fmt;
+
+    use serde::{Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+
+            fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
 /// The text of a caught panic.
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {

@@ -41,6 +41,7 @@ pub use self::feedback::FutureStream;
 pub use self::files::Files;
 #[cfg(feature = "files")]
 pub use self::files::{Csv, CsvSink, JsonLinesSink};
+pub(crate) use self::graph::check_name;
 pub use self::graph::{BuildRefusal, Graph};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;

@@ -18,7 +18,7 @@ pub use self::handle::{BlockingChanges, BlockingJob, Changes, ControlError, JobH
 pub(crate) use self::id::{Attempt, Incarnation, ServiceId};
 pub use self::id::{JobId, ParseJobIdError, TaskId};
 pub use self::options::{ErrorPolicy, Limits};
-pub(crate) use self::options::{HeldBy, JobOptions};
+pub(crate) use self::options::{HeldBy, JobOptions, NAME_BYTES_MAX};
 pub use self::outcome::{CancelReason, Drained, FailureCause, JobError, Outcome, Warning};
 pub use self::registry::JobRegistry;
 pub(crate) use self::registry::{EncodedJob, JobRefusal, NotSendable};

@@ -15,7 +15,7 @@ use std::{
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
@@ -51,6 +51,8 @@ pub(crate) trait Host: Link {
     fn gate(&self, job: JobId, service: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>>;
     fn store(&self, job: JobId, output: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>;
     fn port(&self, job: JobId, input: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
+    /// The runtime on whose blocking pool user code may take its time.
+    fn blocking(&self) -> &Handle;
 }
 
 /// A job to run.

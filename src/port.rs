@@ -35,7 +35,7 @@ pub(crate) use self::{
     source::ChunkSource,
     spill::SpillFile,
     store::{Chunk, OutputKind, OutputStore, WriteError, WriteFailure},
-    writer::{EncodedWriter, FoundInput, NotTaken, RemoteInput},
+    writer::{ClientId, EncodedWriter, FoundInput, NotTaken, RemoteInput, WriterId},
 };
 use crate::{job::JobId, schema::TypeDescription};
 

@@ -474,6 +474,7 @@ impl Handler<Prepare> for Worker {
         let planned = self.config.blocking.spawn_blocking(move || plan(&payload, options));
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let plan = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
+            plan.graph.check_names()?;
             Ok(worker.host(job, attempt, plan, events))
         }))
     }

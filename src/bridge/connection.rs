@@ -48,9 +48,14 @@ pub(super) trait Handler {
     /// The message breaks a rule of the protocol, and the connection is closed.
     fn handle(&mut self, message: &Message<'_>) -> Result<(), Violation>;
 
-    /// Whether to read on.
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    /// Whether the next message may be handled, as far as the answers to those before it are concerned.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Called when all that was read is handled, and when there is no room: ready when to go on.
+    fn ready(&mut self) -> impl Future<Output = ()> {
+        std::future::ready(())
     }
 }
 
@@ -118,11 +123,11 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
     heartbeat: Heartbeat,
     handler: &mut impl Handler,
 ) -> End {
-    let heard = Cell::new(Instant::now());
+    let hearing = Hearing { last: Cell::new(Instant::now()), held: Cell::new(false) };
     let end = {
-        let read = pin!(read(&mut reader, outbound, Decoder::new(limits, outbound.integrity()), handler, &heard));
+        let read = pin!(read(&mut reader, outbound, Decoder::new(limits, outbound.integrity()), handler, &hearing));
         let write = pin!(poll_fn(|cx| outbound.poll_write(cx)));
-        let watch = pin!(watch(outbound, heartbeat, &heard));
+        let watch = pin!(watch(outbound, heartbeat, &hearing));
         match select(select(read, write), watch).await {
             Either::Left((Either::Left((end, _)), _)) => end,
             Either::Left((Either::Right((Ok(()), _)), _)) => End::Finished,
@@ -154,10 +159,15 @@ async fn read<R: AsyncRead + Unpin>(
     outbound: &Outbound,
     mut decoder: Decoder,
     handler: &mut impl Handler,
-    heard: &Cell<Instant>,
+    hearing: &Hearing,
 ) -> End {
     loop {
         loop {
+            if !handler.has_room() {
+                hearing.held.set(true);
+                handler.ready().await;
+                hearing.held.set(false);
+            }
             let message = match decoder.next() {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
@@ -180,10 +190,12 @@ async fn read<R: AsyncRead + Unpin>(
                 return End::Violation(what);
             }
         }
-        poll_fn(|cx| handler.poll_ready(cx)).await;
+        hearing.held.set(true);
+        handler.ready().await;
+        hearing.held.set(false);
         match poll_fn(|cx| poll_fill(reader, &mut decoder, cx)).await {
             Ok(0) => return End::Closed,
-            Ok(_) => heard.set(Instant::now()),
+            Ok(_) => hearing.last.set(Instant::now()),
             Err(error) => return error.into(),
         }
     }
@@ -203,21 +215,33 @@ fn poll_fill<R: AsyncRead + Unpin>(
     })
 }
 
+/// What is known of whether the peer is there.
+struct Hearing {
+    last: Cell<Instant>,
+    /// It is not listened to, because of what it has to read or to wait for. That it takes what is written says then that
+    /// it is there.
+    held: Cell<bool>,
+}
+
 /// Ready when the peer was silent for too long.
-async fn watch(outbound: &Outbound, heartbeat: Heartbeat, heard: &Cell<Instant>) -> End {
+async fn watch(outbound: &Outbound, heartbeat: Heartbeat, hearing: &Hearing) -> End {
     let mut ticks = tokio::time::interval(heartbeat.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    let mut last = Instant::now();
+    let (mut last, mut written) = (Instant::now(), outbound.written());
     loop {
         ticks.tick().await;
         let now = Instant::now();
+        let before = std::mem::replace(&mut written, outbound.written());
+        if hearing.held.get() && written != before {
+            hearing.last.set(now);
+        }
         // This process was itself stopped for a while: what the peer sent meanwhile has yet to be read.
         if now - last >= heartbeat.interval + heartbeat.timeout / 2 {
-            heard.set(now);
+            hearing.last.set(now);
         }
         last = now;
-        let silent = now - heard.get();
+        let silent = now - hearing.last.get();
         if silent >= heartbeat.timeout {
             return End::Silent(silent);
         }

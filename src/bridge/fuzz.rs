@@ -158,10 +158,7 @@ mod tests {
             encoded(0, &FromClient::Submit { id: id(), options: JobOptions::default(), job }),
             encoded(0, &FromClient::StopNode(NodeStop::Drain)),
             encoded(0, &FromClient::OpenRoute(route)),
-            encoded(
-                0,
-                &FromClient::OpenOutput { job: id(), output: "o".to_owned(), item_type, from: 3, bytes: 1 << 20 },
-            ),
+            encoded(0, &FromClient::OpenOutput { job: id(), output: "o".to_owned(), item_type, from: 3 }),
             encoded(0, &FromClient::OpenInput { job: id(), input: "i".to_owned(), item_type, writer: 9 }),
             encoded(
                 1,

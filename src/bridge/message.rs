@@ -38,24 +38,20 @@ pub(super) enum FromClient {
     CloseRoute,
     /// The call's answer is not waited for any more: skip it, if it was not taken up yet.
     Withdraw,
-    /// Answered by `OutputOpened`, then chunks as credit allows, then `OutputEnded`.
+    /// Answered by `OutputOpened`, then chunks as the window allows, then `OutputEnded`.
     OpenOutput {
         job: JobId,
         output: String,
         item_type: Fingerprint,
         from: u64,
-        bytes: u64,
     },
-    /// Items before `consumed` were handed out; `bytes` more may be sent.
+    /// Items before `consumed` were handed out: so much more of the window is free.
     OutputCredit {
         consumed: u64,
-        bytes: u64,
     },
-    /// Items before `consumed` were handed out. If that is inside the chunk that was last handed out from, so many of its
-    /// last bytes are what is left of it.
+    /// Items before `consumed` were handed out, which may be inside a chunk.
     CloseOutput {
         consumed: u64,
-        rest_bytes: Option<u64>,
     },
     /// Answered by `InputOpened`.
     OpenInput {
@@ -109,7 +105,8 @@ pub(super) enum FromNode {
     },
     /// A told message was not taken.
     RouteRefused(CallError),
-    OutputOpened(Result<(), OutputFault>),
+    /// The items are to be handed out from this position on; the first chunk may begin before it.
+    OutputOpened(Result<u64, OutputFault>),
     OutputEnded(Result<(), OutputError>),
     /// The job has all items of this writer before `next`.
     InputOpened(Result<u64, InputFault>),
@@ -173,11 +170,16 @@ const MESSAGE_OVERHEAD: usize = 64;
 /// admitted alone.
 pub(super) const ROUTE_WINDOW: usize = 1 << 20;
 
-/// Bytes of chunks that a node may send ahead of what the reader has consumed, for each output. A chunk that is larger
-/// is sent alone.
+/// What a batch of items costs of an input's window: its bytes, and something for being a batch.
+pub(super) fn batch_cost(bytes: usize) -> usize {
+    bytes + MESSAGE_OVERHEAD
+}
+
+/// Bytes of chunks that a node sends ahead of what the reader has consumed, for each output. A chunk that is larger is sent
+/// alone.
 pub(super) const OUTPUT_WINDOW: u64 = 4 << 20;
 
-/// Bytes of items that a writer may have sent and the job not taken, for each writer. A batch that is larger is sent
+/// Cost of the batches that a writer may have sent and the job not taken, for each writer. A batch that costs more is sent
 /// alone.
 pub(super) const INPUT_WINDOW: usize = 1 << 20;
 
@@ -186,7 +188,7 @@ pub(super) const CALLS_MAX: usize = 16_384;
 
 /// Questions of one connection that may wait for their answer, each waiting `wait` included; further ones wait on the
 /// client's side.
-pub(super) const REQUESTS_MAX: usize = 65_536;
+pub(super) const REQUESTS_MAX: usize = 16_384;
 
 /// Routes, outputs and inputs that one connection may have open, of each.
 pub(super) const STREAMS_MAX: usize = 65_536;
@@ -229,8 +231,8 @@ mod tests {
             (FromClient::Forget, vec![3]),
             (FromClient::CloseRoute, vec![5]),
             (FromClient::Withdraw, vec![6]),
-            (FromClient::OutputCredit { consumed: 5, bytes: 300 }, vec![8, 5, 251, 44, 1]),
-            (FromClient::CloseOutput { consumed: 5, rest_bytes: Some(1) }, vec![9, 5, 1, 1]),
+            (FromClient::OutputCredit { consumed: 300 }, vec![8, 251, 44, 1]),
+            (FromClient::CloseOutput { consumed: 5 }, vec![9, 5]),
             (FromClient::FinishInput, vec![11]),
             (FromClient::CloseInput, vec![12]),
             (FromClient::ListKeys, vec![13]),
@@ -257,7 +259,7 @@ mod tests {
             (FromNode::RouteOpened(Ok(())), vec![2, 0]),
             (FromNode::RouteCredit { cost: 64 }, vec![3, 64]),
             (FromNode::RouteRefused(CallError::JobEnded { job }), vec![4, 8, 7]),
-            (FromNode::OutputOpened(Ok(())), vec![5, 0]),
+            (FromNode::OutputOpened(Ok(3)), vec![5, 0, 3]),
             (FromNode::OutputEnded(Ok(())), vec![6, 0]),
             (FromNode::InputOpened(Ok(3)), vec![7, 0, 3]),
             (FromNode::InputTaken { next: 3 }, vec![8, 3]),

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
 };
@@ -20,7 +20,7 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::{
     io::AsyncWrite,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
 use super::{
@@ -51,9 +51,13 @@ pub(super) struct Outbound {
     /// Wakes `task`.
     waker: Waker,
     data_room: Arc<Semaphore>,
-    /// Bytes of control and calls that are queued, for a reader that must not read on while its answers pile up.
+    /// Bytes of control and calls that are queued and not written, for a reader that must not read on while its answers pile
+    /// up.
     backlog: AtomicUsize,
-    drained: AtomicWaker,
+    /// Told when some of them were written.
+    drained: Notify,
+    /// Bytes written so far: a peer that takes them is alive.
+    written: AtomicU64,
 }
 
 #[derive(Default)]
@@ -90,6 +94,8 @@ struct Writer {
     half: Option<WriteHalf>,
     buffer: Vec<u8>,
     written: usize,
+    /// Bytes of control and calls in `buffer`.
+    counted: usize,
 }
 
 impl Writer {
@@ -168,7 +174,7 @@ impl Outbound {
     pub(super) fn new(half: impl AsyncWrite + Send + Unpin + 'static, integrity: Integrity) -> Arc<Self> {
         let task = Arc::new(TaskWaker(AtomicWaker::new()));
         let waker = Waker::from(Arc::clone(&task));
-        let writer = Writer { half: Some(Box::new(half)), buffer: Vec::new(), written: 0 };
+        let writer = Writer { half: Some(Box::new(half)), buffer: Vec::new(), written: 0, counted: 0 };
         Arc::new(Self {
             integrity,
             queues: Mutex::default(),
@@ -177,7 +183,8 @@ impl Outbound {
             waker,
             data_room: Arc::new(Semaphore::new(DATA_MESSAGES_MAX)),
             backlog: AtomicUsize::new(0),
-            drained: AtomicWaker::new(),
+            drained: Notify::new(),
+            written: AtomicU64::new(0),
         })
     }
 
@@ -230,18 +237,25 @@ impl Outbound {
         Arc::clone(&self.data_room).acquire_owned().await.ok()
     }
 
-    /// Bytes of control and calls that are queued.
+    /// Bytes of control and calls that are queued and not written.
     pub(super) fn backlog(&self) -> usize {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    /// Ready when at most `max` bytes of control and calls are queued. One task at a time.
-    pub(super) fn poll_drained(&self, cx: &mut Context<'_>, max: usize) -> Poll<()> {
-        if self.backlog() <= max {
-            return Poll::Ready(());
+    /// Bytes written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Ready when at most `max` bytes of control and calls are queued and not written.
+    pub(super) async fn drained(&self, max: usize) {
+        loop {
+            let drained = self.drained.notified();
+            if self.backlog() <= max {
+                return;
+            }
+            drained.await;
         }
-        self.drained.register(cx.waker());
-        if self.backlog() <= max { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Queues a last message; nothing is accepted behind it. Then the stream is shut down.
@@ -309,7 +323,7 @@ impl Outbound {
             writer.buffer.clear();
             writer.buffer.shrink_to(BUFFER_KEPT_BYTES);
             writer.written = 0;
-            self.take_round(&mut writer.buffer);
+            writer.counted = self.take_round(&mut writer.buffer);
         }
         if writer.buffer.is_empty() {
             // Only a stream that gathers by itself, such as TLS, has anything to flush.
@@ -321,32 +335,38 @@ impl Outbound {
             let wrote = ready!(Pin::new(half).poll_write(cx, &writer.buffer[writer.written..]));
             let wrote = wrote.and_then(|n| if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) });
             match wrote {
-                Ok(n) => writer.written += n,
+                Ok(n) => {
+                    writer.written += n;
+                    self.written.fetch_add(n as u64, Ordering::Relaxed);
+                }
                 Err(error) => {
                     writer.half = None;
                     return Poll::Ready(Err(error));
                 }
             }
         }
+        let counted = std::mem::take(&mut writer.counted);
+        if counted > 0 {
+            self.backlog.fetch_sub(counted, Ordering::Relaxed);
+            self.drained.notify_waiters();
+        }
         Poll::Ready(Ok(true))
     }
 
-    fn take_round(&self, into: &mut Vec<u8>) {
+    /// Moves a round to the buffer. Returns how many bytes of control and calls it has.
+    fn take_round(&self, into: &mut Vec<u8>) -> usize {
         let mut queues = self.queues.lock();
         let mut taken = queues.control.take(self.integrity, into, usize::MAX);
         taken += queues.calls.take(self.integrity, into, ROUND_CALLS_BYTES);
         let data = queues.data.pop_front();
         drop(queues);
-        if taken > 0 {
-            self.backlog.fetch_sub(taken, Ordering::Relaxed);
-            self.drained.wake();
-        }
         if let Some(DataMessage { kind, id, head, bytes, room }) = data {
             let head = head.as_ref().map_or(&[][..], |head| &head[..]);
             into.reserve(head.len() + bytes.len() + overhead(head.len() + bytes.len()));
             write_message(into, self.integrity, kind, Lane::Data, id, &[head, &bytes]);
             drop(room);
         }
+        taken
     }
 
     /// Nothing is sent any more, whatever is queued, and the stream is let go of.
@@ -356,11 +376,14 @@ impl Outbound {
         drop(queues);
         drop(abandoned);
         // Whoever writes just now does not wait for the peer.
-        let half = self.writer.lock().half.take();
+        let mut writer = self.writer.lock();
+        let half = writer.half.take();
+        writer.counted = 0;
+        self.backlog.store(0, Ordering::Relaxed);
+        drop(writer);
         drop(half);
         self.data_room.close();
-        self.backlog.store(0, Ordering::Relaxed);
-        self.drained.wake();
+        self.drained.notify_waiters();
         self.task.0.wake();
     }
 }

@@ -10,12 +10,13 @@ mod keys;
 mod output;
 mod service;
 mod session;
+mod strangers;
 mod threads;
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Arc,
@@ -32,7 +33,13 @@ use tokio::{
 };
 
 pub(crate) use self::threads::IoThreads;
-use self::{access::Access, keys::Owners, session::Session, threads::Desks};
+use self::{
+    access::Access,
+    keys::Owners,
+    session::Session,
+    strangers::{Strangers, strangers_max},
+    threads::Desks,
+};
 use super::{
     connection::{Heartbeat, say_goodbye},
     encryption::NodeEncryption,
@@ -46,12 +53,9 @@ use super::{
 };
 use crate::{
     job::{JobId, JobRegistry},
-    link::{Host, NodeStop},
+    link::{Host, NodeStop, Refusal, Reply, Request},
+    port::ClientId,
 };
-
-/// Peers that have not proven themselves yet, at most; of more, the one that has taken longest is dropped. So strangers,
-/// however many and however slow, cannot keep those out who know the key.
-const STRANGERS_MAX: usize = 256;
 
 /// Submits whose parameters are remembered, to recognise one that is repeated.
 const SUBMITS_REMEMBERED: usize = 65_536;
@@ -110,15 +114,12 @@ impl Drop for Question {
     }
 }
 
-#[derive(Default)]
 struct State {
     /// By the client's key and number, so that nobody ends the session of another key. A client has one connection; a
     /// newer one takes over.
     sessions: HashMap<(KeyId, u128), Arc<SessionEntry>>,
     owners: Owners,
-    /// A stranger whose sender is dropped is not listened to any more.
-    strangers: VecDeque<(u64, oneshot::Sender<()>)>,
-    strangers_ever: u64,
+    strangers: Strangers,
     submits: HashMap<JobId, u128>,
     submits_in_order: VecDeque<JobId>,
     /// No job is accepted any more.
@@ -142,24 +143,32 @@ impl Server {
         threads: &IoThreads,
     ) -> Arc<Self> {
         let desks = threads.desks();
-        Arc::new(Self { config, host, stops, desks, state: Mutex::default(), questions: Arc::default() })
+        let state = State {
+            sessions: HashMap::new(),
+            owners: Owners::default(),
+            strangers: Strangers::new(strangers_max()),
+            submits: HashMap::new(),
+            submits_in_order: VecDeque::new(),
+            draining: false,
+            closed: false,
+        };
+        Arc::new(Self { config, host, stops, desks, state: Mutex::new(state), questions: Arc::default() })
     }
 
     /// Takes up a stream, once it has arrived; the peer has proven nothing yet. `arrival` is awaited on an I/O thread.
-    pub(crate) fn welcome(self: &Arc<Self>, arrival: BoxFuture<'static, io::Result<Dialled>>) {
+    /// `from` is where the peer is, if that is not this process.
+    pub(crate) fn welcome(self: &Arc<Self>, from: Option<IpAddr>, arrival: BoxFuture<'static, io::Result<Dialled>>) {
         let (stays, dismissed) = oneshot::channel();
         let number = {
             let mut state = self.state.lock();
             if state.closed {
                 return;
             }
-            if state.strangers.len() >= STRANGERS_MAX {
-                state.strangers.pop_front();
+            match from {
+                Some(address) => Ok(state.strangers.add(address, stays, random)),
+                // The process itself is no stranger.
+                None => Err(stays),
             }
-            let number = state.strangers_ever;
-            state.strangers_ever += 1;
-            state.strangers.push_back((number, stays));
-            number
         };
         let server = Arc::clone(self);
         self.desks.seat().run(move || server.serve(number, arrival, dismissed));
@@ -168,7 +177,7 @@ impl Server {
     /// Serves one connection from its first byte to its last.
     async fn serve(
         self: Arc<Self>,
-        number: u64,
+        number: Result<u64, oneshot::Sender<()>>,
         arrival: BoxFuture<'static, io::Result<Dialled>>,
         dismissed: oneshot::Receiver<()>,
     ) {
@@ -176,7 +185,9 @@ impl Server {
             Either::Left((met, _)) => met,
             Either::Right(_) => return,
         };
-        self.state.lock().strangers.retain(|(other, _)| *other != number);
+        if let Ok(number) = number {
+            self.state.lock().strangers.remove(number);
+        }
         if let Some((established, from)) = met {
             self.talk(established, from).await;
         }
@@ -242,16 +253,37 @@ impl Server {
             state.sessions.insert(client, Arc::clone(&entry));
         }
         let key = Arc::clone(&identity.name);
-        let session = Session::new(Arc::clone(&self), from, outbound, Access(identity));
+        let who = ClientId { key: identity.id.to_bytes(), number: client.1 };
+        let session = Session::new(Arc::clone(&self), (who, from), outbound, Access(identity));
         let end = session.run(reader, &entry.dismissed).await;
         tracing::debug!(client = format_args!("{:032x}", client.1), %key, end, "a connection ended");
         self.state.lock().sessions.remove(&client);
         drop(running);
     }
 
+    /// There is no descriptor left: some strangers give theirs back.
+    pub(crate) fn make_room(&self) {
+        let mut state = self.state.lock();
+        for _ in 0..state.strangers.len().div_ceil(8) {
+            state.strangers.evict(random());
+        }
+    }
+
     /// Accepts no job from now on.
     pub(crate) fn refuse_jobs(&self) {
         self.state.lock().draining = true;
+    }
+
+    fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> {
+        let answer = self.host.ask(request);
+        async move {
+            let mut answer = answer.await;
+            if let Ok(Reply::Health(health)) = &mut answer {
+                // The JobManager itself would still take jobs.
+                health.accepting &= self.accepts_jobs();
+            }
+            answer
+        }
     }
 
     fn accepts_jobs(&self) -> bool {
@@ -310,6 +342,11 @@ impl Server {
             sessions.iter().for_each(|session| session.dismissed.notify_one());
         }
     }
+}
+
+fn random() -> u64 {
+    // Without randomness the choice can be foreseen, which is no reason to take nobody in.
+    getrandom::u64().unwrap_or(0)
 }
 
 /// Lets a refused peer read why before the connection is reset: it is, if bytes are left unread when it is closed.

@@ -21,7 +21,7 @@ use crate::{
         parallelism::Parallelism,
         task::Task,
     },
-    job::{ErasedJob, ErrorPolicy, JobPayload, Limits, ServiceId, TaskId},
+    job::{ErasedJob, ErrorPolicy, JobPayload, Limits, NAME_BYTES_MAX, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
     service::ErasedService,
 };
@@ -133,6 +133,16 @@ pub enum BuildRefusal {
         /// Why not.
         message: String,
     },
+    /// A name is too long.
+    #[error("the name of {what} takes {bytes} bytes; the most is {limit}")]
+    NameTooLong {
+        /// What has the name, such as `an output`.
+        what: String,
+        /// The bytes of the name.
+        bytes: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// Two side outputs of one operator have one name.
     #[error("`{operator}` has two side outputs named `{side_output}`")]
     DuplicateSideOutput {
@@ -195,6 +205,26 @@ impl Graph {
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.services.iter().map(String::as_str)
     }
+}
+
+impl Graph {
+    /// # Errors
+    ///
+    /// A service, an output or an input has a name that is too long.
+    pub(crate) fn check_names(&self) -> Result<(), BuildRefusal> {
+        let names = [("a service", &self.services), ("an output", &self.outputs), ("an input", &self.inputs)];
+        names.into_iter().try_for_each(|(what, names)| names.iter().try_for_each(|name| check_name(what, name)))
+    }
+}
+
+/// # Errors
+///
+/// The name of `what` is too long.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), BuildRefusal> {
+    if name.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(BuildRefusal::NameTooLong { what: what.to_owned(), bytes: name.len(), limit: NAME_BYTES_MAX })
 }
 
 impl fmt::Display for Graph {

@@ -17,6 +17,9 @@ pub enum ErrorPolicy {
     Skip,
 }
 
+/// A name takes no more bytes than this: that of a job or of its type, of a service, an output, an input.
+pub(crate) const NAME_BYTES_MAX: usize = 256;
+
 /// What is chosen for one job at submit.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct JobOptions {

@@ -16,6 +16,8 @@ pub(crate) struct EncodedJob {
     pub name: String,
     pub version: u32,
     pub fingerprint: Fingerprint,
+    /// Moved as one piece, because there may be many megabytes of them.
+    #[serde(with = "codec::bytes")]
     pub parameters: Vec<u8>,
 }
 

@@ -165,11 +165,12 @@ async fn accept(server: Arc<Server>, listener: TcpListener) {
                 if stream.set_nodelay(true).is_ok()
                     && let Ok(stream) = stream.into_std()
                 {
-                    server.welcome(arrival(stream, peer));
+                    server.welcome(Some(peer.ip()), arrival(stream, peer));
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
+                server.make_room();
                 // Nothing tells when there is a descriptor again.
                 let _ = tokio::time::timeout(ACCEPT_RETRY, std::future::pending::<()>()).await;
             }
@@ -187,7 +188,7 @@ async fn until_stopped(
         match orders.recv().await {
             Some(Command::Stop(how)) => return how,
             Some(Command::ListenForSignals(listening)) => listen_for_signals(stops.clone(), &listening),
-            Some(Command::Welcome(stream)) => server.welcome(in_process(stream)),
+            Some(Command::Welcome(stream)) => server.welcome(None, in_process(stream)),
             // The node itself holds a sender, so this does not happen.
             None => return NodeStop::Cancel,
         }
@@ -234,7 +235,7 @@ async fn end_jobs(
                 Either::Right((Some(Command::ListenForSignals(listening)), _)) => {
                     listen_for_signals(stops.clone(), &listening);
                 }
-                Either::Right((Some(Command::Welcome(stream)), _)) => server.welcome(in_process(stream)),
+                Either::Right((Some(Command::Welcome(stream)), _)) => server.welcome(None, in_process(stream)),
                 Either::Right((Some(Command::Stop(_)) | None, _)) => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     mem,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     InputError,
-    writer::{EncodedWriter, PortWriter},
+    writer::{ClientId, EncodedWriter, PortWriter, WriterId},
 };
 use crate::{job::Limits, schema::TypeDescription};
 
@@ -40,12 +40,16 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     /// # Errors
     ///
     /// [`InputError::TooManySenders`].
-    fn writer(self: Arc<Self>, writer: u128) -> Result<Box<dyn EncodedWriter>, InputError>;
+    fn writer(self: Arc<Self>, writer: WriterId) -> Result<Box<dyn EncodedWriter>, InputError>;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
-/// Senders on the other side of connections whose numbers an input remembers.
-const WRITERS_MAX: usize = 16_384;
+/// Senders on the other side of connections whose numbers an input remembers. Of more, those are forgotten first whose
+/// clients have been gone for longest.
+const WRITERS_MAX: usize = 65_536;
+
+/// Of these, senders of one client.
+const WRITERS_OF_CLIENT_MAX: usize = 4_096;
 
 /// One named input, shared by its source task and those who push.
 pub(crate) struct InputPort<T> {
@@ -62,10 +66,74 @@ struct State<T> {
     /// `stop` came, or the source is gone.
     closed: bool,
     senders: u32,
-    /// For each sender on the other side of a connection, the number of the next item.
-    writers: HashMap<u128, u64>,
+    writers: Writers,
     source: Option<Waker>,
     line: Line,
+}
+
+/// The senders on the other side of connections.
+#[derive(Default)]
+struct Writers {
+    known: HashMap<WriterId, Known>,
+    of_client: HashMap<ClientId, usize>,
+    /// Those that are not connected, by when they went.
+    gone: BTreeMap<u64, WriterId>,
+    gone_ever: u64,
+}
+
+struct Known {
+    /// The number of the next item.
+    next: u64,
+    /// Its place in `gone`, if it is not connected.
+    gone: Option<u64>,
+}
+
+impl Writers {
+    /// # Errors
+    ///
+    /// There are as many as the given limit, and all are connected.
+    fn open(&mut self, writer: WriterId) -> Result<(), usize> {
+        if let Some(known) = self.known.get_mut(&writer) {
+            if let Some(place) = known.gone.take() {
+                self.gone.remove(&place);
+            }
+            return Ok(());
+        }
+        let of_client = self.of_client.get(&writer.client).copied().unwrap_or(0);
+        if of_client >= WRITERS_OF_CLIENT_MAX {
+            let oldest = self.gone.values().copied().find(|gone| gone.client == writer.client);
+            self.forget(oldest.ok_or(WRITERS_OF_CLIENT_MAX)?);
+        }
+        if self.known.len() >= WRITERS_MAX {
+            let oldest = self.gone.values().next().copied();
+            self.forget(oldest.ok_or(WRITERS_MAX)?);
+        }
+        self.known.insert(writer, Known { next: 0, gone: None });
+        *self.of_client.entry(writer.client).or_default() += 1;
+        Ok(())
+    }
+
+    /// It may come back, as long as there is room to remember it.
+    fn leave(&mut self, writer: WriterId) {
+        if let Some(known) = self.known.get_mut(&writer) {
+            known.gone = Some(self.gone_ever);
+            self.gone.insert(self.gone_ever, writer);
+            self.gone_ever += 1;
+        }
+    }
+
+    fn forget(&mut self, writer: WriterId) {
+        let Some(known) = self.known.remove(&writer) else { return };
+        if let Some(place) = known.gone {
+            self.gone.remove(&place);
+        }
+        if let Some(of_client) = self.of_client.get_mut(&writer.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                self.of_client.remove(&writer.client);
+            }
+        }
+    }
 }
 
 /// Senders that wait for room, in the order they came. Who stands at place `n` may push once there is room for more
@@ -149,7 +217,7 @@ impl<T> InputPort<T> {
             finished: false,
             closed: false,
             senders: 0,
-            writers: HashMap::new(),
+            writers: Writers::default(),
             source: None,
             line: Line::default(),
         };
@@ -182,21 +250,24 @@ impl<T> InputPort<T> {
         &self.name
     }
 
-    pub(super) fn know_writer(&self, writer: u128) -> Result<(), InputError> {
-        let mut state = self.state.lock();
-        if state.writers.len() >= WRITERS_MAX && !state.writers.contains_key(&writer) {
-            return Err(InputError::TooManySenders { input: self.name.clone(), limit: WRITERS_MAX });
-        }
-        state.writers.entry(writer).or_insert(0);
-        Ok(())
+    /// A sender on the other side of a connection comes, or comes back.
+    pub(super) fn know_writer(&self, writer: WriterId) -> Result<(), InputError> {
+        let opened = self.state.lock().writers.open(writer);
+        opened.map_err(|limit| InputError::TooManySenders { input: self.name.clone(), limit })
     }
 
-    pub(super) fn writer_next(&self, writer: u128) -> u64 {
-        self.state.lock().writers.get(&writer).copied().unwrap_or(0)
+    pub(super) fn writer_next(&self, writer: WriterId) -> u64 {
+        self.state.lock().writers.known.get(&writer).map_or(0, |known| known.next)
     }
 
-    pub(super) fn forget_writer(&self, writer: u128) {
-        self.state.lock().writers.remove(&writer);
+    /// It is not connected any more.
+    pub(super) fn leave_writer(&self, writer: WriterId) {
+        self.state.lock().writers.leave(writer);
+    }
+
+    /// It will not come back.
+    pub(super) fn forget_writer(&self, writer: WriterId) {
+        self.state.lock().writers.forget(writer);
     }
 
     /// Pushes what there is room for; ready when all of `supply` is in, or with why the rest will never be.
@@ -215,7 +286,7 @@ impl<T> InputPort<T> {
         cx: &mut Context<'_>,
         ticket: &mut Option<u64>,
         supply: &mut impl Supply<T>,
-        writer: Option<u128>,
+        writer: Option<WriterId>,
     ) -> Poll<Result<(), InputError>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -232,8 +303,8 @@ impl<T> InputPort<T> {
             state.queue.push_back(item);
             pushed += 1;
         }
-        if let Some(next) = writer.and_then(|writer| state.writers.get_mut(&writer)) {
-            *next += pushed as u64;
+        if let Some(known) = writer.and_then(|writer| state.writers.known.get_mut(&writer)) {
+            known.next += pushed as u64;
         }
         let done = supply.is_used_up();
         // Dropped without the lock: the drop of a waker may be that of a future with another sender in it.
@@ -345,7 +416,7 @@ impl<T: DeserializeOwned + Send + 'static> AnyInput for InputPort<T> {
         Self::close(self)
     }
 
-    fn writer(self: Arc<Self>, writer: u128) -> Result<Box<dyn EncodedWriter>, InputError> {
+    fn writer(self: Arc<Self>, writer: WriterId) -> Result<Box<dyn EncodedWriter>, InputError> {
         Ok(Box::new(PortWriter::open(self, writer)?))
     }
 

@@ -22,6 +22,10 @@ pub(crate) struct OutputReader {
     id: u64,
     /// Items before this position are not wanted.
     from: u64,
+    /// Where reading begins, which may be inside a chunk.
+    start: u64,
+    /// Items before this position were handed out.
+    handed_out: u64,
     /// Entries of a collected output that were read or passed over; `None` until the first is looked for.
     entry: Option<usize>,
     /// A chunk that is being read from disk.
@@ -37,9 +41,19 @@ struct Reading {
 }
 
 impl OutputReader {
-    pub(super) fn new(store: Arc<OutputStore>, id: u64, from: u64) -> Self {
+    pub(super) fn new(store: Arc<OutputStore>, id: u64, from: u64, start: u64) -> Self {
         let entry = if from == 0 { Some(0) } else { None };
-        Self { store, id, from, entry, reading: None, lent: VecDeque::new() }
+        Self { store, id, from, start, handed_out: 0, entry, reading: None, lent: VecDeque::new() }
+    }
+
+    /// The position of the first item to be handed out: those of the first chunk before it went to another reader.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// From where it reads, which no reader could have come beyond.
+    pub(crate) fn from(&self) -> u64 {
+        self.from
     }
 
     /// The next chunk, `None` at the end.
@@ -113,26 +127,12 @@ impl OutputReader {
         self.entry = Some(self.entry.unwrap_or(0) + 1);
     }
 
-    /// All items before this position were handed out.
+    /// All items before this position were handed out: it must not be beyond what this reader was given. What is left of
+    /// a chunk in which it lies goes to the next reader.
     pub(crate) fn consumed(&mut self, position: u64) {
+        self.handed_out = self.handed_out.max(position);
         while self.lent.front().is_some_and(|chunk| chunk.first + chunk.items <= position) {
             self.lent.pop_front();
-        }
-    }
-}
-
-impl OutputReader {
-    /// Items before this position were handed out. If it is inside a chunk and it is known how many bytes of that are left,
-    /// only they are given back; else all of the chunk is.
-    pub(crate) fn consumed_within(&mut self, position: u64, rest_bytes: Option<u64>) {
-        self.consumed(position);
-        if let Some(chunk) = self.lent.front_mut()
-            && chunk.first < position
-            && let Some(rest) = rest_bytes.and_then(|rest| usize::try_from(rest).ok())
-            && let Some(from) = chunk.bytes.len().checked_sub(rest)
-        {
-            let (end, bytes) = (chunk.first + chunk.items, Arc::new(chunk.bytes[from..].to_vec()));
-            *chunk = Chunk { first: position, items: end - position, bytes };
         }
     }
 }
@@ -155,6 +155,10 @@ impl ChunkSource for OutputReader {
         }
     }
 
+    fn start(&self) -> u64 {
+        self.start
+    }
+
     fn is_trusted(&self) -> bool {
         true
     }
@@ -168,6 +172,6 @@ impl std::fmt::Debug for OutputReader {
 
 impl Drop for OutputReader {
     fn drop(&mut self) {
-        self.store.leave(self.id, std::mem::take(&mut self.lent).into_iter());
+        self.store.leave(self.id, self.handed_out, std::mem::take(&mut self.lent).into_iter());
     }
 }

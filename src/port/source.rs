@@ -24,6 +24,9 @@ pub(crate) trait ChunkSource: Send {
     /// The reader goes. `rest` is what it has not handed out of the last chunk; a streamed output gets it back.
     fn close(self: Box<Self>, rest: Option<Chunk>);
 
+    /// The position of the first item to hand out. The first chunk may begin before it.
+    fn start(&self) -> u64;
+
     /// Whether the bytes were made in this process.
     fn is_trusted(&self) -> bool;
 }
@@ -85,7 +88,8 @@ impl Current {
 
 impl Items {
     pub(super) fn new(output: &str, source: Box<dyn ChunkSource>) -> Self {
-        Self { output: output.to_owned(), source: Some(source), current: None, position: 0 }
+        let position = source.start();
+        Self { output: output.to_owned(), source: Some(source), current: None, position }
     }
 
     /// The next item, `None` at the end. After an error, the same item is tried again.

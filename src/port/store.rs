@@ -309,7 +309,8 @@ impl OutputStore {
         self.reader_from(0)
     }
 
-    /// A reader that wants nothing of what lies before item `from`, but may get the rest of its chunk.
+    /// A reader that wants nothing of what lies before item `from`, but may get the rest of its chunk: also what lies
+    /// before its [`start`](OutputReader::start), which it is to pass over.
     ///
     /// # Errors
     ///
@@ -322,8 +323,13 @@ impl OutputStore {
         let id = state.readers_ever;
         state.readers_ever += 1;
         state.readers.insert(id, None);
+        let (start, from) = match &state.contents {
+            Contents::Collected(_) => (0, from),
+            // What was given to nobody cannot have been read.
+            Contents::Streamed(streamed) => (streamed.start(), from.min(streamed.given())),
+        };
         drop(state);
-        Ok(OutputReader::new(Arc::clone(self), id, from))
+        Ok(OutputReader::new(Arc::clone(self), id, from, start))
     }
 
     /// The entry of a collected output that holds the item at `position`. Known once the output is whole.
@@ -380,12 +386,14 @@ impl OutputStore {
         next
     }
 
-    /// The reader `id` is gone; `rest` is what it took and did not consume, in order.
-    pub(super) fn leave(&self, id: u64, rest: impl DoubleEndedIterator<Item = Chunk>) {
+    /// The reader `id` is gone; `rest` is what it took and did not consume, in order. Of the first chunk of it, the items
+    /// before `handed_out` were.
+    pub(super) fn leave(&self, id: u64, handed_out: u64, rest: impl DoubleEndedIterator<Item = Chunk>) {
         let mut state = self.state.lock();
         let waker = state.readers.remove(&id);
         if let Contents::Streamed(streamed) = &mut state.contents {
             rest.rev().for_each(|chunk| streamed.push_front(chunk));
+            streamed.handed_out(handed_out);
         }
         drop(state);
         drop(waker);

@@ -10,11 +10,28 @@ pub(super) struct Streamed {
     bytes: usize,
     items_max: u64,
     bytes_max: usize,
+    /// The items before this position were handed out. It may lie inside the first chunk, whose reader went in the middle.
+    start: u64,
+    /// The end of what a reader was given at any time.
+    given: u64,
 }
 
 impl Streamed {
     pub(super) fn new(items_max: u64, bytes_max: usize) -> Self {
-        Self { chunks: VecDeque::new(), items: 0, bytes: 0, items_max, bytes_max }
+        Self { chunks: VecDeque::new(), items: 0, bytes: 0, items_max, bytes_max, start: 0, given: 0 }
+    }
+
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    pub(super) fn given(&self) -> u64 {
+        self.given
+    }
+
+    /// Items before this position were handed out.
+    pub(super) fn handed_out(&mut self, position: u64) {
+        self.start = self.start.max(position.min(self.given));
     }
 
     /// A writer that finds room may append one batch whatever its size, so a batch that alone is larger than the
@@ -52,6 +69,7 @@ impl Streamed {
         }
         self.items -= chunk.items;
         self.bytes -= chunk.bytes.len();
+        self.given = self.given.max(chunk.first + chunk.items);
         Some(chunk)
     }
 }

@@ -134,6 +134,12 @@ where
             Verdict::Reply(reply) => Ok(reply),
             Verdict::Failed => Err(CallError::ServiceFailed { service: service() }),
             Verdict::Stopping => Err(CallError::Stopping { service: service() }),
+            // A call of this process carries the message itself.
+            Verdict::NotCarried(error) => Err(CallError::NotCarried {
+                service: service(),
+                message: std::any::type_name::<M>().to_owned(),
+                why: error.to_string(),
+            }),
         }
     }
 

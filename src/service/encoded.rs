@@ -5,12 +5,13 @@ use std::sync::{Arc, Weak};
 use actix::{Handler, Message};
 
 use crate::{
-    codec,
+    codec::{self, DecodeError},
     schema::TypeDescription,
     service::{
         CallError, Service, ServiceMessage,
+        binding::resolver,
         directory::Origin,
-        envelope::{Admission, CallCell, OnAdmission, Queued, TellMessage, Verdict},
+        envelope::{Admission, CallCell, Carried, Encoded, EncodedTell, OnAdmission, Queued, Verdict},
         gate::{Gate, Place},
     },
 };
@@ -22,14 +23,14 @@ pub(crate) trait Entrance: Send + Sync {
     fn reply_type(&self) -> Arc<TypeDescription>;
     /// Has `watcher` told each time the service begins to refuse messages for a further reason.
     fn watch(&self, watcher: Weak<dyn Watcher>);
-    /// Decodes a message and puts it into the queue, or into the line for room in it.
+    /// Puts a message into the queue, or into the line for room in it. It is decoded by the service, when its turn comes.
     fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>);
     /// As [`tell`](Self::tell), for a message that is to be answered. What is returned withdraws it, if it is not
     /// settled yet.
     fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>>;
 }
 
-/// Told that a service refuses messages from outside from now on.
+/// Told that a service has refused a message, or refuses messages from outside from now on.
 pub(crate) trait Watcher: Send + Sync {
     fn refuses(&self, error: CallError);
 }
@@ -38,13 +39,15 @@ pub(crate) trait Watcher: Send + Sync {
 pub(crate) trait Receipt: Send {
     fn queued(self: Box<Self>);
     fn refused(self: Box<Self>, error: CallError);
+    /// Who is told if the message, once it was queued, turns out to be none.
+    fn watcher(&self) -> Arc<dyn Watcher>;
 }
 
 /// Told at most once how a call ended, on the thread where it did; not at all if it was withdrawn.
 pub(crate) trait Answer: Send {
-    /// How long an encoded reply may be.
-    fn bytes_max(&self) -> usize;
-    /// Of no more than [`bytes_max`](Self::bytes_max).
+    /// Why an encoded reply of so many bytes is not carried, if it is not.
+    fn refuses(&self, bytes: usize) -> Option<String>;
+    /// Of a length that is not [refused](Self::refuses).
     fn reply(self: Box<Self>, bytes: Vec<u8>);
     fn fail(self: Box<Self>, error: CallError);
 }
@@ -69,13 +72,14 @@ struct TypedEntrance<S, M> {
 }
 
 impl<S: Service, M: ServiceMessage> TypedEntrance<S, M> {
-    fn decode(&self, bytes: &[u8]) -> Result<M, CallError> {
-        codec::decode_whole(self.decode, bytes).map_err(|error| CallError::NotCarried {
-            service: self.gate.name().to_string(),
-            message: self.message.to_owned(),
-            why: error.to_string(),
-        })
+    /// References in it will be bound as those that are decoded now.
+    fn encoded(&self, bytes: &[u8]) -> Encoded<M> {
+        Encoded { bytes: bytes.to_vec(), decode: self.decode, resolver: resolver() }
     }
+}
+
+fn not_carried(service: &str, message: &str, error: &DecodeError) -> CallError {
+    CallError::NotCarried { service: service.to_owned(), message: message.to_owned(), why: error.to_string() }
 }
 
 impl<S, M> Entrance for TypedEntrance<S, M>
@@ -96,12 +100,11 @@ where
     }
 
     fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>) {
-        let message = match self.decode(bytes) {
-            Ok(message) => message,
-            Err(error) => return receipt.refused(error),
-        };
+        let (service, name, watcher) = (Arc::clone(self.gate.name()), self.message, receipt.watcher());
+        let undecodable = Box::new(move |error| watcher.refuses(not_carried(&service, name, &error)));
+        let envelope = EncodedTell { message: self.encoded(bytes), undecodable };
         let mut receipt = Some(receipt);
-        let place = self.gate.push(Queued::Tell(Box::new(TellMessage(message))), Origin::Outside, || {
+        let place = self.gate.push(Queued::Tell(Box::new(envelope)), Origin::Outside, || {
             let (gate, receipt) = (Arc::clone(&self.gate), receipt.take()?);
             Some(Arc::new(Admission::watched_by(Box::new(Waiting { gate, receipt }))))
         });
@@ -114,13 +117,7 @@ where
     }
 
     fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>> {
-        let message: M = match self.decode(bytes) {
-            Ok(message) => message,
-            Err(error) => {
-                answer.fail(error);
-                return None;
-            }
-        };
+        let message = Carried::Encoded(self.encoded(bytes));
         let (service, name) = (Arc::clone(self.gate.name()), self.message);
         let taker = Box::new(move |verdict| conclude::<M>(verdict, &service, name, answer));
         let cell = Arc::new(CallCell::taken_by(message, taker));
@@ -149,6 +146,7 @@ fn conclude<M: ServiceMessage>(
         Ok(Verdict::Reply(reply)) => reply,
         Ok(Verdict::Failed) => return answer.fail(CallError::ServiceFailed { service: service.to_owned() }),
         Ok(Verdict::Stopping) => return answer.fail(CallError::Stopping { service: service.to_owned() }),
+        Ok(Verdict::NotCarried(error)) => return answer.fail(not_carried(service, message, &error)),
         Err(error) => return answer.fail(error),
     };
     let mut bytes = Vec::new();
@@ -159,8 +157,10 @@ fn conclude<M: ServiceMessage>(
         encoded
     });
     let why = match encoded {
-        Ok(()) if bytes.len() <= answer.bytes_max() => return answer.reply(bytes),
-        Ok(()) => format!("it takes {} bytes, and may take {}", bytes.len(), answer.bytes_max()),
+        Ok(()) => match answer.refuses(bytes.len()) {
+            None => return answer.reply(bytes),
+            Some(why) => why,
+        },
         Err(error) => error.to_string(),
     };
     answer.fail(CallError::ReplyNotCarried { service: service.to_owned(), message: message.to_owned(), why });

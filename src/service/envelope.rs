@@ -13,7 +13,10 @@ use actix::{Handler, Message, dev::MessageResponse};
 use parking_lot::Mutex;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::service::{CallError, Service, ServiceMessage};
+use crate::{
+    codec::{DecodeError, DecodePrefix, decode_whole},
+    service::{CallError, Service, ServiceMessage, ServiceResolver, bound_to},
+};
 
 /// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
 pub(super) enum Queued<S> {
@@ -65,10 +68,43 @@ impl<S> Queued<S> {
     }
 }
 
+/// A message as it waits: one that came over a connection is decoded by the service that takes it up, so that a slow
+/// `Deserialize` holds up nobody else.
+pub(super) enum Carried<M> {
+    Value(M),
+    Encoded(Encoded<M>),
+}
+
+pub(super) struct Encoded<M> {
+    pub bytes: Vec<u8>,
+    pub decode: DecodePrefix<M>,
+    /// What references in it are bound to.
+    pub resolver: Option<Arc<dyn ServiceResolver>>,
+}
+
+impl<M> Carried<M> {
+    fn open(self) -> Result<M, DecodeError> {
+        match self {
+            Self::Value(message) => Ok(message),
+            Self::Encoded(encoded) => encoded.open(),
+        }
+    }
+}
+
+impl<M> Encoded<M> {
+    pub(super) fn open(self) -> Result<M, DecodeError> {
+        let Self { bytes, decode, resolver } = self;
+        match resolver {
+            Some(resolver) => bound_to(resolver, || decode_whole(decode, &bytes)),
+            None => decode_whole(decode, &bytes),
+        }
+    }
+}
+
 /// What came of handling one message.
 pub(super) enum Handled {
     Done,
-    /// Its caller no longer waited, so it was not handled.
+    /// Its caller no longer waited, or it is no message of its type, so it was not handled.
     Skipped,
     /// The reply, or the end of the work, is still to come.
     InFlight(InFlight),
@@ -97,24 +133,59 @@ where
     }
 
     fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
-        // A response that has nothing to drop owns no future, so its work is done when the handler returns. All others
-        // may go on, and a service that is stopped finishes what it accepted: their end must be seen.
-        if !needs_drop::<<S as Handler<M>>::Result>() {
-            respond(service, ctx, self.0, None);
-            return Handled::Done;
+        told(self.0, service, ctx)
+    }
+}
+
+/// As [`TellMessage`], not decoded yet.
+pub(super) struct EncodedTell<M> {
+    pub message: Encoded<M>,
+    /// Told if it cannot be decoded.
+    pub undecodable: Box<dyn FnOnce(DecodeError) + Send>,
+}
+
+impl<S, M> TellEnvelope<S> for EncodedTell<M>
+where
+    S: Service + Handler<M>,
+    M: ServiceMessage,
+{
+    fn message(&self) -> &'static str {
+        type_name::<M>()
+    }
+
+    fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
+        match self.message.open() {
+            Ok(message) => told(message, service, ctx),
+            Err(error) => {
+                (self.undecodable)(error);
+                Handled::Skipped
+            }
         }
-        let (tx, mut rx) = oneshot::channel();
-        respond(service, ctx, self.0, Some(tx));
-        match rx.try_recv() {
-            Ok(_) => Handled::Done,
-            Err(TryRecvError::Closed) => Handled::ReplyLost,
-            Err(TryRecvError::Empty) => Handled::InFlight(Box::pin(async move {
-                match rx.await {
-                    Ok(_) => Delivery::Delivered,
-                    Err(_) => Delivery::Lost,
-                }
-            })),
-        }
+    }
+}
+
+fn told<S, M>(message: M, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
+where
+    S: Service + Handler<M>,
+    M: ServiceMessage,
+{
+    // A response that has nothing to drop owns no future, so its work is done when the handler returns. All others
+    // may go on, and a service that is stopped finishes what it accepted: their end must be seen.
+    if !needs_drop::<<S as Handler<M>>::Result>() {
+        respond(service, ctx, message, None);
+        return Handled::Done;
+    }
+    let (tx, mut rx) = oneshot::channel();
+    respond(service, ctx, message, Some(tx));
+    match rx.try_recv() {
+        Ok(_) => Handled::Done,
+        Err(TryRecvError::Closed) => Handled::ReplyLost,
+        Err(TryRecvError::Empty) => Handled::InFlight(Box::pin(async move {
+            match rx.await {
+                Ok(_) => Delivery::Delivered,
+                Err(_) => Delivery::Lost,
+            }
+        })),
     }
 }
 
@@ -149,7 +220,7 @@ pub(super) type Taker<R> = Box<dyn FnOnce(Result<Verdict<R>, CallError>) + Send>
 enum CallState<M: Message> {
     /// The message waits in the queue, or for room in it.
     Waiting {
-        message: M,
+        message: Carried<M>,
         caller: Caller<M::Result>,
     },
     /// The service has taken the message up.
@@ -168,6 +239,8 @@ pub(super) enum Verdict<R> {
     Failed,
     /// Never taken up.
     Stopping,
+    /// What came over the connection is no such message.
+    NotCarried(DecodeError),
 }
 
 /// What a caller leaves behind when it no longer waits.
@@ -182,11 +255,12 @@ pub(super) enum Withdrawn<R> {
 
 impl<M: Message> CallCell<M> {
     pub(super) fn new(message: M, caller: Waker) -> Self {
+        let message = Carried::Value(message);
         Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Task(caller) }) }
     }
 
     /// The verdict goes to `taker`, on the thread where it is made.
-    pub(super) fn taken_by(message: M, taker: Taker<M::Result>) -> Self {
+    pub(super) fn taken_by(message: Carried<M>, taker: Taker<M::Result>) -> Self {
         Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Taker(taker) }) }
     }
 
@@ -230,7 +304,7 @@ impl<M: Message> CallCell<M> {
         }
     }
 
-    fn take_up(self: Arc<Self>) -> Option<(M, InHand<M>)> {
+    fn take_up(self: Arc<Self>) -> Option<(Carried<M>, InHand<M>)> {
         let mut state = self.state.lock();
         match replace(&mut *state, CallState::Closed) {
             CallState::Waiting { message, caller } => {
@@ -275,9 +349,13 @@ impl<M: Message> CallCell<M> {
 struct InHand<M: Message>(Option<Arc<CallCell<M>>>);
 
 impl<M: Message> InHand<M> {
-    fn answer(mut self, reply: M::Result) {
+    fn answer(self, reply: M::Result) {
+        self.settle(Verdict::Reply(reply));
+    }
+
+    fn settle(mut self, verdict: Verdict<M::Result>) {
         if let Some(cell) = self.0.take() {
-            cell.settle(Verdict::Reply(reply));
+            cell.settle(verdict);
         }
     }
 }
@@ -301,6 +379,13 @@ where
 
     fn handle(self: Arc<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
         let Some((message, in_hand)) = self.take_up() else { return Handled::Skipped };
+        let message = match message.open() {
+            Ok(message) => message,
+            Err(error) => {
+                in_hand.settle(Verdict::NotCarried(error));
+                return Handled::Skipped;
+            }
+        };
         let (tx, mut rx) = oneshot::channel();
         respond(service, ctx, message, Some(tx));
         match rx.try_recv() {

@@ -20,7 +20,7 @@ use crate::{
     bridge::{
         connection::Violation,
         frame::Kind,
-        message::{FromClient, FromNode, INPUT_WINDOW, InputFault, head_of},
+        message::{FromClient, FromNode, INPUT_WINDOW, InputFault, batch_cost, head_of},
         outbound::DataMessage,
     },
     codec,
@@ -54,7 +54,7 @@ struct State {
     batches: VecDeque<Batch>,
     /// The number of the next item to be sent for the first time.
     next: u64,
-    /// Bytes that were sent on this connection and not confirmed.
+    /// The cost of what was sent on this connection and not confirmed.
     unconfirmed: usize,
     finishing: Vec<oneshot::Sender<Result<(), InputError>>>,
     /// The order to finish was sent on this connection.
@@ -202,7 +202,8 @@ impl InputExchange {
         // A sender that has gone before its items were sent takes them along.
         state.batches.retain(|batch| batch.first.is_some() || !batch.done.is_closed());
         for batch in state.batches.iter_mut().filter(|batch| !batch.sent) {
-            if state.unconfirmed > 0 && state.unconfirmed + batch.bytes.len() > INPUT_WINDOW {
+            let cost = batch_cost(batch.bytes.len());
+            if state.unconfirmed > 0 && state.unconfirmed + cost > INPUT_WINDOW {
                 break;
             }
             let first = *batch.first.get_or_insert_with(|| {
@@ -211,7 +212,7 @@ impl InputExchange {
                 first
             });
             batch.sent = true;
-            state.unconfirmed += batch.bytes.len();
+            state.unconfirmed += cost;
             let (head, bytes) = (Some(head_of(first, batch.items)), Arc::clone(&batch.bytes));
             attachment.outbound.push_data(DataMessage { kind: Kind::Items, id: self.id, head, bytes, room: None });
         }
@@ -234,7 +235,7 @@ impl InputExchange {
         {
             let batch = state.batches.pop_front().expect("there is one in front");
             if batch.sent {
-                state.unconfirmed -= batch.bytes.len();
+                state.unconfirmed -= batch_cost(batch.bytes.len());
             }
             done.push(batch);
         }

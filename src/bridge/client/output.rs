@@ -48,8 +48,8 @@ struct State {
     chunks: VecDeque<Chunk>,
     /// The end of the last chunk that the reader took. A new connection goes on from here.
     taken: u64,
-    /// Bytes of the last chunk that the reader did not hand out when it went, if it had begun one.
-    rest_bytes: Option<u64>,
+    /// Where the reader begins.
+    start: u64,
     /// The end and the bytes of each chunk for which the node waits for credit.
     owed: VecDeque<(u64, u64)>,
     owed_bytes: u64,
@@ -76,7 +76,7 @@ impl OutputStream {
             opening: Some(opening),
             chunks: VecDeque::new(),
             taken: 0,
-            rest_bytes: None,
+            start: 0,
             owed: VecDeque::new(),
             owed_bytes: 0,
             credit: 0,
@@ -125,7 +125,7 @@ impl ChunkSource for OutputStream {
         if state.credit < OUTPUT_WINDOW / 4 {
             return;
         }
-        let credit = FromClient::OutputCredit { consumed: state.consumed, bytes: state.credit };
+        let credit = FromClient::OutputCredit { consumed: state.consumed };
         state.credit = 0;
         let attachment = state.attachment.clone();
         drop(state);
@@ -138,9 +138,12 @@ impl ChunkSource for OutputStream {
         if let Some(rest) = rest {
             let mut state = self.exchange.state.lock();
             state.taken = state.taken.min(rest.first);
-            state.rest_bytes = Some(rest.bytes.len() as u64);
         }
         // What is left to do is done by the drop.
+    }
+
+    fn start(&self) -> u64 {
+        self.exchange.state.lock().start
     }
 
     fn is_trusted(&self) -> bool {
@@ -153,10 +156,10 @@ impl Drop for OutputStream {
         let Some(shared) = self.shared.upgrade() else { return };
         shared.end(self.id);
         let mut state = self.exchange.state.lock();
-        let (attachment, consumed, rest_bytes) = (state.attachment.take(), state.taken, state.rest_bytes);
+        let (attachment, consumed) = (state.attachment.take(), state.taken);
         drop(state);
         if let Some(attachment) = attachment {
-            send(&attachment.outbound, self.id, &FromClient::CloseOutput { consumed, rest_bytes });
+            send(&attachment.outbound, self.id, &FromClient::CloseOutput { consumed });
         }
     }
 }
@@ -175,12 +178,16 @@ impl OutputExchange {
     }
 
     /// Opened, or refused: at first, or again after the connection was lost.
-    fn opened(&self, opened: Result<(), OutputFault>) {
+    fn opened(&self, opened: Result<u64, OutputFault>) {
         let mut state = self.state.lock();
         let node = state.attachment.as_ref().map(|attachment| attachment.incarnation);
         let result = match opened {
-            Ok(()) => {
+            Ok(start) => {
                 state.opened_on = state.opened_on.or(node);
+                // A reader that has begun knows better how far it is.
+                if state.opening.is_some() {
+                    state.start = start;
+                }
                 Ok(())
             }
             Err(OutputFault::TypeDiffers(there)) => Err(OutputError::wrong_type(&self.output, &self.wanted, &there)),
@@ -223,7 +230,7 @@ impl Exchange for OutputExchange {
         let from = state.taken;
         drop(state);
         let (job, output, item_type) = (self.job, self.output.clone(), self.wanted.fingerprint());
-        let open = FromClient::OpenOutput { job, output, item_type, from, bytes: OUTPUT_WINDOW };
+        let open = FromClient::OpenOutput { job, output, item_type, from };
         send(&attachment.outbound, id, &open);
     }
 

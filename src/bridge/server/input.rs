@@ -3,37 +3,41 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use futures::future::poll_fn;
+use tokio::runtime::Handle;
 
-use super::session::say;
+use super::session::{Ends, Held, say};
 use crate::{
     bridge::{
         connection::Violation,
-        message::{FromNode, INPUT_WINDOW, InputFault},
+        message::{FromNode, INPUT_WINDOW, InputFault, batch_cost},
         outbound::Outbound,
     },
     job::JobId,
-    link::Host,
-    port::{EncodedWriter, InputError},
+    port::{EncodedWriter, InputError, WriterId},
     schema::Fingerprint,
 };
+
+/// Items of the standard library's types are decoded on the I/O thread, if they take no more than this: that is quicker
+/// than the way to another thread. All others run code of the user's, or take their time.
+const DECODED_HERE_MAX: usize = 64 << 10;
 
 /// Puts the items of one sender into an input as there is room.
 pub(super) struct InputPump {
     id: u64,
-    writer: u128,
+    writer: WriterId,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
     batches: VecDeque<Batch>,
-    /// Bytes that have come and were not confirmed.
+    /// The cost of the batches that have come and were not confirmed.
     unconfirmed: usize,
     finish: bool,
     closed: Option<Closed>,
@@ -59,13 +63,13 @@ enum Step {
 }
 
 impl InputPump {
-    pub(super) fn new(id: u64, writer: u128) -> Rc<Self> {
+    pub(super) fn new(id: u64, writer: WriterId) -> Rc<Self> {
         Rc::new(Self { id, writer, state: RefCell::default() })
     }
 
     /// # Errors
     ///
-    /// The client sent beyond its window.
+    /// The client sent beyond its window, or a batch of nothing.
     pub(super) fn receive(&self, first: u64, items: u64, bytes: &[u8]) -> Result<(), Violation> {
         let (unconfirmed, closed) = {
             let state = self.state.borrow();
@@ -74,11 +78,15 @@ impl InputPump {
         if closed {
             return Ok(());
         }
-        if unconfirmed > 0 && unconfirmed + bytes.len() > INPUT_WINDOW {
+        if items == 0 {
+            return Err(Violation::new("a batch of no items"));
+        }
+        let cost = batch_cost(bytes.len());
+        if unconfirmed > 0 && unconfirmed + cost > INPUT_WINDOW {
             return Err(Violation::new("items were sent beyond the window"));
         }
         self.change(|state| {
-            state.unconfirmed += bytes.len();
+            state.unconfirmed += cost;
             state.batches.push_back(Batch { first, items, bytes: bytes.to_vec() });
         });
         Ok(())
@@ -109,14 +117,14 @@ impl InputPump {
 
     pub(super) async fn run(
         self: Rc<Self>,
-        host: Arc<dyn Host>,
-        outbound: Arc<Outbound>,
+        Ends { host, outbound, .. }: Ends,
+        pending: Held,
         job: JobId,
         input: String,
         item_type: Fingerprint,
     ) {
-        let port = host.port(job, &input).await;
-        drop(host);
+        let (port, blocking) = (host.port(job, &input).await, host.blocking().clone());
+        drop((host, pending));
         let writer = port.map_err(InputFault::Refused).and_then(|port| {
             if port.description().fingerprint() != item_type {
                 return Err(InputFault::TypeDiffers(Box::new((**port.description()).clone())));
@@ -131,7 +139,7 @@ impl InputPump {
         loop {
             match poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Take(batch) => {
-                    if let Err(error) = self.take(&batch, &mut *writer, &outbound).await {
+                    if let Err(error) = self.take(batch, &mut *writer, &outbound, &blocking).await {
                         self.refuse(&outbound, writer.next(), error);
                     }
                 }
@@ -160,23 +168,47 @@ impl InputPump {
         Poll::Pending
     }
 
-    async fn take(&self, batch: &Batch, writer: &mut dyn EncodedWriter, outbound: &Outbound) -> Result<(), InputError> {
-        writer.offer(batch.first, batch.items, &batch.bytes)?;
+    async fn take(
+        &self,
+        batch: Batch,
+        writer: &mut dyn EncodedWriter,
+        outbound: &Outbound,
+        blocking: &Handle,
+    ) -> Result<(), InputError> {
+        let Batch { first, items, bytes } = batch;
+        let cost = batch_cost(bytes.len());
+        let inline = writer.is_plain() && bytes.len() <= DECODED_HERE_MAX;
+        let decoding = writer.decoding(first, items, bytes);
+        let decoded = if inline {
+            decoding()
+        } else {
+            let mut decoding = blocking.spawn_blocking(decoding);
+            let decoded = poll_fn(|cx| {
+                self.poll_finish(cx, writer, outbound);
+                Pin::new(&mut decoding).poll(cx)
+            });
+            // The pool drops what it has not begun when it is shut down; panics were caught.
+            decoded.await.unwrap_or(Err(InputError::EnvironmentClosed))
+        };
+        writer.offer(decoded?);
         poll_fn(|cx| {
-            let mut state = self.state.borrow_mut();
-            // To finish does not wait for room: it refuses those who do.
-            if std::mem::take(&mut state.finish) {
-                let finished = writer.finish();
-                say(outbound, self.id, &FromNode::InputFinished(finished));
-            }
-            state.waker = Some(cx.waker().clone());
-            drop(state);
+            self.poll_finish(cx, writer, outbound);
             writer.poll_push(cx)
         })
         .await?;
-        self.state.borrow_mut().unconfirmed -= batch.bytes.len();
+        self.state.borrow_mut().unconfirmed -= cost;
         say(outbound, self.id, &FromNode::InputTaken { next: writer.next() });
         Ok(())
+    }
+
+    /// To finish waits neither for items to be decoded nor for room: it refuses those that do.
+    fn poll_finish(&self, cx: &mut Context<'_>, writer: &dyn EncodedWriter, outbound: &Outbound) {
+        let mut state = self.state.borrow_mut();
+        state.waker = Some(cx.waker().clone());
+        if std::mem::take(&mut state.finish) {
+            drop(state);
+            say(outbound, self.id, &FromNode::InputFinished(writer.finish()));
+        }
     }
 
     /// What has come behind the refused items is not taken either: the client asks again how far this side is.

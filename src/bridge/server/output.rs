@@ -2,30 +2,27 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use futures::future::poll_fn;
 
-use super::{
-    access::Access,
-    session::{say, say_behind},
-};
+use super::session::{Ends, Held, say, say_behind};
 use crate::{
     bridge::{
+        connection::Violation,
         frame::Kind,
-        message::{FromNode, OutputFault, head_of},
-        outbound::{DataMessage, Outbound},
+        message::{FromNode, OUTPUT_WINDOW, OutputFault, head_of},
+        outbound::DataMessage,
     },
     job::JobId,
-    link::Host,
     port::{Chunk, OutputError, OutputKind, OutputReader},
     schema::Fingerprint,
 };
 
-/// Sends the chunks of an output as far as the client's credit goes.
+/// Sends the chunks of an output, as far ahead of what the client has consumed as the window allows.
 pub(super) struct OutputPump {
     id: u64,
     from: u64,
@@ -33,8 +30,12 @@ pub(super) struct OutputPump {
 }
 
 struct State {
-    /// Bytes that may be sent; below zero if a chunk was larger than what was left.
-    credit: i128,
+    /// The end and the bytes of each chunk that was sent and not consumed.
+    ahead: VecDeque<(u64, u64)>,
+    ahead_bytes: u64,
+    /// The end of what was sent on this connection, or where it goes on.
+    sent: u64,
+    /// What the client says it has consumed. Once there is a reader, this is never beyond `sent`.
     consumed: u64,
     closed: bool,
     /// Once the output was found. Dropped when the client closes it, and not later: another reader may come at once.
@@ -50,27 +51,42 @@ enum Step {
 }
 
 impl OutputPump {
-    pub(super) fn new(id: u64, from: u64, bytes: u64) -> Rc<Self> {
-        let state = State { credit: bytes.into(), consumed: from, closed: false, reader: None, waker: None };
+    pub(super) fn new(id: u64, from: u64) -> Rc<Self> {
+        let state = State {
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            sent: from,
+            consumed: 0,
+            closed: false,
+            reader: None,
+            waker: None,
+        };
         Rc::new(Self { id, from, state: RefCell::new(state) })
     }
 
-    pub(super) fn credit(&self, consumed: u64, bytes: u64) {
-        self.change(|state| {
-            state.credit += i128::from(bytes);
-            state.consumed = state.consumed.max(consumed);
-        });
+    /// # Errors
+    ///
+    /// The client has consumed what it was not sent.
+    pub(super) fn consumed(&self, consumed: u64) -> Result<(), Violation> {
+        if consumed > self.state.borrow().sent {
+            return Err(Violation::new("more was consumed than was sent"));
+        }
+        self.change(|state| state.consume(consumed));
+        Ok(())
     }
 
-    pub(super) fn close(&self, consumed: u64, rest_bytes: Option<u64>) {
+    /// # Errors
+    ///
+    /// As for [`consumed`](Self::consumed); it is closed all the same.
+    pub(super) fn close(&self, consumed: u64) -> Result<(), Violation> {
+        let held = self.consumed(consumed);
         let mut reader = None;
         self.change(|state| {
             state.closed = true;
             reader = state.reader.take();
         });
-        if let Some(mut reader) = reader {
-            reader.consumed_within(consumed, rest_bytes);
-        }
+        drop(reader);
+        held
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -86,15 +102,14 @@ impl OutputPump {
     /// Runs until the client closes the output. What it has not consumed of a streamed one is then given back.
     pub(super) async fn run(
         self: Rc<Self>,
-        host: Arc<dyn Host>,
-        outbound: Arc<Outbound>,
-        access: Access,
+        Ends { host, outbound, access }: Ends,
+        pending: Held,
         job: JobId,
         output: String,
         item_type: Fingerprint,
     ) {
         let store = host.store(job, &output).await;
-        drop(host);
+        drop((host, pending));
         let reader = store.map_err(OutputFault::Refused).and_then(|store| {
             if store.description().fingerprint() != item_type {
                 return Err(OutputFault::TypeDiffers(Box::new((**store.description()).clone())));
@@ -108,10 +123,12 @@ impl OutputPump {
         match reader {
             // Closed while it was looked for.
             Ok(_) if self.state.borrow().closed => return,
-            Ok(reader) => self.state.borrow_mut().reader = Some(reader),
+            Ok(reader) => {
+                say(&outbound, self.id, &FromNode::OutputOpened(Ok(reader.start())));
+                self.state.borrow_mut().begin(reader);
+            }
             Err(fault) => return say(&outbound, self.id, &FromNode::OutputOpened(Err(fault))),
         }
-        say(&outbound, self.id, &FromNode::OutputOpened(Ok(())));
         let mut ended = false;
         loop {
             match poll_fn(|cx| self.poll_step(cx, ended)).await {
@@ -132,21 +149,45 @@ impl OutputPump {
 
     fn poll_step(&self, cx: &mut Context<'_>, ended: bool) -> Poll<Step> {
         let mut state = self.state.borrow_mut();
-        let State { credit, consumed, reader, waker, .. } = &mut *state;
+        let State { ahead, ahead_bytes, sent, reader, waker, .. } = &mut *state;
         let Some(reader) = reader else { return Poll::Ready(Step::Closed) };
-        reader.consumed(*consumed);
         *waker = Some(cx.waker().clone());
-        if ended || *credit <= 0 {
+        if ended || *ahead_bytes >= OUTPUT_WINDOW {
             return Poll::Pending;
         }
         match reader.poll_chunk(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(chunk))) => {
-                *credit -= chunk.bytes.len() as i128;
+                let (end, bytes) = (chunk.first + chunk.items, chunk.bytes.len() as u64);
+                ahead.push_back((end, bytes));
+                *ahead_bytes += bytes;
+                *sent = (*sent).max(end);
                 Poll::Ready(Step::Send(chunk))
             }
             Poll::Ready(Ok(None)) => Poll::Ready(Step::End(Ok(()))),
             Poll::Ready(Err(error)) => Poll::Ready(Step::End(Err(error))),
+        }
+    }
+}
+
+impl State {
+    /// The output was found. What the client said of how far it is holds as far as that can be.
+    fn begin(&mut self, reader: OutputReader) {
+        self.sent = reader.from();
+        self.reader = Some(reader);
+        self.consume(self.consumed.min(self.sent));
+    }
+
+    fn consume(&mut self, consumed: u64) {
+        self.consumed = consumed;
+        while let Some((end, bytes)) = self.ahead.front().copied()
+            && end <= consumed
+        {
+            self.ahead.pop_front();
+            self.ahead_bytes -= bytes;
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.consumed(consumed);
         }
     }
 }

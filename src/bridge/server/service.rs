@@ -22,6 +22,10 @@ use crate::{
     service::{Answer, CallError, Receipt, Watcher, Withdraw},
 };
 
+/// Bytes that a client may have left unread, beyond which replies are not kept for it: two of the largest. It is told
+/// that the call's reply was dropped. Further calls were not taken up long before.
+const UNREAD_REPLIES_MAX: usize = 2 * CALL_BYTES_MAX;
+
 /// The calls of one connection that are not answered yet.
 #[derive(Default)]
 pub(super) struct Calls {
@@ -102,8 +106,17 @@ impl SessionAnswer {
 }
 
 impl Answer for SessionAnswer {
-    fn bytes_max(&self) -> usize {
-        CALL_BYTES_MAX
+    fn refuses(&self, bytes: usize) -> Option<String> {
+        let unread = self.outbound.backlog();
+        if bytes > CALL_BYTES_MAX {
+            Some(format!("it takes {bytes} bytes, and may take {CALL_BYTES_MAX}"))
+        } else if unread + bytes > UNREAD_REPLIES_MAX {
+            Some(format!(
+                "the client has {unread} bytes of answers to read, and no more than {UNREAD_REPLIES_MAX} are kept for it"
+            ))
+        } else {
+            None
+        }
     }
 
     fn reply(self: Box<Self>, bytes: Vec<u8>) {
@@ -195,7 +208,11 @@ impl Receipt for TellReceipt {
     }
 
     fn refused(self: Box<Self>, error: CallError) {
-        say(&self.credit.outbound, self.credit.id, &FromNode::RouteRefused(error));
+        self.credit.refuses(error);
         self.credit.owe(self.cost);
+    }
+
+    fn watcher(&self) -> Arc<dyn Watcher> {
+        Arc::clone(&self.credit) as _
     }
 }

@@ -1,20 +1,19 @@
 //! One client's connection, on the node.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     future::Future,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
 };
 
 use futures::future::{Either, select};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::AsyncRead,
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::{AbortHandle, JoinSet},
 };
 
@@ -28,31 +27,54 @@ use super::{
 use crate::{
     bridge::{
         connection::{self, Handler, Violation},
-        frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message},
+        frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message, PARAMETERS_BYTES_MAX},
         key::KeyId,
-        message::{FromClient, FromNode, Goodbye, OpenRoute, REQUESTS_MAX, RouteFault, STREAMS_MAX, cost_of, run_head},
+        message::{
+            FromClient, FromNode, Goodbye, InputFault, OpenRoute, OutputFault, REQUESTS_MAX, RouteFault, STREAMS_MAX,
+            cost_of, run_head,
+        },
         outbound::{DataMessage, Outbound},
     },
     codec,
-    job::{EncodedJob, JobId, JobOptions},
+    job::{EncodedJob, JobId, JobOptions, NAME_BYTES_MAX},
     link::{Host, JobRequest, Keep, NodeStop, Refusal, Reply, Request, SubmitJob},
-    schema::TypeDescription,
+    port::{ClientId, InputError, OutputError, WriterId},
+    schema::{Fingerprint, TypeDescription},
     service::{CallError, Entrance, bound_to},
 };
 
-/// While more than this is queued for a client, nothing more is read from it: one that asks and does not read the
-/// answers makes itself wait.
-const BACKLOG_MAX: usize = 4 << 20;
+/// While a client has not read more than this, no message of it is taken up, and no answer to it begun: one that asks and
+/// does not read the answers makes itself wait.
+const UNREAD_MAX: usize = 4 << 20;
+
+/// Answers that are made for one client at the same time, of those that are made at once.
+const ANSWERS_AT_ONCE: usize = 8;
+
+/// Questions that wait to be answered so, and streams that are being opened. While there are more, nothing more is read.
+const PENDING_MAX: usize = 256;
+
+/// Bytes of the parameters of jobs that are being submitted. While there are more, nothing more is read.
+const SUBMITS_BYTES_MAX: usize = PARAMETERS_BYTES_MAX;
+
+/// Jobs of one client whose parameters are decoded at the same time.
+const DECODED_AT_ONCE: usize = 4;
+
+/// A message that is no submit, at most: it consists of ids and names.
+const PLAIN_BYTES_MAX: usize = 64 << 10;
 
 /// Tasks of a session: one for each question, and for each stream that is open or about to end.
 const TASKS_MAX: usize = REQUESTS_MAX + 3 * STREAMS_MAX;
 
 pub(super) struct Session {
     pub(super) server: Arc<Server>,
+    client: ClientId,
     /// Where the connection comes from, for those who ask who holds a job.
     from: Option<String>,
     pub(super) outbound: Arc<Outbound>,
     access: Access,
+    pending: Rc<Pending>,
+    answers: Arc<Semaphore>,
+    decoding: Arc<Semaphore>,
     streams: Rc<RefCell<Streams>>,
     /// Everything that is done for this client and takes its time. Nothing of it outlives the session.
     tasks: JoinSet<()>,
@@ -90,10 +112,26 @@ struct Route {
 }
 
 impl Session {
-    pub(super) fn new(server: Arc<Server>, from: Option<SocketAddr>, outbound: Arc<Outbound>, access: Access) -> Self {
-        let (calls, from) = (Arc::new(Calls::default()), from.map(|address| address.to_string()));
-        let (streams, tasks) = (Rc::default(), JoinSet::new());
-        Self { server, from, outbound, access, streams, tasks, calls, touched: Vec::new() }
+    pub(super) fn new(
+        server: Arc<Server>,
+        (client, from): (ClientId, Option<SocketAddr>),
+        outbound: Arc<Outbound>,
+        access: Access,
+    ) -> Self {
+        Self {
+            server,
+            client,
+            from: from.map(|address| address.to_string()),
+            outbound,
+            access,
+            pending: Rc::default(),
+            answers: Arc::new(Semaphore::new(ANSWERS_AT_ONCE)),
+            decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)),
+            streams: Rc::default(),
+            tasks: JoinSet::new(),
+            calls: Arc::default(),
+            touched: Vec::new(),
+        }
     }
 
     /// Talks until the connection ends, or `dismissed`; then nothing of the session is left.
@@ -117,15 +155,24 @@ impl Session {
         end
     }
 
+    /// Asks once there is room for the answer: whoever does not read must not have answers piled up.
     fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
-        let (answer, server) = (self.server.host.ask(request), Arc::clone(&self.server));
+        let (server, outbound, answers) =
+            (Arc::clone(&self.server), Arc::clone(&self.outbound), Arc::clone(&self.answers));
         let access = self.access.clone();
+        let waits = waits(&request);
+        let pending = (!waits).then(|| Held::new(&self.pending, 0));
         async move {
-            let mut answer = answer.await;
-            if let Ok(Reply::Health(health)) = &mut answer {
-                // The JobManager itself would still take jobs.
-                health.accepting &= server.accepts_jobs();
+            if waits {
+                let answer = server.ask(request.clone()).await;
+                if outbound.backlog() <= UNREAD_MAX || !matches!(answer, Ok(Reply::Status(_))) {
+                    return answer;
+                }
             }
+            let _permit = answers.acquire_owned().await;
+            outbound.drained(UNREAD_MAX).await;
+            let mut answer = server.ask(at_once(request)).await;
+            drop(pending);
             if let Ok(reply) = &mut answer {
                 access.reduce(&server, reply);
             }
@@ -135,6 +182,9 @@ impl Session {
 
     fn hear(&mut self, message: &Message<'_>) -> Result<(), Violation> {
         let said = codec::decode::<FromClient>(message.payload).map_err(Violation::new)?;
+        if message.payload.len() > PLAIN_BYTES_MAX && !matches!(said, FromClient::Submit { .. }) {
+            return Err(Violation::new(format_args!("a question of more than {PLAIN_BYTES_MAX} bytes")));
+        }
         if let Err(obstacle) = self.access.check(&self.server, &said) {
             access::refuse(&self.outbound, message, &said, obstacle);
             return Ok(());
@@ -174,37 +224,19 @@ impl Session {
                 self.calls.withdraw(id);
                 Ok(())
             }
-            FromClient::OpenOutput { job, output, item_type, from, bytes } => {
-                self.bounded(|streams| streams.outputs.len())?;
-                self.unused(id, |streams| streams.outputs.contains_key(&id))?;
-                let pump = OutputPump::new(id, from, bytes);
-                self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
-                let (host, outbound) = self.ends();
-                let access = self.access.clone();
-                self.tasks.spawn_local(pump.run(host, outbound, access, job, output, item_type));
-                Ok(())
+            FromClient::OpenOutput { job, output, item_type, from } => {
+                self.open_output(id, job, output, item_type, from)
             }
-            FromClient::OutputCredit { consumed, bytes } => {
-                if let Some(pump) = self.streams.borrow().outputs.get(&id) {
-                    pump.credit(consumed, bytes);
-                }
-                Ok(())
+            FromClient::OutputCredit { consumed } => {
+                let pump = self.streams.borrow().outputs.get(&id).cloned();
+                pump.map_or(Ok(()), |pump| pump.consumed(consumed))
             }
-            FromClient::CloseOutput { consumed, rest_bytes } => {
-                if let Some(pump) = self.streams.borrow_mut().outputs.remove(&id) {
-                    pump.close(consumed, rest_bytes);
-                }
-                Ok(())
+            FromClient::CloseOutput { consumed } => {
+                let pump = self.streams.borrow_mut().outputs.remove(&id);
+                pump.map_or(Ok(()), |pump| pump.close(consumed))
             }
             FromClient::OpenInput { job, input, item_type, writer } => {
-                self.bounded(|streams| streams.inputs.len())?;
-                // After a refusal it is opened again.
-                self.unused(id, |streams| streams.inputs.get(&id).is_some_and(|before| !before.is_closed()))?;
-                let pump = InputPump::new(id, writer);
-                self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump));
-                let (host, outbound) = self.ends();
-                self.tasks.spawn_local(pump.run(host, outbound, job, input, item_type));
-                Ok(())
+                self.open_input(id, job, input, item_type, writer)
             }
             FromClient::FinishInput => {
                 if let Some(pump) = self.streams.borrow().inputs.get(&id) {
@@ -221,9 +253,54 @@ impl Session {
         }
     }
 
+    fn open_output(
+        &mut self,
+        id: u64,
+        job: JobId,
+        output: String,
+        item_type: Fingerprint,
+        from: u64,
+    ) -> Result<(), Violation> {
+        self.bounded(|streams| streams.outputs.len())?;
+        self.unused(id, |streams| streams.outputs.contains_key(&id))?;
+        if output.len() > NAME_BYTES_MAX {
+            let error = OutputError::NoSuchOutput { output, existing: Vec::new() };
+            say(&self.outbound, id, &FromNode::OutputOpened(Err(OutputFault::Refused(error))));
+            return Ok(());
+        }
+        let pump = OutputPump::new(id, from);
+        self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
+        let (ends, pending) = (self.ends(), Held::new(&self.pending, 0));
+        self.tasks.spawn_local(pump.run(ends, pending, job, output, item_type));
+        Ok(())
+    }
+
+    fn open_input(
+        &mut self,
+        id: u64,
+        job: JobId,
+        input: String,
+        item_type: Fingerprint,
+        writer: u128,
+    ) -> Result<(), Violation> {
+        self.bounded(|streams| streams.inputs.len())?;
+        // After a refusal it is opened again.
+        self.unused(id, |streams| streams.inputs.get(&id).is_some_and(|before| !before.is_closed()))?;
+        if input.len() > NAME_BYTES_MAX {
+            let error = InputError::NoSuchInput { input, existing: Vec::new() };
+            say(&self.outbound, id, &FromNode::InputOpened(Err(InputFault::Refused(error))));
+            return Ok(());
+        }
+        let pump = InputPump::new(id, WriterId { client: self.client, number: writer });
+        self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump));
+        let (ends, pending) = (self.ends(), Held::new(&self.pending, 0));
+        self.tasks.spawn_local(pump.run(ends, pending, job, input, item_type));
+        Ok(())
+    }
+
     /// Between which a stream of items runs.
-    fn ends(&self) -> (Arc<dyn Host>, Arc<Outbound>) {
-        (Arc::clone(&self.server.host), Arc::clone(&self.outbound))
+    fn ends(&self) -> Ends {
+        Ends { host: Arc::clone(&self.server.host), outbound: Arc::clone(&self.outbound), access: self.access.clone() }
     }
 
     fn bounded(&self, count: impl FnOnce(&Streams) -> usize) -> Result<(), Violation> {
@@ -281,19 +358,30 @@ impl Session {
     }
 
     fn submit(&mut self, id: u64, job: JobId, options: JobOptions, encoded: EncodedJob) -> Result<(), Violation> {
-        let (server, access) = (Arc::clone(&self.server), self.access.clone());
+        let (server, decoding) = (Arc::clone(&self.server), Arc::clone(&self.decoding));
+        let (access, pending) = (self.access.clone(), Held::new(&self.pending, encoded.parameters.len()));
         self.answer(id, async move {
             if !server.accepts_jobs() {
                 return Err(Refusal::EnvironmentClosed);
             }
-            if !server.remembers(job, digest_of(&encoded, access.key())) {
+            let permit = decoding.acquire_owned().await;
+            let (key, blocking) = (access.key(), server.host.blocking().clone());
+            // Parameters may be large, and their `Deserialize` is code of the user's. The pool drops what it has not begun
+            // when it is shut down; panics were caught.
+            let digested = blocking.spawn_blocking(move || (digest_of(&encoded, key), encoded)).await;
+            let (digest, encoded) = digested.map_err(|_| Refusal::EnvironmentClosed)?;
+            if !server.remembers(job, digest) {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
             }
             if !access.is_unlimited() {
-                server.claim(job, access.key()).await?;
+                server.claim(job, key).await?;
             }
-            let host = Arc::clone(&server.host);
-            let payload = bound_to(host, || server.config.registry.open(encoded)).map_err(Refusal::Job)?;
+            let opening = Arc::clone(&server);
+            let opened = blocking.spawn_blocking(move || {
+                bound_to(Arc::clone(&opening.host) as _, || opening.config.registry.open(encoded)).map_err(Refusal::Job)
+            });
+            let payload = opened.await.unwrap_or(Err(Refusal::EnvironmentClosed))?;
+            drop((permit, pending));
             server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened)
         })
     }
@@ -302,6 +390,12 @@ impl Session {
         let OpenRoute { job, service, actor, message, message_type, reply_type } = open;
         self.bounded(|streams| streams.routes.len())?;
         self.unused(id, |streams| streams.routes.contains_key(&id))?;
+        if service.len() > NAME_BYTES_MAX {
+            let error = CallError::NoSuchService { service, existing: Vec::new() };
+            say(&self.outbound, id, &FromNode::RouteOpened(Err(RouteFault::Refused(error))));
+            return Ok(());
+        }
+        let pending = Held::new(&self.pending, 0);
         self.streams.borrow_mut().routes.insert(id, None);
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let gate = self.server.host.gate(job, &service);
@@ -335,6 +429,7 @@ impl Session {
             if opened.is_err() {
                 streams.borrow_mut().routes.remove(&id);
             }
+            drop(pending);
             say(&outbound, id, &FromNode::RouteOpened(opened));
             if let Some((entrance, watcher)) = watch {
                 entrance.watch(watcher);
@@ -376,6 +471,82 @@ impl Session {
     }
 }
 
+/// Whether a question may wait long for its answer.
+fn waits(request: &Request) -> bool {
+    match request {
+        Request::ListJobs | Request::Health | Request::Info | Request::Cleanup => false,
+        Request::Job { request, .. } => match request {
+            JobRequest::WatchJob { .. } | JobRequest::WaitJob => true,
+            JobRequest::Control(_) | JobRequest::DeleteJob { .. } => true,
+            JobRequest::Open { .. } | JobRequest::JobStatus | JobRequest::ExplainJob => false,
+            JobRequest::DeadLetters | JobRequest::JobGraph | JobRequest::OutputTypes => false,
+        },
+    }
+}
+
+/// The same question, where it need not be waited for any more.
+fn at_once(request: Request) -> Request {
+    match request {
+        Request::Job { job, request: JobRequest::WatchJob { .. } } => {
+            Request::Job { job, request: JobRequest::JobStatus }
+        }
+        other => other,
+    }
+}
+
+/// Between which a stream of items runs.
+pub(super) struct Ends {
+    pub host: Arc<dyn Host>,
+    pub outbound: Arc<Outbound>,
+    pub access: Access,
+}
+
+/// What a client has asked and waits to be begun.
+#[derive(Default)]
+pub(super) struct Pending {
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+    fewer: Notify,
+}
+
+impl Pending {
+    fn has_room(&self) -> bool {
+        self.count.get() < PENDING_MAX && self.bytes.get() <= SUBMITS_BYTES_MAX
+    }
+
+    async fn room(&self) {
+        loop {
+            let fewer = self.fewer.notified();
+            if self.has_room() {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+/// One question of a [`Pending`], until this is dropped.
+pub(super) struct Held {
+    pending: Rc<Pending>,
+    bytes: usize,
+}
+
+impl Held {
+    fn new(pending: &Rc<Pending>, bytes: usize) -> Self {
+        pending.count.set(pending.count.get() + 1);
+        pending.bytes.set(pending.bytes.get() + bytes);
+        Self { pending: Rc::clone(pending), bytes }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pending.count.set(self.pending.count.get() - 1);
+        self.pending.bytes.set(self.pending.bytes.get() - self.bytes);
+        self.pending.fewer.notify_waiters();
+    }
+}
+
 /// The name of a type without its module and its parameters: two programs may have it in different places.
 fn simple_name(type_name: &str) -> &str {
     let plain = type_name.split('<').next().unwrap_or(type_name);
@@ -411,12 +582,17 @@ impl Handler for Session {
         }
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn has_room(&self) -> bool {
+        self.outbound.backlog() <= UNREAD_MAX && self.pending.has_room()
+    }
+
+    async fn ready(&mut self) {
         for credit in self.touched.drain(..) {
             credit.reading(false);
         }
         while self.tasks.try_join_next().is_some() {}
-        self.outbound.poll_drained(cx, BACKLOG_MAX)
+        self.outbound.drained(UNREAD_MAX).await;
+        self.pending.room().await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The link to a JobManager in this process.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use actix::{Addr, Handler, Message};
 use futures::{TryFutureExt, future::BoxFuture};
@@ -11,6 +11,7 @@ use tokio::{
 
 use crate::{
     environment::interrupts,
+    flow::check_name,
     job::JobId,
     link::{Host, Link, Opened, Refusal, Reply, Request, SubmitJob},
     manager::{self, Close, FindPorts, JobManager, Ports},
@@ -83,6 +84,11 @@ impl Link for LocalLink {
     }
 
     fn submit(&self, submit: SubmitJob) -> BoxFuture<'static, Result<Opened, Refusal>> {
+        let (named, job_type) = (submit.options.name.as_deref(), submit.payload.0.name());
+        let checked = check_name("the job", named.unwrap_or("")).and_then(|()| check_name("the job's type", job_type));
+        if let Err(refusal) = checked {
+            return Box::pin(ready(Err(Refusal::Build(refusal))));
+        }
         self.send(move |room| manager::Submit { submit, room })
     }
 
@@ -133,6 +139,10 @@ impl InputResolver for LocalLink {
 }
 
 impl Host for LocalLink {
+    fn blocking(&self) -> &Handle {
+        &self.runtime
+    }
+
     fn gate(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
         let (ports, service) = (self.ports(job), name.to_owned());
         Box::pin(async move {

@@ -358,7 +358,7 @@ fn next_chunk(reader: &mut OutputReader) -> Chunk {
 }
 
 #[test]
-fn what_a_reader_elsewhere_did_not_confirm_is_given_back_in_order_and_whole_where_nothing_else_is_known() {
+fn what_a_reader_elsewhere_did_not_confirm_is_given_back_in_order_and_the_next_one_begins_there() {
     let pool = pool();
     let store = store::<u64>(OutputKind::Streamed, &Limits::default(), &pool);
     let mut reader = store.reader_from(0).expect("nobody reads");
@@ -368,17 +368,20 @@ fn what_a_reader_elsewhere_did_not_confirm_is_given_back_in_order_and_whole_wher
     write(&store, 10..20u64);
     let chunk = next_chunk(&mut reader);
     assert_eq!((chunk.first, chunk.items), (10, 10));
-    // Four items were handed out, each of one byte.
-    reader.consumed_within(4, Some(6));
+    reader.consumed(4);
     drop(reader);
     let mut reader = store.reader_from(0).expect("nobody reads");
     let rest = next_chunk(&mut reader);
-    assert_eq!((rest.first, rest.items, rest.bytes.len()), (4, 16, 16), "what is left, joined with what follows");
-    reader.consumed_within(8, None);
+    assert_eq!((rest.first, rest.items, rest.bytes.len()), (0, 20, 20), "whole, joined with what follows");
+    assert_eq!(reader.start(), 4);
     drop(reader);
+    // One in this process passes over what was handed out before.
+    assert_eq!(now("an item", output::<u64>(&store).next()), Ok(Some(4)));
+    // Nobody can have come further than what was given to readers.
+    assert_eq!(store.reader_from(u64::MAX).expect("nobody reads").from(), 20);
     // One that goes on at a position gets the chunk that it is in.
     let mut reader = store.reader_from(9).expect("nobody reads");
-    assert_eq!(next_chunk(&mut reader).first, 4);
+    assert_eq!((next_chunk(&mut reader).first, reader.start()), (5, 4));
     reader.consumed(20);
     drop(reader);
     store.seal(true, "");
