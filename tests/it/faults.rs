@@ -6,6 +6,7 @@
 
 mod clock;
 mod fakes;
+mod greedy;
 mod network;
 mod peers;
 mod process;
@@ -55,7 +56,7 @@ job!(
 );
 
 pub fn jobs() -> JobRegistry {
-    jobs![Talkative, Doored, Brief]
+    jobs![Talkative, Doored, Brief, greedy::Plentiful, greedy::WithNames]
 }
 
 /// Waits until the node holds no more than `before`: descriptors of its own and threads, but for those that build flows,

@@ -3,8 +3,10 @@
 
 use std::{
     collections::VecDeque,
+    env,
     io::{Read, Write},
     net::TcpStream,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,11 +17,11 @@ use std::{
 
 use futures::{StreamExt, stream};
 use proscenium::{Environment, Limits, Outcome, RemoteEnvironment};
-use tokio::sync::Barrier;
+use tokio::{net::TcpSocket, sync::Barrier};
 
 use crate::{
     leaks::child::{Holdings, holdings_of, in_child, is_long, many_descriptors, mebibytes, resident_of},
-    support::{NodeProcess, job, registered},
+    support::{NodeProcess, NodeSetup, Proxy, job, registered},
 };
 
 const LIMIT: Duration = Duration::from_secs(540);
@@ -216,5 +218,89 @@ fn strangers_keep_no_client_out_and_leave_nothing() {
         drop(crowd.join().expect("the crowd has dispersed"));
         before.assert_same(&format!("{strangers} strangers"), 8 << 20);
         node.end();
+    });
+}
+
+/// Silent connections to a node from 127.0.`network`.x, so many a second, until told that it is over. How many came.
+fn flood(node: &str, network: u8, rate: u32, over: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
+    let (node, over) = (node.parse().expect("it is an address"), Arc::clone(over));
+    thread::spawn(move || {
+        runtime().block_on(async {
+            let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate * 10);
+            let (mut held, mut came) = (VecDeque::new(), 0usize);
+            while !over.load(Ordering::Acquire) {
+                ticks.tick().await;
+                for _ in 0..10 {
+                    let socket = TcpSocket::new_v4().expect("a descriptor is free");
+                    // Not the address of the clients.
+                    let host = u8::try_from(2 + came % 250).expect("it is small");
+                    socket.bind(([127, 0, network, host], 0).into()).expect("a port is free");
+                    let connected = tokio::time::timeout(Duration::from_secs(1), socket.connect(node)).await;
+                    held.extend(connected.ok().and_then(Result::ok));
+                    came += 1;
+                }
+                while held.len() > 12_000 {
+                    held.pop_front();
+                }
+            }
+            came
+        })
+    })
+}
+
+/// How many of `clients` get in while silent connections come from 127.0.`network`.x. Each is 150 ms away, there and back.
+fn get_in_among_strangers(node: &NodeProcess, network: u8, clients: usize) -> usize {
+    const RATE: u32 = 2_000;
+    let over = Arc::new(AtomicBool::new(false));
+    let flood = flood(node.address(), network, RATE, &over);
+    let proxy = Proxy::to(node.address().parse().expect("it is an address"));
+    proxy.delay(Duration::from_millis(75));
+    let (got_in, begun) = runtime().block_on(async {
+        // Until the strangers are as many as they will be.
+        let watch = node.connect().await.expect("it gets in before the flood");
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            watch.health().await.expect("it answers");
+        }
+        let begun = Instant::now();
+        let connecting = (0..clients).map(|_| {
+            let env = RemoteEnvironment::connect("distant", proxy.address()).key(node.key());
+            async move {
+                let env = env.connect_limit(Duration::from_secs(5)).await.ok()?;
+                env.health().await.ok()
+            }
+        });
+        let got_in = stream::iter(connecting).buffer_unordered(4).filter_map(std::future::ready).count().await;
+        (got_in, begun)
+    });
+    let took = begun.elapsed();
+    over.store(true, Ordering::Release);
+    let came = flood.join().expect("the flood is over");
+    println!(
+        "{came} silent connections from 127.0.{network}.x: {got_in} of {clients} clients got in, within {took:.1?}"
+    );
+    got_in
+}
+
+#[test]
+fn a_flood_of_strangers_keeps_no_client_of_another_network_out() {
+    in_child("load::a_flood_of_strangers_keeps_no_client_of_another_network_out", LIMIT, || {
+        many_descriptors();
+        // With few descriptors room for strangers is short, and has to be made all the time.
+        let mut few = Command::new("sh");
+        few.args(["-c", r#"ulimit -n 1024; exec "$0" "$@""#]).arg(env::current_exe().expect("this is a program"));
+        let node = NodeProcess::set_up_by(&NodeSetup::default(), few);
+        let clients = if is_long() { 20 } else { 8 };
+        let got_in = get_in_among_strangers(&node, 2, clients);
+        assert!(got_in + 1 >= clients, "{got_in} of {clients}");
+        // In the flood's own network they take their chance with all others.
+        get_in_among_strangers(&node, 0, clients);
+        node.end();
+        if is_long() {
+            let node = NodeProcess::start(&Limits::default());
+            let got_in = [get_in_among_strangers(&node, 2, clients), get_in_among_strangers(&node, 0, clients)];
+            assert_eq!(got_in, [clients; 2], "there is room for all");
+            node.end();
+        }
     });
 }

@@ -7,6 +7,7 @@ mod nodes;
 mod refusals;
 #[cfg(feature = "tls")]
 mod roles;
+mod slow;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -60,7 +60,7 @@ const SUBMITS_BYTES_MAX: usize = PARAMETERS_BYTES_MAX;
 const DECODED_AT_ONCE: usize = 4;
 
 /// A message that is no submit, at most: it consists of ids and names.
-const PLAIN_BYTES_MAX: usize = 64 << 10;
+const PLAIN_BYTES_MAX: usize = 1 << 20;
 
 /// Tasks of a session: one for each question, and for each stream that is open or about to end.
 const TASKS_MAX: usize = REQUESTS_MAX + 3 * STREAMS_MAX;

@@ -127,7 +127,7 @@ fn broken_rules(id: u64) -> Vec<(&'static str, Vec<u8>)> {
         ("1 bytes follow", message(&[removed(9), vec![0]].concat())),
         // A list that claims to be longer than all memory.
         ("", message(&[&[1, 0, 7, 253][..], &[0xff; 8]].concat())),
-        ("does not answer a question", message(&[5, 0])),
+        ("does not answer a question", message(&[5, 0, 0])),
         ("none is expected", frame(CHUNK, DATA, id, &[0; 16])),
         ("none is expected", frame(ITEMS, DATA, id, &[0; 16])),
         ("none is expected", frame(TELL, CALLS, id, b"told")),
@@ -244,7 +244,7 @@ fn reading(listener: &TcpListener) -> (Peer, u64) {
     peer.tell(id, &[&[1, 0, 1][..], &text("job")].concat());
     let opened = peer.next().expect("the output is opened");
     assert_eq!(opened.payload.first(), Some(&7), "{opened:?}");
-    peer.tell(opened.id, &[5, 0]);
+    peer.tell(opened.id, &[5, 0, 0]);
     (peer, opened.id)
 }
 

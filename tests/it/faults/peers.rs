@@ -282,10 +282,10 @@ fn a_client_has_so_much_under_way_and_not_more_whatever_numbers_it_uses() {
         let before = holdings(&node);
         let job = job_number(bystander.job.id());
         let wait = [&[0, 0][..], &job, &[3]].concat();
-        let output = [&[7][..], &job, &text("live"), &[0, 0, 0]].concat();
+        let output = [&[7][..], &job, &text("live"), &[0, 0]].concat();
         let input = [&[10][..], &job, &text("numbers"), &[0, 9]].concat();
         let route = [&[4][..], &job, &text("echo"), &text("Echo"), &text("answer"), &[0, 0]].concat();
-        for (message, what) in [(&wait, "65536 questions"), (&output, "65536 streams"), (&input, "65536 streams")] {
+        for (message, what) in [(&wait, "16384 questions"), (&output, "65536 streams"), (&input, "65536 streams")] {
             let told = asked(&node, message, 1..70_000);
             assert!(told.contains(what), "{told}");
             bystander.goes_on().await;

@@ -110,6 +110,10 @@ impl NodeProcess {
         &self.address
     }
 
+    pub fn key(&self) -> Key {
+        self.key.clone()
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -9,9 +9,10 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// Forwards connections to a node.
 #[derive(Debug)]
@@ -36,6 +37,11 @@ struct Shared {
     /// What becomes of later connections.
     mouth: Mutex<Swallow>,
     swallows: Mutex<Vec<Arc<[AtomicBool; 2]>>>,
+    /// Nothing is taken from the node.
+    stalled: Mutex<bool>,
+    goes_on: Condvar,
+    /// How long bytes are on the way, each way.
+    delay: Mutex<Duration>,
     /// Ways that lead nowhere any more.
     ended: AtomicU64,
     over: AtomicBool,
@@ -98,6 +104,9 @@ impl Proxy {
             heard: Default::default(),
             mouth: Mutex::default(),
             swallows: Mutex::default(),
+            stalled: Mutex::default(),
+            goes_on: Condvar::new(),
+            delay: Mutex::default(),
             ended: AtomicU64::new(0),
             over: AtomicBool::new(false),
         });
@@ -155,6 +164,17 @@ impl Proxy {
         }
     }
 
+    /// From now on nothing is taken from the node, or is again.
+    pub fn stall(&self, stalled: bool) {
+        *self.shared.stalled.lock() = stalled;
+        self.shared.goes_on.notify_all();
+    }
+
+    /// Bytes take so long, each way.
+    pub fn delay(&self, delay: Duration) {
+        *self.shared.delay.lock() = delay;
+    }
+
     /// Later connections swallow what is sent these ways.
     pub fn swallow_new(&self, ways: Swallow) {
         *self.shared.mouth.lock() = ways;
@@ -184,6 +204,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::SeqCst);
+        self.stall(false);
         self.cut();
         // Wakes the thread that waits for a connection.
         drop(TcpStream::connect(self.address));
@@ -219,9 +240,24 @@ impl Shared {
                     flip,
                     (&shared.forwarded[way], &shared.heard[way]),
                     &swallows[way],
+                    (&shared, way),
                 );
                 shared.ended.fetch_add(1, Ordering::SeqCst);
             });
+        }
+    }
+}
+
+impl Shared {
+    /// What was read goes on once it may.
+    fn hold_up(&self, way: usize) {
+        let mut stalled = self.stalled.lock();
+        while way == 1 && *stalled {
+            self.goes_on.wait(&mut stalled);
+        }
+        let delay = *self.delay.lock();
+        if !delay.is_zero() {
+            self.goes_on.wait_for(&mut stalled, delay);
         }
     }
 }
@@ -233,10 +269,12 @@ fn pump(
     flip: Option<Flip>,
     (forwarded, heard): (&AtomicU64, &Mutex<Vec<u8>>),
     swallow: &AtomicBool,
+    (shared, way): (&Shared, usize),
 ) {
     let (mut bytes, mut before) = (vec![0; 64 << 10], 0);
     let _ = to.set_nodelay(true);
     while let Ok(count) = from.read(&mut bytes) {
+        shared.hold_up(way);
         if swallow.load(Ordering::SeqCst) {
             if count == 0 {
                 // Not even the end is passed on.
