@@ -95,6 +95,7 @@ impl KeyRing {
     }
 
     /// The private half of the key pair that the node shows.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "without encryption it is only kept"))]
     pub(crate) fn seed(&self) -> &[u8; SEED_BYTES] {
         &self.seed
     }

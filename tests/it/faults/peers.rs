@@ -301,3 +301,28 @@ fn a_client_has_so_much_under_way_and_not_more_whatever_numbers_it_uses() {
     });
     node.end();
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn nobody_ends_the_session_of_another_key_by_its_number() {
+    let node = Node::builder().address("127.0.0.1:0").key(key()).open().unwrap();
+    let address = node.address().unwrap().to_string();
+    let env = RemoteEnvironment::connect("test", address.as_str()).key(key()).blocking().unwrap();
+    let other = block_on(env.add_key("other", proscenium::KeyRole::Reader)).unwrap();
+    env.blocking().close();
+    let digits = other.reveal().split(':').nth(2).unwrap().to_owned();
+    let secret: Vec<u8> = (0..32).map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap()).collect();
+    let is_served = |peer: &mut Peer| {
+        // How the node is.
+        peer.tell(1, &[0, 2]);
+        peer.next().is_some_and(|reply| reply.kind == MESSAGE && reply.id == 1)
+    };
+    let mut first = Peer::client_with(&address, &[0x5a; 32], [7; 16]);
+    let mut second = Peer::client_with(&address, &secret, [7; 16]);
+    assert!(is_served(&mut first) && is_served(&mut second), "two keys, two sessions");
+    // Of the same key a newer connection takes over, as one does whose older one is lost.
+    let mut third = Peer::client_with(&address, &secret, [7; 16]);
+    assert!(is_served(&mut third) && is_served(&mut first));
+    assert_eq!(second.farewell(), None);
+    drop(node);
+}

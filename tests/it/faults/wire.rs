@@ -104,8 +104,12 @@ pub struct Frame {
 
 /// The proof of a side, over both hellos.
 fn proof(role: &[u8], hellos: &[u8]) -> [u8; 32] {
+    proof_with(&SECRET, role, hellos)
+}
+
+fn proof_with(secret: &[u8], role: &[u8], hellos: &[u8]) -> [u8; 32] {
     let mut role_key = [0; 32];
-    Hkdf::<Sha256>::new(None, &SECRET).expand(role, &mut role_key).expect("it is not too long");
+    Hkdf::<Sha256>::new(None, secret).expand(role, &mut role_key).expect("it is not too long");
     let mut mac = Hmac::<Sha256>::new_from_slice(&role_key).expect("keys may have any length");
     mac.update(hellos);
     // No channel binding.
@@ -165,6 +169,21 @@ impl Peer {
         peer.say(hello.first());
         let node = peer.answer();
         peer.say(&hello.proof(&node));
+        peer.read::<33>();
+        let welcome = peer.next().expect("a client is welcomed");
+        assert_eq!((welcome.kind, welcome.payload.first()), (MESSAGE, Some(&0)), "{welcome:?}");
+        peer
+    }
+
+    /// A client that has this secret, and uses this number.
+    pub fn client_with(address: &str, secret: &[u8], number: [u8; 16]) -> Self {
+        let mut peer = Self::stranger(address);
+        let mut said = ClientHello::new().hello;
+        said[16..32].copy_from_slice(&number);
+        Hkdf::<Sha256>::new(None, secret).expand(b"proscenium key id", &mut said[64..]).expect("it is not too long");
+        peer.say(&said);
+        let node = peer.answer();
+        peer.say(&proof_with(secret, b"proscenium client", &[&said[..], &node].concat()));
         peer.read::<33>();
         let welcome = peer.next().expect("a client is welcomed");
         assert_eq!((welcome.kind, welcome.payload.first()), (MESSAGE, Some(&0)), "{welcome:?}");
