@@ -4,13 +4,7 @@
 //! for and which deadlines passed, and carries out the commands it answers with, in order. Reports may come late,
 //! twice or out of order: one of another attempt, of another incarnation or of something that has already ended changes nothing.
 //!
-//! ```text
-//! Starting ──▶ Running ⇄ Pausing ─▶ Paused        Idle (without autostop)
-//!    │            │ stop, cancel, failure │         ▲ │ stop, cancel, failure
-//!    │            ▼                       │   drained │
-//!    │         Draining ◀─────────────────┘         │ ▼
-//!    └────────────┴───── all tasks ended ─────▶ StoppingServices ──▶ Ended
-//! ```
+//! Which event does what in which state is a table in ARCHITECTURE.md, *Completion*, which a test makes from this code.
 //!
 //! Three things are fixed at three points, and never change afterwards: the *course* (cancelled, or failed, whichever
 //! came first), the *verdict* (once no awaited task is live; while the job is idle, the failure of a service still replaces it)

@@ -305,3 +305,69 @@ fn every_test_module_is_in_the_one_binary() {
         .extend(others.filter(|path| path.is_file()).map(|path| format!("{} is a binary of its own", path.display())));
     assert_none(offences, "tests outside of the one binary");
 }
+
+#[test]
+fn no_stage_knows_actix_or_a_clock() {
+    // The step loop, heads, counters, and what is about time: `process`, timed joins, deadlines of requests.
+    let clocks = ["task.rs", "head.rs", "counters.rs", "process.rs", "process/", "join/within.rs", "requests.rs"];
+    let of_flow = sources().into_iter().filter(|file| file.is_under("src/flow") && !file.is_unit_test());
+    let offences = of_flow.flat_map(|file| {
+        let has_clock =
+            clocks.iter().any(|clock| file.path.strip_prefix("src/flow/").is_some_and(|at| at.starts_with(clock)));
+        file.offences(|line| {
+            let code = line.split("//").next().unwrap_or_default();
+            code.contains("actix::") || !has_clock && (code.contains("Instant") || code.contains("SystemTime"))
+        })
+    });
+    assert_none(offences.collect(), "a stage that knows an actor or a clock");
+}
+
+#[test]
+fn the_completion_rules_are_pure() {
+    let rules = sources().into_iter().filter(|file| {
+        let within = file.is_under("src/manager/completion.rs") || file.is_under("src/manager/completion/");
+        within && !file.is_unit_test() && !file.is_under("src/manager/completion/model")
+    });
+    let impure =
+        ["actix", "tokio", "Instant", "SystemTime", "std::fs", "std::io", "std::net", "std::thread", "parking_lot"];
+    let offences = rules.flat_map(|file| {
+        file.offences(|line| {
+            let code = line.split("//").next().unwrap_or_default();
+            impure.iter().any(|name| code.contains(name))
+        })
+    });
+    assert_none(offences.collect(), "rules that are not pure");
+}
+
+#[test]
+fn each_invariant_of_the_architecture_names_a_test_that_holds_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let sources = sources();
+    let is_there = |module: &str| {
+        let path = format!("tests/it/{}.rs", module.replace("::", "/"));
+        sources.iter().any(|file| file.path == path && file.text.contains("#[test]"))
+    };
+    let exists = |test: &str| {
+        let Some((module, name)) = test.rsplit_once("::") else { return false };
+        let module = module.replace("::", "/");
+        let files = [format!("tests/it/{module}.rs"), format!("src/{module}.rs")];
+        let wanted = format!("fn {name}(");
+        sources.iter().any(|file| files.contains(&file.path) && file.text.contains(&wanted))
+    };
+    let mut offences = Vec::new();
+    let mut invariants = 0;
+    for line in text.lines().filter(|line| line.starts_with("**Invariant:**")) {
+        invariants += 1;
+        if line.contains(" By construction: ") {
+            continue;
+        }
+        let named = line.split_once(" Held by ").map(|(_, tests)| tests).unwrap_or_default();
+        let tests: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() || !tests.iter().all(|test| exists(test) || is_there(test)) {
+            offences.push(line.to_owned());
+        }
+    }
+    assert!(invariants > 15, "they were not found");
+    assert_none(offences, "an invariant that names no test, or one that is not there");
+}

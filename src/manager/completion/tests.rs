@@ -4,6 +4,7 @@ mod accounts;
 mod loops;
 mod pausing;
 mod services;
+mod table;
 mod tasks;
 
 use std::time::Duration;
