@@ -3,16 +3,18 @@
 
 mod database;
 mod error;
+mod reserve;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},
     path::Path,
 };
 
 pub use self::error::HistoryError;
-use self::{error::damaged, writer::Writer};
+use self::{database::Found, reserve::Reserve, writer::Writer};
 use crate::{
     job::JobId,
     manager::{Archive, Kept, PlainJob, Recorded, Recording, lost},
@@ -40,16 +42,20 @@ impl Store {
     fn open_parts(folder: &Path) -> Result<(Self, Vec<PlainJob>), HistoryError> {
         let lock = lock(folder)?;
         let path = folder.join(HISTORY);
-        let (database, mut jobs) = database::open(&path)?;
-        let mut changed = Vec::new();
+        let Found { mut jobs, database } = database::open(&path)?;
+        let failed = |error: io::Error| error::folder(folder, &error);
+        let (reserve, ends) = Reserve::open(reserve::file_in(folder)).map_err(failed)?;
+        let mut changed = BTreeMap::new();
         for job in jobs.iter_mut().filter(|job| job.status.is_running()) {
-            lost(job);
-            changed.push((job.status.id, encode(job)));
+            match ends.iter().find(|end| end.status.id == job.status.id) {
+                // It was told, and there was no room for it in the history.
+                Some(end) => job.clone_from(end),
+                None => lost(job),
+            }
+            changed.insert(job.status.id, Some(encode(job)));
         }
-        let changes = changed.iter().map(|(id, bytes)| (*id, Some(&**bytes)));
-        database.write(changes).map_err(|error| damaged(&path, &error))?;
         jobs.sort_by_key(|job| (job.status.ended_at, job.status.submitted_at));
-        let writer = Writer::start(path, database).map_err(|error| error::folder(folder, &error))?;
+        let writer = Writer::start(path, database, reserve, changed)?;
         Ok((Self { writer, _lock: lock }, jobs))
     }
 }
@@ -88,8 +94,12 @@ fn lock(folder: &Path) -> Result<File, HistoryError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
-    writeln!(lock, "process {}", std::process::id()).map_err(failed)?;
+    // Over what is there, which takes no room; without any, the lock holds, and does not say whose it is.
+    let holder = format!("process {}\n", std::process::id());
+    match lock.rewind().and_then(|()| lock.write_all(holder.as_bytes())) {
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(failed(error)),
+        _ => lock.set_len(holder.len() as u64).map_err(failed)?,
+    }
     Ok(lock)
 }
 

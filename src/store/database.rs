@@ -1,7 +1,8 @@
 //! The file: the jobs by id, as JSON.
 //!
 //! An existing file is read through before anything is written to it. One that was not closed has to be repaired first;
-//! that is done to a copy, which takes its place if it proves whole. So what cannot be read stays as it was.
+//! that is done to a copy, which takes its place if it proves whole. So what cannot be read stays as it was. Where there is
+//! no room for a copy on the disk, it is made in memory to read what is there, and on the disk once there is room.
 
 use std::{
     fs::{self, File},
@@ -10,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Builder, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{
+    Builder, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition,
+    backends::InMemoryBackend,
+};
 
 use super::error::{HistoryError, damaged, folder};
 use crate::{job::JobId, manager::PlainJob};
@@ -28,30 +32,54 @@ const CACHE_BYTES: usize = 4 << 20;
 
 pub(super) struct Database(redb::Database);
 
+/// What there is at `path`.
+pub(super) struct Found {
+    pub jobs: Vec<PlainJob>,
+    /// Without room on the disk for what it takes: why not.
+    pub database: Result<Database, String>,
+}
+
 /// The file at `path`, made if there is none, and the jobs that are in it.
-pub(super) fn open(path: &Path) -> Result<(Database, Vec<PlainJob>), HistoryError> {
+pub(super) fn open(path: &Path) -> Result<Found, HistoryError> {
     if !path.try_exists().map_err(|error| folder(path, &error))? {
         make(path)?;
     }
     let jobs = match read(path) {
         Ok(jobs) => jobs,
-        Err(Refused::NeedsRepair) => repaired(path)?,
-        Err(Refused::Because(error)) => return Err(error),
+        Err(Refused::NeedsRepair) => match repaired(path) {
+            Ok(jobs) => jobs,
+            Err(Refused::NoRoom(message)) => {
+                let jobs = read_in_memory(path).map_err(|refused| refused.into_error(path))?;
+                return Ok(Found { jobs, database: Err(message) });
+            }
+            Err(refused) => return Err(refused.into_error(path)),
+        },
+        Err(refused) => return Err(refused.into_error(path)),
     };
     match open_to_write(path) {
-        Ok(database) => Ok((database, jobs)),
+        Ok(database) => Ok(Found { jobs, database: Ok(database) }),
+        Err(Refused::NoRoom(message)) => Ok(Found { jobs, database: Err(message) }),
         Err(refused) => Err(refused.into_error(path)),
     }
+}
+
+/// Why something was not written.
+pub(super) struct WriteError {
+    pub message: String,
+    pub no_room: bool,
 }
 
 impl Database {
     /// Opens again what was open before, for an error of the disk closes it for good.
     pub(super) fn reopen(path: &Path) -> Result<Self, HistoryError> {
+        if matches!(read(path), Err(Refused::NeedsRepair)) {
+            repaired(path).map_err(|refused| refused.into_error(path))?;
+        }
         open_to_write(path).map_err(|refused| refused.into_error(path))
     }
 
     /// Writes these jobs, or removes those without bytes: all of them or none, and for good.
-    pub(super) fn write<'a>(&self, jobs: impl Iterator<Item = (JobId, Option<&'a [u8]>)>) -> Result<(), String> {
+    pub(super) fn write<'a>(&self, jobs: impl Iterator<Item = (JobId, Option<&'a [u8]>)>) -> Result<(), WriteError> {
         caught(|| {
             let transaction = self.0.begin_write()?;
             {
@@ -64,14 +92,19 @@ impl Database {
                 }
             }
             Ok::<(), redb::Error>(transaction.commit()?)
-        })?
-        .map_err(|error| error.to_string())
+        })
+        .map_err(|message| WriteError { message, no_room: false })?
+        .map_err(|error| {
+            let no_room = matches!(&error, redb::Error::Io(error) if is_full(error));
+            WriteError { message: error.to_string(), no_room }
+        })
     }
 }
 
 /// Why a file was not opened.
 enum Refused {
     NeedsRepair,
+    NoRoom(String),
     Because(HistoryError),
 }
 
@@ -79,9 +112,19 @@ impl Refused {
     fn into_error(self, path: &Path) -> HistoryError {
         match self {
             Self::NeedsRepair => damaged(path, &"it was not closed properly"),
+            Self::NoRoom(message) => HistoryError::Folder { folder: path.to_owned(), message },
             Self::Because(error) => error,
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What to make of an error of the operating system.
+fn failed(path: &Path, error: &io::Error) -> Refused {
+    if is_full(error) { Refused::NoRoom(error.to_string()) } else { Refused::Because(folder(path, error)) }
 }
 
 fn builder() -> Builder {
@@ -117,6 +160,9 @@ fn refused(path: &Path, error: DatabaseError) -> Refused {
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
             HistoryError::Foreign { path: path.to_owned(), message: error.to_string() }
         }
+        DatabaseError::Storage(StorageError::Io(error)) if is_full(&error) => {
+            return Refused::NoRoom(error.to_string());
+        }
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
             folder(path, &error)
         }
@@ -128,21 +174,39 @@ fn refused(path: &Path, error: DatabaseError) -> Refused {
 fn read(path: &Path) -> Result<Vec<PlainJob>, Refused> {
     let read = caught(|| {
         let file = builder().open_read_only(path).map_err(|error| refused(path, error))?;
-        check_format(path, &file)?;
-        let wrong = |error: redb::Error| Refused::Because(damaged(path, &error));
-        let transaction = file.begin_read().map_err(|error| wrong(error.into()))?;
-        let table = transaction.open_table(JOBS).map_err(|error| wrong(error.into()))?;
-        let mut jobs = Vec::new();
-        for entry in table.iter().map_err(|error| wrong(error.into()))? {
-            let (_, bytes) = entry.map_err(|error| wrong(error.into()))?;
-            jobs.push(super::decode(bytes.value()).map_err(|error| Refused::Because(damaged(path, &error)))?);
-        }
-        Ok(jobs)
+        jobs_in(path, &file)
     });
     read.unwrap_or_else(|message| Err(Refused::Because(damaged(path, &message))))
 }
 
-fn check_format(path: &Path, file: &redb::ReadOnlyDatabase) -> Result<(), Refused> {
+/// The jobs in a file that was not closed, without a copy of it on the disk.
+fn read_in_memory(path: &Path) -> Result<Vec<PlainJob>, Refused> {
+    let bytes = fs::read(path).map_err(|error| Refused::Because(folder(path, &error)))?;
+    let read = caught(|| {
+        let copy = InMemoryBackend::new();
+        let copied =
+            StorageBackend::set_len(&copy, bytes.len() as u64).and_then(|()| StorageBackend::write(&copy, 0, &bytes));
+        copied.map_err(|error| Refused::Because(damaged(path, &error)))?;
+        let file = builder().create_with_backend(copy).map_err(|error| refused(path, error))?;
+        jobs_in(path, &file)
+    });
+    read.unwrap_or_else(|message| Err(Refused::Because(damaged(path, &message))))
+}
+
+fn jobs_in(path: &Path, file: &impl ReadableDatabase) -> Result<Vec<PlainJob>, Refused> {
+    check_format(path, file)?;
+    let wrong = |error: redb::Error| Refused::Because(damaged(path, &error));
+    let transaction = file.begin_read().map_err(|error| wrong(error.into()))?;
+    let table = transaction.open_table(JOBS).map_err(|error| wrong(error.into()))?;
+    let mut jobs = Vec::new();
+    for entry in table.iter().map_err(|error| wrong(error.into()))? {
+        let (_, bytes) = entry.map_err(|error| wrong(error.into()))?;
+        jobs.push(super::decode(bytes.value()).map_err(|error| Refused::Because(damaged(path, &error)))?);
+    }
+    Ok(jobs)
+}
+
+fn check_format(path: &Path, file: &impl ReadableDatabase) -> Result<(), Refused> {
     let foreign = |error: redb::Error| {
         Refused::Because(HistoryError::Foreign { path: path.to_owned(), message: error.to_string() })
     };
@@ -181,16 +245,15 @@ fn make(path: &Path) -> Result<(), HistoryError> {
 }
 
 /// Repairs a copy of the file, and puts it in its place if it is whole then.
-fn repaired(path: &Path) -> Result<Vec<PlainJob>, HistoryError> {
+fn repaired(path: &Path) -> Result<Vec<PlainJob>, Refused> {
     let copy = beside(path, "repair");
-    fs::copy(path, &copy).map_err(|error| folder(path, &error))?;
-    let jobs = open_to_write(&copy).and_then(|database| {
+    let copied = fs::copy(path, &copy).map_err(|error| failed(path, &error));
+    let jobs = copied.and_then(|_| open_to_write(&copy)).and_then(|database| {
         let closed = caught(|| database.0.close()).map_err(|message| Refused::Because(damaged(path, &message)))?;
         closed.map_err(|error| refused(path, error))?;
         read(&copy)
     });
-    let jobs = jobs.map_err(|refused| refused.into_error(path));
-    let jobs = jobs.and_then(|jobs| put_in_place(&copy, path).map(|()| jobs).map_err(|error| folder(path, &error)));
+    let jobs = jobs.and_then(|jobs| put_in_place(&copy, path).map(|()| jobs).map_err(|error| failed(path, &error)));
     jobs.inspect_err(|_| {
         // It is overwritten by the next attempt at the latest.
         let _ = fs::remove_file(&copy);

@@ -242,3 +242,68 @@ fn a_history_that_was_not_closed_is_repaired() {
     let left: Vec<_> = fs::read_dir(copy.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
+
+#[test]
+fn ends_that_were_kept_back_are_there_again_until_they_are_cleared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = super::reserve::file_in(folder.path());
+    let jobs: Vec<PlainJob> = (0..200).map(|_| job(JobId::random(), Some(Outcome::Stopped))).collect();
+    let ends: Vec<Vec<u8>> = jobs.iter().map(|job| super::reserve::end_of(job, &encode(job))).collect();
+    let (mut reserve, _) = Reserve::open(path.clone()).expect("a new one");
+    assert!(reserve.append(ends.iter().map(Vec::as_slice)).is_err(), "no room was kept back");
+    reserve.provide(jobs.len()).expect("there is room");
+    let provided = fs::metadata(&path).expect("it is there").len();
+    for end in &ends {
+        reserve.append(std::iter::once(end.as_slice())).expect("room was kept back");
+    }
+    assert_eq!(fs::metadata(&path).expect("it is there").len(), provided, "it takes no more room");
+    drop(reserve);
+    let (mut reserve, again) = Reserve::open(path.clone()).expect("it is there");
+    assert_eq!(again, jobs);
+    reserve.clear().expect("it can be written");
+    reserve.append(std::iter::once(ends[0].as_slice())).expect("there is room");
+    let (_, again) = Reserve::open(path).expect("it is there");
+    assert_eq!(again, jobs[..1], "what was cleared does not come back");
+}
+
+#[test]
+fn an_end_that_broke_off_is_none_and_those_before_it_stand() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = super::reserve::file_in(folder.path());
+    let jobs: Vec<PlainJob> = (0..3).map(|_| job(JobId::random(), Some(Outcome::Completed))).collect();
+    let (mut reserve, _) = Reserve::open(path.clone()).expect("a new one");
+    reserve.provide(jobs.len()).expect("there is room");
+    let mut ends_at = vec![24];
+    for job in &jobs {
+        let end = super::reserve::end_of(job, &encode(job));
+        reserve.append(std::iter::once(end.as_slice())).expect("there is room");
+        ends_at.push(ends_at[ends_at.len() - 1] + 12 + end.len());
+    }
+    drop(reserve);
+    let whole = fs::read(&path).expect("it is there");
+    for cut in 0..ends_at[3] + 10 {
+        let mut broken = whole.clone();
+        broken[cut..].fill(0);
+        fs::write(&path, &broken).expect("it can be written");
+        let (_, again) = Reserve::open(path.clone()).expect("it can be read");
+        let whole_records = ends_at[1..].iter().filter(|end| **end <= cut).count();
+        // A byte that was zero before is none that was lost.
+        assert!(again.len() >= whole_records.min(jobs.len()) || cut < 24, "cut at {cut}: {}", again.len());
+        assert_eq!(again, jobs[..again.len()], "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_end_of_a_job_that_takes_much_room_is_kept_without_what_makes_it_large() {
+    let message = "a very long story ".repeat(10_000);
+    let cause = crate::job::FailureCause::Operator { operator: message.clone(), instance: 3, position: 7, message };
+    let mut large = job(JobId::random(), Some(Outcome::Failed(cause)));
+    large.status.name = "\u{1}".repeat(256);
+    large.dead_letters.newest = vec![large.dead_letters.newest[0].clone(); 1_000];
+    let end = super::reserve::end_of(&large, &encode(&large));
+    assert!(end.len() + 12 <= super::reserve::END_BYTES_MAX, "{}", end.len());
+    let kept = decode(&end).expect("it is a job");
+    assert_eq!((kept.status.id, kept.status.ended_at), (large.status.id, large.status.ended_at));
+    let text = kept.status.outcome.expect("it has ended").to_string();
+    assert!(text.contains("instance 3) failed at item 7: a very long story"), "{text}");
+}
