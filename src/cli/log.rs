@@ -50,14 +50,16 @@ impl<'a> MakeWriter<'a> for Counted {
 
 impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = io::stderr().write(bytes)?;
+        // On a full disk lines are lost, and nothing else: an error would be reported to standard error as well, which
+        // panics if that fails too.
+        let Ok(written) = io::stderr().write(bytes) else { return Ok(bytes.len()) };
         #[cfg(unix)]
         rotation::written(written);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
