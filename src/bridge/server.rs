@@ -8,6 +8,7 @@ mod access;
 mod input;
 mod keys;
 mod output;
+mod pending;
 mod service;
 mod session;
 mod strangers;

@@ -11,7 +11,10 @@ use std::{
 use futures::future::poll_fn;
 use tokio::runtime::Handle;
 
-use super::session::{Ends, Held, say};
+use super::{
+    pending::Held,
+    session::{Ends, say},
+};
 use crate::{
     bridge::{
         connection::Violation,

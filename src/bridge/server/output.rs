@@ -9,7 +9,10 @@ use std::{
 
 use futures::future::poll_fn;
 
-use super::session::{Ends, Held, say, say_behind};
+use super::{
+    pending::Held,
+    session::{Ends, say, say_behind},
+};
 use crate::{
     bridge::{
         connection::Violation,

@@ -1,13 +1,6 @@
 //! One client's connection, on the node.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    future::Future,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc};
 
 use futures::future::{Either, select};
 use sha2::{Digest, Sha256};
@@ -22,12 +15,13 @@ use super::{
     access::{self, Access},
     input::InputPump,
     output::OutputPump,
+    pending::{Held, Pending, at_once, waits},
     service::{Calls, RouteCredit, SessionAnswer, TellReceipt},
 };
 use crate::{
     bridge::{
         connection::{self, Handler, Violation},
-        frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message, PARAMETERS_BYTES_MAX},
+        frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message},
         key::KeyId,
         message::{
             FromClient, FromNode, Goodbye, InputFault, OpenRoute, OutputFault, REQUESTS_MAX, RouteFault, STREAMS_MAX,
@@ -49,12 +43,6 @@ const UNREAD_MAX: usize = 4 << 20;
 
 /// Answers that are made for one client at the same time, of those that are made at once.
 const ANSWERS_AT_ONCE: usize = 8;
-
-/// Questions that wait to be answered so, and streams that are being opened. While there are more, nothing more is read.
-const PENDING_MAX: usize = 256;
-
-/// Bytes of the parameters of jobs that are being submitted. While there are more, nothing more is read.
-const SUBMITS_BYTES_MAX: usize = PARAMETERS_BYTES_MAX;
 
 /// Jobs of one client whose parameters are decoded at the same time.
 const DECODED_AT_ONCE: usize = 4;
@@ -471,80 +459,11 @@ impl Session {
     }
 }
 
-/// Whether a question may wait long for its answer.
-fn waits(request: &Request) -> bool {
-    match request {
-        Request::ListJobs | Request::Health | Request::Info | Request::Cleanup => false,
-        Request::Job { request, .. } => match request {
-            JobRequest::WatchJob { .. } | JobRequest::WaitJob => true,
-            JobRequest::Control(_) | JobRequest::DeleteJob { .. } => true,
-            JobRequest::Open { .. } | JobRequest::JobStatus | JobRequest::ExplainJob => false,
-            JobRequest::DeadLetters | JobRequest::JobGraph | JobRequest::OutputTypes => false,
-        },
-    }
-}
-
-/// The same question, where it need not be waited for any more.
-fn at_once(request: Request) -> Request {
-    match request {
-        Request::Job { job, request: JobRequest::WatchJob { .. } } => {
-            Request::Job { job, request: JobRequest::JobStatus }
-        }
-        other => other,
-    }
-}
-
 /// Between which a stream of items runs.
 pub(super) struct Ends {
     pub host: Arc<dyn Host>,
     pub outbound: Arc<Outbound>,
     pub access: Access,
-}
-
-/// What a client has asked and waits to be begun.
-#[derive(Default)]
-pub(super) struct Pending {
-    count: Cell<usize>,
-    bytes: Cell<usize>,
-    fewer: Notify,
-}
-
-impl Pending {
-    fn has_room(&self) -> bool {
-        self.count.get() < PENDING_MAX && self.bytes.get() <= SUBMITS_BYTES_MAX
-    }
-
-    async fn room(&self) {
-        loop {
-            let fewer = self.fewer.notified();
-            if self.has_room() {
-                return;
-            }
-            fewer.await;
-        }
-    }
-}
-
-/// One question of a [`Pending`], until this is dropped.
-pub(super) struct Held {
-    pending: Rc<Pending>,
-    bytes: usize,
-}
-
-impl Held {
-    fn new(pending: &Rc<Pending>, bytes: usize) -> Self {
-        pending.count.set(pending.count.get() + 1);
-        pending.bytes.set(pending.bytes.get() + bytes);
-        Self { pending: Rc::clone(pending), bytes }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.pending.count.set(self.pending.count.get() - 1);
-        self.pending.bytes.set(self.pending.bytes.get() - self.bytes);
-        self.pending.fewer.notify_waiters();
-    }
 }
 
 /// The name of a type without its module and its parameters: two programs may have it in different places.

@@ -354,7 +354,8 @@ fn four_clients_that_do_not_read_take_no_more_memory_than_a_quarter_of_a_gibibyt
     let fingerprint = fingerprint_of_numbers();
     let node = NodeProcess::start(&Limits::default());
     let process = node.id().to_string();
-    let seconds = if is_long() { 10 } else { 3 };
+    // Less than the deadline of a call.
+    let seconds = if is_long() { 6 } else { 3 };
     block_on(async {
         let env = node.connect().await.unwrap();
         let job = env.submit(Plentiful {}).await.unwrap();

@@ -1,0 +1,85 @@
+//! What a client has asked and waits to be begun: while that is much, nothing more is read from it.
+
+use std::{cell::Cell, rc::Rc};
+
+use tokio::sync::Notify;
+
+use crate::{
+    bridge::frame::PARAMETERS_BYTES_MAX,
+    link::{JobRequest, Request},
+};
+
+/// Questions that wait to be answered so, and streams that are being opened. While there are more, nothing more is read.
+const PENDING_MAX: usize = 256;
+
+/// Bytes of the parameters of jobs that are being submitted. While there are more, nothing more is read.
+const SUBMITS_BYTES_MAX: usize = PARAMETERS_BYTES_MAX;
+
+/// Whether a question may wait long for its answer.
+pub(super) fn waits(request: &Request) -> bool {
+    match request {
+        Request::ListJobs | Request::Health | Request::Info | Request::Cleanup => false,
+        Request::Job { request, .. } => match request {
+            JobRequest::WatchJob { .. } | JobRequest::WaitJob => true,
+            JobRequest::Control(_) | JobRequest::DeleteJob { .. } => true,
+            JobRequest::Open { .. } | JobRequest::JobStatus | JobRequest::ExplainJob => false,
+            JobRequest::DeadLetters | JobRequest::JobGraph | JobRequest::OutputTypes => false,
+        },
+    }
+}
+
+/// The same question, where it need not be waited for any more.
+pub(super) fn at_once(request: Request) -> Request {
+    match request {
+        Request::Job { job, request: JobRequest::WatchJob { .. } } => {
+            Request::Job { job, request: JobRequest::JobStatus }
+        }
+        other => other,
+    }
+}
+
+/// What a client has asked and waits to be begun.
+#[derive(Default)]
+pub(super) struct Pending {
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+    fewer: Notify,
+}
+
+impl Pending {
+    pub(super) fn has_room(&self) -> bool {
+        self.count.get() < PENDING_MAX && self.bytes.get() <= SUBMITS_BYTES_MAX
+    }
+
+    pub(super) async fn room(&self) {
+        loop {
+            let fewer = self.fewer.notified();
+            if self.has_room() {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+/// One question of a [`Pending`], until this is dropped.
+pub(super) struct Held {
+    pending: Rc<Pending>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn new(pending: &Rc<Pending>, bytes: usize) -> Self {
+        pending.count.set(pending.count.get() + 1);
+        pending.bytes.set(pending.bytes.get() + bytes);
+        Self { pending: Rc::clone(pending), bytes }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pending.count.set(self.pending.count.get() - 1);
+        self.pending.bytes.set(self.pending.bytes.get() - self.bytes);
+        self.pending.fewer.notify_waiters();
+    }
+}
