@@ -126,9 +126,9 @@ impl User {
 
     /// The process of its node.
     fn node_process(&self) -> Option<u32> {
-        let record = std::fs::read(self.data().join("node.json")).ok()?;
-        let record: Value = serde_json::from_slice(&record).ok()?;
-        u32::try_from(record["process"].as_u64()?).ok()
+        // Not from `node.json`, which a node on a full disk cannot write anew.
+        let holder = std::fs::read_to_string(self.data().join("lock")).ok()?;
+        holder.trim().strip_prefix("process ")?.parse().ok()
     }
 
     /// Kills its node as the operating system does: nothing is ended in an orderly way.
