@@ -74,7 +74,7 @@ pub(crate) struct JobManager {
     worker: Addr<Worker>,
     slots: Rc<RefCell<Slots>>,
     /// Those who wait for the flow of their job to be built.
-    preparing: HashMap<JobId, Vec<(ReplySlot<Result<Opened, Refusal>>, HeldBy)>>,
+    preparing: HashMap<JobId, Vec<Opener>>,
     live: HashMap<JobId, LiveJob>,
     history: History<Archived>,
     recording: Recording,
@@ -83,6 +83,9 @@ pub(crate) struct JobManager {
     /// Held for its drop.
     _closed: oneshot::Sender<()>,
 }
+
+/// Who waits for a job to be open, and who will hold it then.
+type Opener = (ReplySlot<Result<Opened, Refusal>>, HeldBy);
 
 struct LiveJob {
     name: String,

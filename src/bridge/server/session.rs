@@ -227,15 +227,12 @@ impl Session {
                 self.open_input(id, job, input, item_type, writer)
             }
             FromClient::FinishInput => {
-                if let Some(pump) = self.streams.borrow().inputs.get(&id) {
-                    pump.finish();
-                }
+                self.streams.borrow().inputs.get(&id).into_iter().for_each(|pump| pump.finish());
                 Ok(())
             }
             FromClient::CloseInput => {
-                if let Some(pump) = self.streams.borrow_mut().inputs.remove(&id) {
-                    pump.close(true);
-                }
+                let pump = self.streams.borrow_mut().inputs.remove(&id);
+                pump.into_iter().for_each(|pump| pump.close(true));
                 Ok(())
             }
         }
