@@ -128,7 +128,10 @@ impl User {
     fn node_process(&self) -> Option<u32> {
         // Not from `node.json`, which a node on a full disk cannot write anew.
         let holder = std::fs::read_to_string(self.data().join("lock")).ok()?;
-        holder.trim().strip_prefix("process ")?.parse().ok()
+        let process = holder.trim().strip_prefix("process ")?.parse().ok()?;
+        // The lock file stays when its holder has ended, and then names a process that is no more, or another one.
+        let program = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
+        (program == Path::new(env!("CARGO_BIN_EXE_proscenium"))).then_some(process)
     }
 
     /// Kills its node as the operating system does: nothing is ended in an orderly way.
