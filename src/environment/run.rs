@@ -1,6 +1,12 @@
 //! Running a job to its end, with Ctrl+C.
 
-use std::{fmt, future::IntoFuture, pin::pin, time::Duration};
+use std::{
+    fmt,
+    future::IntoFuture,
+    io::{self, Write},
+    pin::pin,
+    time::Duration,
+};
 
 use futures::future::{BoxFuture, Either, select};
 use tokio::sync::mpsc;
@@ -156,12 +162,14 @@ impl Interrupts {
     }
 }
 
-#[expect(clippy::exit, clippy::print_stderr, reason = "this is what the third Ctrl+C asks for")]
+#[expect(clippy::exit, reason = "this is what the third Ctrl+C asks for")]
 fn exit(job: Option<&JobHandle>) -> ! {
-    match job {
-        Some(job) => eprintln!("interrupted three times: exiting; the job was {}", job.id()),
-        None => eprintln!("interrupted three times: exiting while the job was being submitted"),
-    }
+    let mut out = io::stderr().lock();
+    // If it cannot be printed, there is nobody to tell.
+    let _ = match job {
+        Some(job) => writeln!(out, "interrupted three times: exiting; the job was {}", job.id()),
+        None => writeln!(out, "interrupted three times: exiting while the job was being submitted"),
+    };
     std::process::exit(EXIT_INTERRUPTED)
 }
 

@@ -118,6 +118,27 @@ fn what_is_no_history_is_refused_and_left_as_it_is() {
     assert!(said.err.contains("the data folder") && said.err.contains("cannot be used"), "{said:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_whose_log_cannot_be_written_serves_all_the_same() {
+    let mut user = User::new();
+    // Every write to it fails, as on a disk that is full.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = user.command(&["jobmanager", "start"]).stdout(Stdio::piped()).stderr(full).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let said = on_a_thread("the greeting", move || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line
+    });
+    let address = said.strip_prefix("serving at ").and_then(|rest| rest.split(' ').next());
+    user.address = address.unwrap_or_else(|| panic!("it greets, {said:?}: {}", child.wait().unwrap())).to_owned();
+    user.submits(&["ticker"]);
+    user.well(&["jobmanager", "stop", "--cancel"]);
+    let status = on_a_thread("the end of the node", move || child.wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
 #[test]
 fn a_node_in_the_foreground_says_where_it_is_and_ends_by_a_signal() {
     let mut user = User::new();
