@@ -35,6 +35,7 @@ pub(crate) struct Identity {
     pub name: Arc<str>,
 }
 
+#[derive(Clone)]
 struct Named {
     identity: Identity,
     key: Key,
@@ -48,9 +49,17 @@ pub(crate) struct KeyRing {
     seed: [u8; SEED_BYTES],
     /// The digest of the public half of the node's key pair; none without encryption.
     pin: Option<[u8; 32]>,
-    /// None: the named keys go with the process.
-    file: Option<PathBuf>,
+    /// None: the named keys go with the process. Locked by whoever changes the keys, until they are on disk.
+    file: Mutex<Option<RingFile>>,
+    /// Never locked while a disk is waited for: every client that comes is looked for here.
     named: Mutex<Vec<Named>>,
+}
+
+/// Where the named keys are kept.
+struct RingFile {
+    path: PathBuf,
+    /// What it held when this node read or wrote it last; none if it was not there.
+    known: Option<String>,
 }
 
 impl KeyRing {
@@ -63,35 +72,45 @@ impl KeyRing {
         let mut seed = [0; SEED_BYTES];
         getrandom::fill(&mut seed).map_err(|error| KeyError::Ring { message: error.to_string() })?;
         let mut named = Vec::new();
-        if let Some(path) = file.as_deref()
-            && let Some(text) = read(path)?
-        {
-            for (number, line) in text.lines().enumerate() {
-                let wrong =
-                    || KeyError::Ring { message: format!("{}, line {}, is no key", path.display(), number + 1) };
+        let mut ring = None;
+        if let Some(path) = file {
+            let known = read(&path)?;
+            let damaged = |what: &str| KeyError::Ring { message: format!("{}{what}", path.display()) };
+            let mut has_seed = false;
+            for (number, line) in known.iter().flat_map(|text| text.lines()).enumerate() {
+                let wrong = || damaged(&format!(", line {}, is no key", number + 1));
                 let words: Vec<&str> = line.split_whitespace().collect();
                 match words[..] {
                     ["node", digits] => {
                         seed = secret_of(digits).and_then(|seed| seed.try_into().ok()).ok_or_else(wrong)?;
+                        has_seed = true;
                     }
                     [role, name, digits] if is_name(name) => {
                         let role = KeyRole::of_word(role).filter(|role| *role != KeyRole::Admin).ok_or_else(wrong)?;
-                        let key = Key::from_hex(digits).map_err(|_| wrong())?;
-                        named.push(Named::new(name, role, key));
+                        let key = Named::new(name, role, Key::from_hex(digits).map_err(|_| wrong())?);
+                        // To revoke one of two would leave the other.
+                        if named.iter().any(|before| key.is_like(before)) {
+                            return Err(damaged(&format!(", line {}, is a key that was there already", number + 1)));
+                        }
+                        named.push(key);
                     }
                     _ => return Err(wrong()),
                 }
             }
+            if known.is_some() && !has_seed {
+                return Err(damaged(" lacks the node's key pair, by which clients with named keys know it"));
+            }
+            ring = Some(RingFile { path, known });
         }
         let pin = pin(&seed);
-        Ok(Self { own, decoy: Key::generate(), seed, pin, file, named: Mutex::new(named) })
+        Ok(Self { own, decoy: Key::generate(), seed, pin, file: Mutex::new(ring), named: Mutex::new(named) })
     }
 
     /// That of a node without named keys.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of_tests(own: Key) -> Self {
         let seed = [9; SEED_BYTES];
-        Self { own, decoy: Key::generate(), seed, pin: None, file: None, named: Mutex::default() }
+        Self { own, decoy: Key::generate(), seed, pin: None, file: Mutex::default(), named: Mutex::default() }
     }
 
     /// The private half of the key pair that the node shows.
@@ -137,7 +156,8 @@ impl KeyRing {
         if role == KeyRole::Admin {
             return Err(KeyRingRefusal::Role);
         }
-        let mut named = self.named.lock();
+        let mut file = self.file.lock();
+        let mut named = self.named.lock().clone();
         let added = Named::new(name, role, key);
         if let Some(before) = named.iter().find(|before| *before.identity.name == *name) {
             let same = before.identity == added.identity;
@@ -146,38 +166,56 @@ impl KeyRing {
         if named.len() >= KEYS_MAX {
             return Err(KeyRingRefusal::TooMany { limit: KEYS_MAX });
         }
-        if self.own.id() == added.identity.id || named.iter().any(|before| before.identity.id == added.identity.id) {
+        if self.own.id() == added.identity.id || named.iter().any(|before| added.is_like(before)) {
             return Err(KeyRingRefusal::Exists { name: name.to_owned() });
         }
         named.push(added);
-        self.write(&named).inspect_err(|_| drop(named.pop()))?;
+        self.write(file.as_mut(), &named)?;
+        *self.named.lock() = named;
         Ok(pin)
     }
 
     /// Takes a key away, and says which it was.
     pub(super) fn revoke(&self, name: &str) -> Result<KeyId, KeyRingRefusal> {
-        let mut named = self.named.lock();
+        let mut file = self.file.lock();
+        let mut named = self.named.lock().clone();
         let Some(at) = named.iter().position(|named| *named.identity.name == *name) else {
             return Err(KeyRingRefusal::NoSuchKey { name: name.chars().take(256).collect() });
         };
         let revoked = named.remove(at);
-        let id = revoked.identity.id;
-        if let Err(error) = self.write(&named) {
-            // What could not be written would be back after a restart.
-            named.insert(at, revoked);
-            return Err(error);
-        }
-        Ok(id)
+        // First, since what could not be written would be back after a restart.
+        self.write(file.as_mut(), &named)?;
+        *self.named.lock() = named;
+        Ok(revoked.identity.id)
     }
 
-    /// As a whole, in place of the file that is there.
-    fn write(&self, named: &[Named]) -> Result<(), KeyRingRefusal> {
-        let Some(path) = &self.file else { return Ok(()) };
+    fn write(&self, file: Option<&mut RingFile>, named: &[Named]) -> Result<(), KeyRingRefusal> {
+        let Some(file) = file else { return Ok(()) };
         let mut text = format!("node {}\n", digits_of(&self.seed));
         for Named { identity, key } in named {
             text.push_str(&format!("{} {} {}\n", identity.role, identity.name, digits_of(key.secret())));
         }
-        write(path, &text).map_err(|error| KeyRingRefusal::NotWritten { message: error.to_string() })
+        file.replace(text).map_err(|error| KeyRingRefusal::NotWritten { message: error.to_string() })
+    }
+}
+
+impl RingFile {
+    /// As a whole, in place of the file that is there; unless that is not the one that this node knows. Another node that
+    /// has the same file would else take back what was added here, and bring back what was revoked.
+    fn replace(&mut self, text: String) -> io::Result<()> {
+        if text_of(&self.path)? != self.known {
+            return Err(io::Error::other(format!(
+                "{} was changed by another process since this node read it; a node needs a file of its own, beside a key \
+                 file of its own, and reads it when it starts",
+                self.path.display()
+            )));
+        }
+        let written = write(&self.path, &text);
+        // It may be there and yet not be known to be on disk.
+        if written.is_ok() || text_of(&self.path).is_ok_and(|there| there.as_ref() == Some(&text)) {
+            self.known = Some(text);
+        }
+        written
     }
 }
 
@@ -185,15 +223,27 @@ impl Named {
     fn new(name: &str, role: KeyRole, key: Key) -> Self {
         Self { identity: Identity { id: key.id(), role, name: Arc::from(name) }, key }
     }
+
+    /// Whether the two cannot both be keys of one node.
+    fn is_like(&self, other: &Self) -> bool {
+        self.identity.id == other.identity.id || self.identity.name == other.identity.name
+    }
 }
 
 /// None if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, KeyError> {
+    match text_of(path) {
+        Ok(Some(_)) if is_exposed(path) => Err(KeyError::Exposed { path: path.to_owned() }),
+        Ok(text) => Ok(text),
+        Err(error) => Err(KeyError::Unreadable { path: path.to_owned(), message: error.to_string() }),
+    }
+}
+
+fn text_of(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {
-        Ok(_) if is_exposed(path) => Err(KeyError::Exposed { path: path.to_owned() }),
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(KeyError::Unreadable { path: path.to_owned(), message: error.to_string() }),
+        Err(error) => Err(error),
     }
 }
 
@@ -245,6 +295,40 @@ mod tests {
         assert_eq!(ring.revoke("etl"), Ok(submitter.id()));
         assert!(!ring.knows(submitter.id()));
         assert_eq!(ring.revoke("etl"), Err(KeyRingRefusal::NoSuchKey { name: "etl".to_owned() }));
+    }
+
+    #[test]
+    fn of_two_nodes_that_have_the_same_file_neither_undoes_what_the_other_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.ring");
+        let one = ring(Some(path.clone()));
+        let leaked = Key::generate();
+        one.add("dash", KeyRole::Reader, leaked.clone()).unwrap();
+        let other = ring(Some(path.clone()));
+        one.revoke("dash").unwrap();
+        let refused = other.add("etl", KeyRole::Submitter, Key::generate());
+        assert!(matches!(&refused, Err(KeyRingRefusal::NotWritten { .. })), "{refused:?}");
+        assert_eq!(other.list().len(), 1, "what could not be written is not had either");
+        assert!(!ring(Some(path.clone())).knows(leaked.id()), "a key that was revoked is back");
+        one.add("etl", KeyRole::Submitter, Key::generate()).unwrap();
+        assert_eq!(ring(Some(path)).list(), one.list());
+    }
+
+    #[test]
+    fn a_file_with_two_keys_of_one_name_or_without_a_key_pair_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.ring");
+        let [first, second, seed] = [1, 2, 3].map(|byte| digits_of(&[byte; 32]));
+        for text in [
+            format!("node {seed}\nreader a {first}\nreader a {second}\n"),
+            format!("node {seed}\nreader a {first}\nsubmitter b {first}\n"),
+            format!("reader a {first}\n"),
+            String::new(),
+        ] {
+            write(&path, &text).unwrap();
+            let opened = KeyRing::open(Key::generate(), Some(path.clone()), |_| None);
+            assert!(matches!(opened, Err(KeyError::Ring { .. })), "{text}");
+        }
     }
 
     #[test]
