@@ -39,7 +39,7 @@ const KEY_FILE_VARIABLE: &str = "PROSCENIUM_KEY_FILE";
 /// That key may do everything. A node can have others beside it, each with a name and a [`KeyRole`], made by
 /// [`RemoteEnvironment::add_key`](crate::RemoteEnvironment::add_key). Their text is `ROLE:NAME:DIGITS:PIN`: since whoever has
 /// a key could play the node to others who have it, such a key goes with the digest of its node's public key. Clients that
-/// connect with it always encrypt, and talk to no other node.
+/// connect with it always encrypt, and talk to no other node, unless they are told to know it by a certificate instead.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     secret: Vec<u8>,

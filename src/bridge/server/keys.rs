@@ -46,8 +46,11 @@ impl Server {
             None => {}
         }
         // Admins' jobs have no owner.
-        if self.host.ask(Request::Job { job, request: JobRequest::JobStatus }).await.is_ok() {
-            return Err(Refusal::NoSuchJob { id: job });
+        match self.host.ask(Request::Job { job, request: JobRequest::JobStatus }).await {
+            Ok(_) => return Err(Refusal::NoSuchJob { id: job }),
+            Err(Refusal::NoSuchJob { .. } | Refusal::Expired { .. }) => {}
+            // Whether there is such a job is not known.
+            Err(refusal) => return Err(refusal),
         }
         let is_full = {
             let owners = &self.state.lock().owners;

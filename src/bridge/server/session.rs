@@ -196,8 +196,8 @@ impl Session {
             }
             FromClient::StopNode(how) => self.stop_node(id, how),
             said @ (FromClient::ListKeys | FromClient::AddKey { .. } | FromClient::RevokeKey { .. }) => {
-                let reply = self.server.change_keys(said);
-                self.answer(id, std::future::ready(reply))
+                let changed = self.change_keys(said);
+                self.answer(id, changed)
             }
             FromClient::Forget => {
                 self.streams.borrow_mut().forget(id);
@@ -236,6 +236,13 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Not on this thread, for it waits for a disk.
+    fn change_keys(&self, said: FromClient) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
+        let server = Arc::clone(&self.server);
+        let changed = self.server.host.blocking().spawn_blocking(move || server.change_keys(said));
+        async move { changed.await.unwrap_or(Err(Refusal::EnvironmentClosed)) }
     }
 
     fn open_output(
@@ -351,15 +358,16 @@ impl Session {
             }
             let permit = decoding.acquire_owned().await;
             let (key, blocking) = (access.key(), server.host.blocking().clone());
+            // First, so that of another key's job nothing shows, and nothing is noted, but that it does not exist.
+            if !access.is_unlimited() {
+                server.claim(job, key).await?;
+            }
             // Parameters may be large, and their `Deserialize` is code of the user's. The pool drops what it has not begun
             // when it is shut down; panics were caught.
             let digested = blocking.spawn_blocking(move || (digest_of(&encoded, key), encoded)).await;
             let (digest, encoded) = digested.map_err(|_| Refusal::EnvironmentClosed)?;
             if !server.remembers(job, digest) {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
-            }
-            if !access.is_unlimited() {
-                server.claim(job, key).await?;
             }
             let opening = Arc::clone(&server);
             let opened = blocking.spawn_blocking(move || {
