@@ -73,7 +73,7 @@ impl Submit {
     /// A handle counts for as long as it, a clone, or a service, input, output, watch or wait that came from it lives; that
     /// of a remote environment, for as long as its client is connected too. A client whose connection is lost and made anew
     /// within the lease goes on holding. Any handle will do, one of [`Environment::job`](crate::Environment::job) for
-    /// example, and the lease runs anew when the last one is gone. It also runs while the job is paused or idle. A
+    /// example, but for those of clients with the key of a [reader](crate::KeyRole); and the lease runs anew when the last one is gone. It also runs while the job is paused or idle. A
     /// job that has not drained for as long again, because nobody reads its output, say, is cancelled with the reason
     /// [`LeaseExpired`](crate::CancelReason::LeaseExpired). [`JobStatus::held_by`](crate::JobStatus::held_by) says who held it last.
     pub fn lease(mut self, lease: Duration) -> Self {

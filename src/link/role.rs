@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 /// | `jobs`, `status`, `wait`, `watch`, `explain`, graph, dead letters | yes | yes | of their own jobs |
 /// | collected outputs | yes | yes | of their own jobs |
 /// | streamed outputs, whose reading takes the items away | yes | no | of their own jobs |
+/// | a handle keeps the job from expiring, and from ending by its lease | yes | no | of their own jobs |
 /// | `submit` | yes | no | yes |
 /// | `stop`, `cancel`, `pause`, `resume`, `delete` | yes | no | of their own jobs |
 /// | calls to services, sending to inputs | yes | no | of their own jobs |

@@ -43,6 +43,11 @@ impl Access {
         self.0.role != KeyRole::Reader
     }
 
+    /// Whether a job does not expire, nor end by its lease, while the client has a handle to it.
+    pub(super) fn may_hold(&self) -> bool {
+        self.0.role != KeyRole::Reader
+    }
+
     pub(super) fn forbids(&self, what: &str) -> String {
         let Identity { role, name, .. } = &self.0;
         let may = match role {

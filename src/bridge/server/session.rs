@@ -31,7 +31,7 @@ use crate::{
     },
     codec,
     job::{EncodedJob, JobId, JobOptions, NAME_BYTES_MAX},
-    link::{Host, JobRequest, Keep, NodeStop, Refusal, Reply, Request, SubmitJob},
+    link::{Host, JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
     schema::{Fingerprint, TypeDescription},
     service::{CallError, Entrance, bound_to},
@@ -183,6 +183,10 @@ impl Session {
     /// Does what the client said, which it may.
     fn follow(&mut self, id: u64, said: FromClient) -> Result<(), Violation> {
         match said {
+            FromClient::Ask(Request::Job { job, request: JobRequest::Open { .. } }) if !self.access.may_hold() => {
+                let opened = self.open_unheld(job);
+                self.answer(id, opened)
+            }
             FromClient::Ask(mut request) => {
                 if let Request::Job { request: JobRequest::Open { by }, .. } = &mut request {
                     by.address.clone_from(&self.from);
@@ -234,6 +238,16 @@ impl Session {
                 let pump = self.streams.borrow_mut().inputs.remove(&id);
                 pump.into_iter().for_each(|pump| pump.close(true));
                 Ok(())
+            }
+        }
+    }
+
+    fn open_unheld(&self, job: JobId) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
+        let status = self.ask(Request::Job { job, request: JobRequest::JobStatus });
+        async move {
+            match status.await? {
+                Reply::Status(status) => Ok(Reply::Opened(Opened::new(status.name, Keep::default()))),
+                other => Ok(other),
             }
         }
     }

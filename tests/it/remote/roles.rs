@@ -1,9 +1,9 @@
 //! What the holders of a node's keys may do, and how keys come and go.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use proscenium::{
-    ConnectError, Environment, JobHandle, Key, KeyInfo, KeyRingError, KeyRole, Limits, Node, NodeStop,
+    ConnectError, Environment, JobHandle, Key, KeyInfo, KeyRingError, KeyRole, Limits, Node, NodeStop, Outcome,
     RemoteEnvironment,
 };
 
@@ -164,6 +164,22 @@ fn a_key_that_is_revoked_ends_its_sessions_and_opens_no_new_ones() {
             let refused = place.admin.add_key(name, KeyRole::Reader).await;
             assert!(matches!(refused, Err(KeyRingError::Refused { .. })), "{name:?}: {refused:?}");
         }
+    });
+    place.close();
+}
+
+#[test]
+fn a_reader_who_looks_at_a_job_does_not_keep_it() {
+    let place = Place::new();
+    let journal = Journal::new();
+    block_on(async {
+        let job = place.submitter.submit(Everything { pen: journal.pen() }).lease(Duration::from_millis(20));
+        let job = job.await.unwrap();
+        let seen = place.reader.job(job.id()).await.unwrap();
+        assert_eq!((seen.id(), seen.status().await.unwrap().is_running()), (job.id(), true));
+        drop(job);
+        let outcome = ended(&seen).await;
+        assert!(matches!(outcome, Outcome::Stopped | Outcome::Cancelled { .. }), "{outcome:?}");
     });
     place.close();
 }
