@@ -225,7 +225,7 @@ impl Server {
 
     async fn talk(self: Arc<Self>, established: Established<(Peer, Identity)>, from: Option<SocketAddr>) {
         let Established { peer: (peer, identity), stream, integrity } = established;
-        let client = (identity.id, peer.who);
+        let (client, access) = ((identity.id, peer.who), Access(identity));
         let before = self.state.lock().sessions.get(&client).cloned();
         if let Some(before) = before {
             // Its connection may look alive for a while yet. Nothing of it may work on beside the new one.
@@ -239,11 +239,11 @@ impl Server {
         let entry = Arc::new(SessionEntry { outbound: Arc::clone(&outbound), dismissed: Notify::new(), over });
         {
             let mut state = self.state.lock();
-            if state.closed || state.sessions.len() >= self.config.connections_max {
+            if state.closed || state.sessions.len() >= access.connections_max(self.config.connections_max) {
                 tracing::warn!(connections = state.sessions.len(), "a client was turned away");
                 return;
             }
-            if !self.config.keys.knows(identity.id) {
+            if !self.config.keys.knows(access.key()) {
                 // It was revoked meanwhile.
                 return;
             }
@@ -253,9 +253,9 @@ impl Server {
             }
             state.sessions.insert(client, Arc::clone(&entry));
         }
-        let key = Arc::clone(&identity.name);
-        let who = ClientId { key: identity.id.to_bytes(), number: client.1 };
-        let session = Session::new(Arc::clone(&self), (who, from), outbound, Access(identity));
+        let key = Arc::clone(&access.0.name);
+        let who = ClientId { key: access.key().to_bytes(), number: client.1 };
+        let session = Session::new(Arc::clone(&self), (who, from), outbound, access);
         let end = session.run(reader, &entry.dismissed).await;
         tracing::debug!(client = format_args!("{:032x}", client.1), %key, end, "a connection ended");
         self.state.lock().sessions.remove(&client);

@@ -166,7 +166,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Clients that may be connected at the same time. Default 4,096.
+    /// Clients that may be connected at the same time. An eighth of that is kept for those who have the node's own key,
+    /// if it is 8 or more. Default 4,096.
     pub fn connections_max(mut self, connections: usize) -> Self {
         self.connections_max = connections;
         self

@@ -48,6 +48,12 @@ impl Access {
         self.0.role != KeyRole::Reader
     }
 
+    /// How many clients there may be for this one to be taken in, of `max`. An eighth is kept for those who have the
+    /// node's own key: other keys could else keep out whoever is to revoke them.
+    pub(super) fn connections_max(&self, max: usize) -> usize {
+        if self.is_unlimited() { max } else { max - max / 8 }
+    }
+
     pub(super) fn forbids(&self, what: &str) -> String {
         let Identity { role, name, .. } = &self.0;
         let may = match role {

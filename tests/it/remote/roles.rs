@@ -185,6 +185,24 @@ fn a_reader_who_looks_at_a_job_does_not_keep_it() {
 }
 
 #[test]
+fn other_keys_leave_a_connection_to_the_nodes_own() {
+    let key = Key::generate();
+    let node = Node::builder().address("127.0.0.1:0").key(key.clone()).connections_max(8).task_threads(1);
+    let node = node.open().unwrap();
+    let address = node.address().unwrap();
+    let admin = connect(address, &key);
+    let reader = block_on(admin.add_key("dashboard", KeyRole::Reader)).unwrap();
+    let mut clients: Vec<_> = (0..6).map(|_| connect(address, &reader)).collect();
+    let refused = RemoteEnvironment::connect("test", address.to_string()).key(reader).blocking();
+    assert!(matches!(refused, Err(ConnectError::Unreachable { .. })), "{refused:?}");
+    clients.extend([connect(address, &key), admin]);
+    for client in clients {
+        client.blocking().close();
+    }
+    drop(node);
+}
+
+#[test]
 fn a_key_that_was_handed_out_is_for_its_node_alone_which_knows_it_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
