@@ -17,12 +17,7 @@ const LOG_VARIABLE: &str = "PROSCENIUM_LOG";
 pub(super) fn begin(default: &str) {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Counted)
-        .with_ansi(is_terminal)
-        // Told by `eprintln`, which panics.
-        .log_internal_errors(false);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Counted).with_ansi(is_terminal);
     // A program that has a subscriber of its own keeps it.
     let _ = subscriber.try_init();
 }
@@ -42,8 +37,7 @@ pub(super) fn panics_in_one_line() {
     }));
 }
 
-/// Standard error; the keeper of the log hears how much went there. On a disk that is full, or into a pipe that nobody
-/// reads, what is told is lost, and the process goes on.
+/// Standard error; the keeper of the log hears how much went there.
 struct Counted;
 
 impl<'a> MakeWriter<'a> for Counted {
