@@ -84,6 +84,8 @@ struct Writers {
 struct Known {
     /// The number of the next item.
     next: u64,
+    /// How often it is connected: more than once if its client opens it again before it has closed it.
+    connected: usize,
     /// Its place in `gone`, if it is not connected.
     gone: Option<u64>,
 }
@@ -94,6 +96,7 @@ impl Writers {
     /// There are as many as the given limit, and all are connected.
     fn open(&mut self, writer: WriterId) -> Result<(), usize> {
         if let Some(known) = self.known.get_mut(&writer) {
+            known.connected += 1;
             if let Some(place) = known.gone.take() {
                 self.gone.remove(&place);
             }
@@ -108,18 +111,24 @@ impl Writers {
             let oldest = self.gone.values().next().copied();
             self.forget(oldest.ok_or(WRITERS_MAX)?);
         }
-        self.known.insert(writer, Known { next: 0, gone: None });
+        self.known.insert(writer, Known { next: 0, connected: 1, gone: None });
         *self.of_client.entry(writer.client).or_default() += 1;
         Ok(())
     }
 
-    /// It may come back, as long as there is room to remember it.
-    fn leave(&mut self, writer: WriterId) {
-        if let Some(known) = self.known.get_mut(&writer) {
-            known.gone = Some(self.gone_ever);
-            self.gone.insert(self.gone_ever, writer);
-            self.gone_ever += 1;
+    /// One of its connections is gone. Unless that was `for_good`, it may come back, as long as there is room to remember it.
+    fn leave(&mut self, writer: WriterId, for_good: bool) {
+        let Some(known) = self.known.get_mut(&writer) else { return };
+        known.connected -= 1;
+        if known.connected > 0 {
+            return;
         }
+        if for_good {
+            return self.forget(writer);
+        }
+        known.gone = Some(self.gone_ever);
+        self.gone.insert(self.gone_ever, writer);
+        self.gone_ever += 1;
     }
 
     fn forget(&mut self, writer: WriterId) {
@@ -260,14 +269,9 @@ impl<T> InputPort<T> {
         self.state.lock().writers.known.get(&writer).map_or(0, |known| known.next)
     }
 
-    /// It is not connected any more.
-    pub(super) fn leave_writer(&self, writer: WriterId) {
-        self.state.lock().writers.leave(writer);
-    }
-
-    /// It will not come back.
-    pub(super) fn forget_writer(&self, writer: WriterId) {
-        self.state.lock().writers.forget(writer);
+    /// It is not connected any more, and will not come back if this was `for_good`.
+    pub(super) fn leave_writer(&self, writer: WriterId, for_good: bool) {
+        self.state.lock().writers.leave(writer, for_good);
     }
 
     /// Pushes what there is room for; ready when all of `supply` is in, or with why the rest will never be.

@@ -96,13 +96,15 @@ pub(super) struct PortWriter<T> {
     offered: VecDeque<T>,
     ticket: Option<u64>,
     decode: DecodePrefix<T>,
+    /// The sender goes for good.
+    is_over: bool,
 }
 
 impl<T: DeserializeOwned + Send + 'static> PortWriter<T> {
     pub(super) fn open(port: Arc<InputPort<T>>, writer: WriterId) -> Result<Self, InputError> {
         port.know_writer(writer)?;
         port.count_senders(|senders| senders.saturating_add(1));
-        Ok(Self { port, writer, offered: VecDeque::new(), ticket: None, decode: untrusted::<T>() })
+        Ok(Self { port, writer, offered: VecDeque::new(), ticket: None, decode: untrusted::<T>(), is_over: false })
     }
 }
 
@@ -142,8 +144,8 @@ impl<T: DeserializeOwned + Send + 'static> EncodedWriter for PortWriter<T> {
         self.port.finish()
     }
 
-    fn forget(self: Box<Self>) {
-        self.port.forget_writer(self.writer);
+    fn forget(mut self: Box<Self>) {
+        self.is_over = true;
     }
 }
 
@@ -193,7 +195,7 @@ impl<T> Drop for PortWriter<T> {
     fn drop(&mut self) {
         self.port.give_up(&mut self.ticket);
         self.port.count_senders(|senders| senders.saturating_sub(1));
-        self.port.leave_writer(self.writer);
+        self.port.leave_writer(self.writer, self.is_over);
     }
 }
 

@@ -143,3 +143,23 @@ fn a_sender_of_another_client_with_the_same_number_is_another_one() {
     assert_eq!(push(&mut *mine), Poll::Ready(Ok(())));
     assert_eq!((mine.next(), writer_of(&port, 2, 5).expect("there is room").next()), (2, 0));
 }
+
+#[test]
+fn a_sender_that_is_connected_twice_is_counted_once_and_gone_when_both_are() {
+    let port = port(10);
+    let (mut first, second) = (writer(&port, 1), writer(&port, 1));
+    offer(&mut *first, 0, 2, &encoded(0..2)).expect("they are the first");
+    assert_eq!(push(&mut *first), Poll::Ready(Ok(())));
+    drop(second);
+    // More senders than are remembered of a client go: the one that is still connected is not forgotten for them.
+    for number in 2..5_000 {
+        drop(writer(&port, number));
+    }
+    assert_eq!(first.next(), 2);
+    drop(first);
+    writer(&port, 1).forget();
+    // And nothing is left of it that would be forgotten in place of others.
+    let connected: Vec<_> = (0..4_096).map(|number| writer(&port, 10_000 + number)).collect();
+    assert_eq!(writer_of(&port, 7, 20_000).err(), too_many(4_096));
+    drop(connected);
+}
