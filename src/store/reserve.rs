@@ -35,8 +35,8 @@ pub(super) const END_BYTES_MAX: usize = 4096;
 /// By so much the file grows: room for 64 ends.
 const STEP_BYTES: u64 = 64 * END_BYTES_MAX as u64;
 
-/// Characters that are kept of a text where there is no room for all of it.
-const TEXT_CHARACTERS_MAX: usize = 128;
+/// Bytes that a text may take, as JSON, where there is no room for all of it.
+const TEXT_BYTES_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Reserve {
@@ -113,6 +113,9 @@ impl Reserve {
             bytes.extend(length.to_le_bytes());
             bytes.extend(check(self.epoch, end));
             bytes.extend(end);
+        }
+        if bytes.is_empty() {
+            return Ok(());
         }
         let after = self.used + bytes.len() as u64;
         let Some(file) = self.file.as_mut().filter(|_| after <= self.capacity) else {
@@ -212,7 +215,17 @@ pub(super) fn end_of(job: &PlainJob, whole: &[u8]) -> Vec<u8> {
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(TEXT_CHARACTERS_MAX) {
+    let mut bytes = 0;
+    let end = text.char_indices().find(|(_, letter)| {
+        bytes += match letter {
+            // As `\u0000`.
+            '\0'..='\x1f' => 6,
+            '"' | '\\' => 2,
+            letter => letter.len_utf8(),
+        };
+        bytes > TEXT_BYTES_MAX
+    });
+    match end {
         Some((at, _)) => format!("{}..", &text[..at]),
         None => text.to_owned(),
     }

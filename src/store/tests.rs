@@ -294,6 +294,25 @@ fn an_end_that_broke_off_is_none_and_those_before_it_stand() {
 }
 
 #[test]
+fn the_ends_of_jobs_whose_names_take_much_room_are_as_short_as_others() {
+    for name in ["\u{1}", "\u{1f3ad}", "\"", "a"].map(|text| text.repeat(256)) {
+        let cause = crate::job::FailureCause::Abandoned { what: vec![name.clone(); 100] };
+        let mut large = job(JobId::random(), Some(Outcome::Failed(cause)));
+        large.status.name = name;
+        let end = super::reserve::end_of(&large, &encode(&large));
+        assert!(end.len() + 12 <= super::reserve::END_BYTES_MAX, "{}", end.len());
+        assert_eq!(decode(&end).expect("it is a job").status.id, large.status.id);
+    }
+}
+
+#[test]
+fn no_ends_take_no_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut reserve, _) = Reserve::open(super::reserve::file_in(folder.path())).expect("a new one");
+    reserve.append(std::iter::empty()).expect("there is nothing to be written");
+}
+
+#[test]
 fn the_end_of_a_job_that_takes_much_room_is_kept_without_what_makes_it_large() {
     let message = "a very long story ".repeat(10_000);
     let cause = crate::job::FailureCause::Operator { operator: message.clone(), instance: 3, position: 7, message };
