@@ -17,22 +17,42 @@ pub(super) fn check<T: Send + 'static>(operator: &str, blueprint: &Rc<RefCell<Bl
     }
 }
 
-/// What is to be known of an input: how many instances it has, and whether its items were dealt out to them by key.
-type Input = (Parallelism, bool);
+/// What is to be known of an input.
+struct Input {
+    parallelism: usize,
+    said: Parallelism,
+    is_keyed: bool,
+    is_copied: bool,
+}
+
+impl Input {
+    fn of<T: Send + 'static>(stream: &Stream<T>) -> Self {
+        let (is_keyed, is_copied) = (stream.is_keyed(), stream.is_copied());
+        Self { parallelism: stream.parallelism(), said: stream.said(), is_keyed, is_copied }
+    }
+}
 
 /// As many instances as the widest of the inputs. But those that were dealt out by key stay where they are, because the operator
-/// may count on equal keys of two inputs meeting in one instance; so they have to be of one parallelism.
+/// may count on equal keys of two inputs meeting in one instance; so they have to be of one parallelism. And of what each
+/// instance was given all of, no instance is to get a part, or some of it twice. Its number is one that somebody worked out, often
+/// from that of the job, so here today's number counts.
 fn instances(blueprint: &RefCell<Blueprint>, inputs: &[Input]) -> Parallelism {
-    let mut keyed = inputs.iter().filter(|(_, is_keyed)| *is_keyed).map(|(said, _)| *said);
-    let Some(left) = keyed.next() else {
-        let all = inputs.iter().map(|(said, _)| *said);
-        return all.reduce(Parallelism::widest).unwrap_or(Parallelism::Fixed(1));
-    };
-    if let Some(right) = keyed.find(|right| *right != left) {
+    let refuse = |left, right| {
         let operator = "connect".to_owned();
         blueprint.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
+    };
+    let mut keyed = inputs.iter().filter(|input| input.is_keyed);
+    let mut copied = inputs.iter().filter(|input| input.is_copied);
+    let Some(first) = keyed.next().or_else(|| copied.next()) else {
+        return inputs.iter().map(|input| input.said).reduce(Parallelism::widest).unwrap_or(Parallelism::Fixed(1));
+    };
+    if let Some(other) = keyed.find(|other| other.said != first.said) {
+        refuse(first.said, other.said);
     }
-    left
+    if let Some(other) = copied.find(|other| other.parallelism != first.parallelism) {
+        refuse(first.said, other.said);
+    }
+    first.said
 }
 
 /// Ends a stream in the exchange as input `wrap` of several.
@@ -58,7 +78,9 @@ macro_rules! connected {
         /// input that has fewer are dealt out in turn, as [`union`](Stream::union) does. What was brought together by key, as by
         /// [`entries`](crate::KeyedStream::entries) or a fold by key, is never moved: the operator has as many instances as such an
         /// input, and equal keys of two of them meet in one. So two of them have to be of equal parallelism, whatever that of the
-        /// job is, else the flow is refused.
+        /// job is, else the flow is refused. Neither are the copies of [`broadcast`](Stream::broadcast), so that each instance
+        /// has one of each item: the operator has as many instances as they, and another number for what came together by key
+        /// refuses the flow.
         #[must_use = "a stream that nothing consumes refuses the flow"]
         pub struct $Connected<$($Input),+> {
             $($input: Stream<$Input>),+
@@ -118,9 +140,9 @@ macro_rules! connected {
             fn merged(self) -> Stream<$Item<$($Input),+>> {
                 let blueprint = Rc::clone(self.first.blueprint());
                 $(check("connect", &blueprint, &self.$input);)+
-                let inputs = [$((self.$input.said(), self.$input.is_keyed())),+];
+                let inputs = [$(Input::of(&self.$input)),+];
                 let mut exchange = Exchange::begin(&blueprint, instances(&blueprint, &inputs));
-                if inputs.iter().all(|(_, is_keyed)| *is_keyed) {
+                if inputs.iter().all(|input| input.is_keyed) {
                     exchange.is_dealt_by_key();
                 }
                 $(feed(&mut exchange, self.$input, $Item::$Input);)+

@@ -319,6 +319,8 @@ pub(crate) struct Chain {
     pub said: Parallelism,
     /// Its items were dealt out to its instances by key.
     pub keyed: bool,
+    /// Each of its instances was given all items.
+    pub copied: bool,
     pub first_task: u32,
     pub is_source: bool,
     /// The operator of an exchange in front, by its chain and number.
@@ -368,6 +370,7 @@ impl Blueprint {
             parallelism,
             said,
             keyed: false,
+            copied: false,
             first_task,
             is_source,
             fed_by: None,

@@ -118,6 +118,12 @@ impl<T: Send + 'static> Stream<T> {
         chain.keyed && chain.said == self.said
     }
 
+    /// Whether each of its instances was given all items.
+    pub(crate) fn is_copied(&self) -> bool {
+        let chain = &self.blueprint.borrow().chains[self.chain];
+        chain.copied && chain.said == self.said
+    }
+
     /// What has one instance at every parallelism of the job, because parallel instances are brought together first.
     fn single(self, gather: impl FnOnce(Self) -> Self) -> Self {
         if self.parallelism() == 1 { self.saying(Parallelism::Fixed(1)) } else { gather(self) }

@@ -33,11 +33,13 @@ enum Shape {
     FillWithSplit,
     IterateOverSplit,
     IterateByKey,
+    ConnectOfCopies,
+    ConnectOfKeyedAndCopies,
 }
 
 use Shape::*;
 
-const ACCEPTED: [Shape; 16] = [
+const ACCEPTED: [Shape; 17] = [
     UnionWithSplit,
     UnionOfSplit,
     UnionWithThree,
@@ -54,6 +56,7 @@ const ACCEPTED: [Shape; 16] = [
     FillWithSplit,
     IterateOverSplit,
     IterateByKey,
+    ConnectOfCopies,
 ];
 
 fn one(flow: &mut Flow) -> Stream<u64> {
@@ -83,6 +86,15 @@ fn meetings(left: Stream<(u64, u64)>, right: Stream<(u64, u64)>) -> Stream<u64> 
             out.extend((*sides == 3).then_some(key));
         },
     )
+}
+
+/// Each instance of a connection counts the copies that it is given.
+fn counted(copies: Stream<u64>, others: Stream<u64>) -> Stream<u64> {
+    let count = |count: &mut u64, _, out: &mut Vec<u64>| {
+        *count += 1;
+        out.push(*count);
+    };
+    copies.connect(others).co_flat_map(0, count, |_, _, _| ())
 }
 
 /// Counts up to 10 on its way round.
@@ -149,6 +161,11 @@ job!(Flows { shape: Shape }, |job, flow| {
             let (again, done) = rising(numbers);
             (again.key_by(|n| *n).parallelism(2).values(), done)
         }),
+        ConnectOfCopies => counted(one(flow).broadcast(2), split(flow)),
+        ConnectOfKeyedAndCopies => {
+            let keyed = split(flow).key_by(|n| n % 7).parallelism(3).values();
+            counted(one(flow).broadcast(2), keyed)
+        }
     };
     stream.collect("out");
 });
@@ -186,6 +203,9 @@ fn a_flow_comes_to_the_same_at_every_parallelism() {
         }
         let met = at_each_parallelism(env, ConnectOfKeyed).await;
         assert_eq!(met[0], Ok((0..10).collect()));
+        // Each of the two instances was given everything once.
+        let copied = at_each_parallelism(env, ConnectOfCopies).await;
+        assert_eq!(copied[0], Ok((1..=100).flat_map(|n| [n, n]).collect()));
     });
 }
 
@@ -198,6 +218,7 @@ fn a_flow_is_refused_at_every_parallelism() {
             (ZipOfSplit, "zip", Parallelism::Job, one),
             (ZipOfUnion, "zip", two, Parallelism::Job),
             (ConnectOfUnequallyKeyed, "connect", three, Parallelism::Job),
+            (ConnectOfKeyedAndCopies, "connect", three, Parallelism::Fixed(2)),
         ] {
             let refused = BuildRefusal::UnequalParallelism { operator: operator.to_owned(), left, right };
             assert_eq!(at_each_parallelism(env, shape).await, vec![Err(refused); 5]);

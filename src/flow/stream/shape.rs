@@ -152,12 +152,16 @@ impl<T: Send + 'static> Stream<T> {
     }
 
     /// Gives every one of `parallelism` instances all items. A parallelism of 0 refuses the flow.
+    ///
+    /// To give all of them to each instance of an operator that reads other streams too, [`connect`](Self::connect) what comes
+    /// of this: the operator then has as many instances.
     pub fn broadcast(self, parallelism: usize) -> Stream<T>
     where
         T: Clone + Serialize + DeserializeOwned,
     {
         let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(parallelism));
         exchange.add(self, "broadcast", Pairing::AllToAll, |_, _| ToAll);
+        exchange.blueprint.borrow_mut().chains[exchange.chain].copied = true;
         exchange.finish()
     }
 
