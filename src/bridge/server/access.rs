@@ -1,5 +1,13 @@
 //! What a client may do, by the role of its key.
 
+use std::{
+    future::ready,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+
 use super::{Server, session::say};
 use crate::{
     bridge::{
@@ -10,9 +18,10 @@ use crate::{
         outbound::Outbound,
     },
     job::JobId,
-    link::{JobRequest, KeyRole, Refusal, Reply, Request},
+    link::{Host, JobRequest, KeyRole, Refusal, Reply, Request},
     port::{InputError, OutputError},
-    service::CallError,
+    service::{CallError, FoundService, ServiceResolver},
+    timer::Timer,
 };
 
 /// What stands in the way of what a client wants.
@@ -52,6 +61,15 @@ impl Access {
     /// node's own key: other keys could else keep out whoever is to revoke them.
     pub(super) fn connections_max(&self, max: usize) -> usize {
         if self.is_unlimited() { max } else { max - max / 8 }
+    }
+
+    /// What leads the references that the client sends to their services.
+    pub(super) fn resolver(&self, server: &Arc<Server>) -> Arc<dyn ServiceResolver> {
+        let host = Arc::clone(&server.host);
+        if self.is_unlimited() {
+            return host;
+        }
+        Arc::new(OwnServices { server: Arc::downgrade(server), host, key: self.key() })
     }
 
     pub(super) fn forbids(&self, what: &str) -> String {
@@ -112,6 +130,33 @@ impl Access {
         {
             jobs.retain(|job| server.owner_of(job.id) == Some(self.0.id));
         }
+    }
+}
+
+/// To what references are bound that a submitter sends, in messages and in the parameters of jobs: to services of its own
+/// jobs. The node's code, which uses them, could else be made to call those of others.
+struct OwnServices {
+    /// Not kept: a reference may outlive the node.
+    server: Weak<Server>,
+    host: Arc<dyn Host>,
+    key: KeyId,
+}
+
+impl ServiceResolver for OwnServices {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
+        match self.server.upgrade() {
+            Some(server) if server.owner_of(job) == Some(self.key) => self.host.service(job, name),
+            Some(_) => Box::pin(ready(Err(CallError::NoSuchJob { job }))),
+            None => Box::pin(ready(Err(CallError::EnvironmentClosed))),
+        }
+    }
+
+    fn timer(&self) -> Timer {
+        self.host.timer()
+    }
+
+    fn call_deadline(&self) -> Duration {
+        self.host.call_deadline()
     }
 }
 

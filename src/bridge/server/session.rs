@@ -385,7 +385,7 @@ impl Session {
             }
             let opening = Arc::clone(&server);
             let opened = blocking.spawn_blocking(move || {
-                bound_to(Arc::clone(&opening.host) as _, || opening.config.registry.open(encoded)).map_err(Refusal::Job)
+                bound_to(access.resolver(&opening), || opening.config.registry.open(encoded)).map_err(Refusal::Job)
             });
             let payload = opened.await.unwrap_or(Err(Refusal::EnvironmentClosed))?;
             drop((permit, pending));
@@ -452,8 +452,8 @@ impl Session {
         let route = self.route(u64::from_le_bytes(*route))?;
         self.calls.begin(message.id)?;
         let answer = SessionAnswer::new(message.id, &self.outbound, &self.calls);
-        let host = Arc::clone(&self.server.host);
-        if let Some(withdraw) = bound_to(host, || route.entrance.call(bytes, Box::new(answer))) {
+        let resolver = self.access.resolver(&self.server);
+        if let Some(withdraw) = bound_to(resolver, || route.entrance.call(bytes, Box::new(answer))) {
             self.calls.is_underway(message.id, withdraw);
         }
         Ok(())
@@ -467,8 +467,8 @@ impl Session {
             credit.reading(true);
             self.touched.push(Arc::clone(&credit));
         }
-        let host = Arc::clone(&self.server.host);
-        bound_to(host, || entrance.tell(message.payload, Box::new(TellReceipt { credit, cost })));
+        let resolver = self.access.resolver(&self.server);
+        bound_to(resolver, || entrance.tell(message.payload, Box::new(TellReceipt { credit, cost })));
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use proscenium::{
-    CancelReason, Connect, Environment, Fate, JobRegistry, JobState, Key, Limits, MessageTable, Node, NodeStop,
-    Outcome, RemoteEnvironment, Service, ServiceRef,
+    CancelReason, Connect, Environment, Fate, JobHandle, JobRegistry, JobState, Key, KeyRole, Limits, MessageTable,
+    Node, NodeStop, Outcome, RemoteEnvironment, Service, ServiceRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,29 @@ fn a_reference_that_comes_in_a_message_or_a_reply_works() {
         job.stop().await.unwrap();
         assert_eq!(ended(&job).await, Outcome::Completed);
     });
+}
+
+#[test]
+fn a_submitter_cannot_have_its_job_call_services_of_anothers() {
+    let (node, address, key) = node(Limits::default());
+    block_on(async {
+        let admin = connect(address, &key);
+        let env = connect(address, &admin.add_key("etl", KeyRole::Submitter).await.unwrap());
+        let (own, second) = (env.submit(Introductions {}).await.unwrap(), env.submit(Introductions {}).await.unwrap());
+        let anothers = admin.submit(Introductions {}).await.unwrap();
+        let introducer: ServiceRef<Introducer> = own.service("introducer");
+        let ask = |job: &JobHandle| introducer.call(Ask { whom: job.service("echo"), number: 5 });
+        assert_eq!(ask(&second).await.unwrap(), 6);
+        // Which is known to others, as to readers, by its id.
+        assert_eq!(ask(&anothers).await.unwrap(), 0);
+        for job in [own, second, anothers] {
+            job.cancel().await.unwrap();
+            let _ = ended(&job).await;
+        }
+        env.close().await;
+        admin.close().await;
+    });
+    drop(node);
 }
 
 #[test]
