@@ -30,7 +30,16 @@ const FORMAT: &str = "1";
 /// Memory for pages of the file. A history is small, and read as a whole only once.
 const CACHE_BYTES: usize = 4 << 20;
 
-pub(super) struct Database(redb::Database);
+/// Its content is taken when it is dropped or closed.
+pub(super) struct Database(Option<redb::Database>);
+
+impl Drop for Database {
+    /// The store panics once more when it is dropped after it has panicked; that is of no more interest.
+    fn drop(&mut self) {
+        let store = self.0.take();
+        let _ = caught(move || drop(store));
+    }
+}
 
 /// What there is at `path`.
 pub(super) struct Found {
@@ -81,7 +90,8 @@ impl Database {
     /// Writes these jobs, or removes those without bytes: all of them or none, and for good.
     pub(super) fn write<'a>(&self, jobs: impl Iterator<Item = (JobId, Option<&'a [u8]>)>) -> Result<(), WriteError> {
         caught(|| {
-            let transaction = self.0.begin_write()?;
+            let store = self.0.as_ref().expect("it is taken only when it is dropped or closed");
+            let transaction = store.begin_write()?;
             {
                 let mut table = transaction.open_table(JOBS)?;
                 for (id, bytes) in jobs {
@@ -143,7 +153,7 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 
 fn open_to_write(path: &Path) -> Result<Database, Refused> {
     let opened = caught(|| builder().open(path)).map_err(|message| Refused::Because(damaged(path, &message)))?;
-    opened.map(Database).map_err(|error| refused(path, error))
+    opened.map(|store| Database(Some(store))).map_err(|error| refused(path, error))
 }
 
 fn refused(path: &Path, error: DatabaseError) -> Refused {
@@ -248,8 +258,10 @@ fn make(path: &Path) -> Result<(), HistoryError> {
 fn repaired(path: &Path) -> Result<Vec<PlainJob>, Refused> {
     let copy = beside(path, "repair");
     let copied = fs::copy(path, &copy).map_err(|error| failed(path, &error));
-    let jobs = copied.and_then(|_| open_to_write(&copy)).and_then(|database| {
-        let closed = caught(|| database.0.close()).map_err(|message| Refused::Because(damaged(path, &message)))?;
+    let jobs = copied.and_then(|_| open_to_write(&copy)).and_then(|mut database| {
+        let store = database.0.take();
+        let closed = caught(|| store.map_or(Ok(()), redb::Database::close))
+            .map_err(|message| Refused::Because(damaged(path, &message)))?;
         closed.map_err(|error| refused(path, error))?;
         read(&copy)
     });
