@@ -1,5 +1,7 @@
 //! What only a job on a node can meet: strangers, other versions, lost connections, and a node that dies.
 
+#[cfg(feature = "tls")]
+mod between;
 mod cuts;
 mod lost;
 mod misfits;
