@@ -211,6 +211,11 @@ pub(crate) enum Refusal {
     },
     /// About the keys of a node.
     KeyRing(KeyRingRefusal),
+    /// The client's key has so many jobs that have not ended, and may have no more.
+    TooManyJobs {
+        key: String,
+        limit: usize,
+    },
 }
 
 /// How a node ends.

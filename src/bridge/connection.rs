@@ -92,6 +92,7 @@ fn farewell(goodbye: &Goodbye) -> String {
         Goodbye::NodeStopped => "the node was stopped".to_owned(),
         Goodbye::Replaced => "a newer connection of the same client took over".to_owned(),
         Goodbye::KeyRevoked => "the client's key was revoked".to_owned(),
+        Goodbye::TurnedAway(why) => format!("the node has no room for the connection: {why}"),
         Goodbye::Violation(what) => format!("the peer says that this side broke the protocol: {what}"),
     }
 }
@@ -137,13 +138,7 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
     };
     match &end {
         End::Violation(what) => {
-            say_goodbye(outbound, &Goodbye::Violation(what.clone()));
-            let farewell = async {
-                // An error says that there is nobody to tell.
-                let _ = poll_fn(|cx| outbound.poll_write(cx)).await;
-                drain(&mut reader).await;
-            };
-            let _ = tokio::time::timeout(LINGER, farewell).await;
+            part(&mut reader, outbound, &Goodbye::Violation(what.clone())).await;
         }
         End::Finished => {
             let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
@@ -152,6 +147,23 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
     }
     outbound.abandon();
     end
+}
+
+/// Ends a connection that is not to be run, and lets the peer read why.
+pub(super) async fn turn_away<R: AsyncRead + Unpin>(mut reader: R, outbound: &Outbound, why: &Goodbye) {
+    part(&mut reader, outbound, why).await;
+    outbound.abandon();
+}
+
+/// Says goodbye, and waits for the peer to have read it, but not for long.
+async fn part<R: AsyncRead + Unpin>(reader: &mut R, outbound: &Outbound, goodbye: &Goodbye) {
+    say_goodbye(outbound, goodbye);
+    let farewell = async {
+        // An error says that there is nobody to tell.
+        let _ = poll_fn(|cx| outbound.poll_write(cx)).await;
+        drain(reader).await;
+    };
+    let _ = tokio::time::timeout(LINGER, farewell).await;
 }
 
 async fn read<R: AsyncRead + Unpin>(

@@ -157,6 +157,8 @@ pub(crate) enum Goodbye {
     Violation(String),
     /// The client's key was revoked.
     KeyRevoked,
+    /// There are too many connections; in words.
+    TurnedAway(String),
 }
 
 /// What a message costs of a route's window: its bytes, and something for being a message.

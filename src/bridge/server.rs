@@ -12,6 +12,7 @@ mod pending;
 mod service;
 mod session;
 mod strangers;
+mod tally;
 mod threads;
 
 use std::{
@@ -29,7 +30,7 @@ use std::{
 use futures::future::{BoxFuture, Either, select};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -39,10 +40,11 @@ use self::{
     keys::Owners,
     session::Session,
     strangers::{Strangers, strangers_max},
+    tally::Tally,
     threads::Desks,
 };
 use super::{
-    connection::{Heartbeat, say_goodbye},
+    connection::{Heartbeat, say_goodbye, turn_away},
     encryption::NodeEncryption,
     handshake::{Established, NodeSide, Peer},
     hello::HelloError,
@@ -64,6 +66,9 @@ const SUBMITS_REMEMBERED: usize = 65_536;
 /// How long connections may take to be closed when the node ends.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
+/// Clients that are turned away and told so at the same time; further ones are cut off.
+const FAREWELLS_MAX: usize = 64;
+
 /// What a [`Server`] is made of.
 pub(crate) struct ServerConfig {
     pub keys: KeyRing,
@@ -74,6 +79,8 @@ pub(crate) struct ServerConfig {
     /// How long a peer may take to prove itself.
     pub hello_limit: Duration,
     pub connections_max: usize,
+    /// Jobs of one submitter's key that have not ended.
+    pub submitter_jobs_max: usize,
     pub environment: String,
     pub call_deadline: Duration,
 }
@@ -88,6 +95,8 @@ pub(crate) struct Server {
     /// Held for a few lines only, and never while anything is waited for.
     state: Mutex<State>,
     questions: Arc<Questions>,
+    /// Clients that may read just now why they were turned away.
+    farewells: Semaphore,
 }
 
 /// How many questions of clients wait for an answer.
@@ -129,6 +138,7 @@ struct State {
 }
 
 struct SessionEntry {
+    tally: Arc<Tally>,
     outbound: Arc<Outbound>,
     /// The session is to end at once.
     dismissed: Notify,
@@ -153,7 +163,15 @@ impl Server {
             draining: false,
             closed: false,
         };
-        Arc::new(Self { config, host, stops, desks, state: Mutex::new(state), questions: Arc::default() })
+        Arc::new(Self {
+            config,
+            host,
+            stops,
+            desks,
+            state: Mutex::new(state),
+            questions: Arc::default(),
+            farewells: Semaphore::new(FAREWELLS_MAX),
+        })
     }
 
     /// Takes up a stream, once it has arrived; the peer has proven nothing yet. `arrival` is awaited on an I/O thread.
@@ -236,30 +254,46 @@ impl Server {
         let (reader, writer) = stream.halves();
         let outbound = Outbound::new(writer, integrity);
         let (running, over) = watch::channel(());
-        let entry = Arc::new(SessionEntry { outbound: Arc::clone(&outbound), dismissed: Notify::new(), over });
-        {
-            let mut state = self.state.lock();
-            if state.closed || state.sessions.len() >= access.connections_max(self.config.connections_max) {
-                tracing::warn!(connections = state.sessions.len(), "a client was turned away");
+        let entry = match self.enter(client, &access, &outbound, over) {
+            Ok(entry) => entry,
+            Err(None) => return,
+            Err(Some(why)) => {
+                tracing::warn!(key = %access.0.name, why, "a client was turned away");
+                if let Ok(_permit) = self.farewells.try_acquire() {
+                    turn_away(reader, &outbound, &Goodbye::TurnedAway(why)).await;
+                }
                 return;
             }
-            if !self.config.keys.knows(access.key()) {
-                // It was revoked meanwhile.
-                return;
-            }
-            if state.sessions.contains_key(&client) {
-                // Another connection of this client was faster while this one waited.
-                return;
-            }
-            state.sessions.insert(client, Arc::clone(&entry));
-        }
+        };
         let key = Arc::clone(&access.0.name);
         let who = ClientId { key: access.key().to_bytes(), number: client.1 };
-        let session = Session::new(Arc::clone(&self), (who, from), outbound, access);
+        let session = Session::new(Arc::clone(&self), (who, from), outbound, access, Arc::clone(&entry.tally));
         let end = session.run(reader, &entry.dismissed).await;
         tracing::debug!(client = format_args!("{:032x}", client.1), %key, end, "a connection ended");
         self.state.lock().sessions.remove(&client);
         drop(running);
+    }
+
+    /// Notes a connection as its client's session. If there is no place for it, the error says why; none, if there is nobody
+    /// to be told.
+    fn enter(
+        &self,
+        client: (KeyId, u128),
+        access: &Access,
+        outbound: &Arc<Outbound>,
+        over: watch::Receiver<()>,
+    ) -> Result<Arc<SessionEntry>, Option<String>> {
+        let mut state = self.state.lock();
+        // Or the key was revoked meanwhile, or another connection of this client was faster while this one waited.
+        if state.closed || !self.config.keys.knows(access.key()) || state.sessions.contains_key(&client) {
+            return Err(None);
+        }
+        let tally = self.tally_for(&state, access)?;
+        tally.join(outbound);
+        let entry = SessionEntry { tally, outbound: Arc::clone(outbound), dismissed: Notify::new(), over };
+        let entry = Arc::new(entry);
+        state.sessions.insert(client, Arc::clone(&entry));
+        Ok(entry)
     }
 
     /// There is no descriptor left: some strangers give theirs back.

@@ -148,6 +148,9 @@ pub(super) struct Start {
     /// Clients that may be connected at the same time [default: 4096].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_max: Option<u32>,
+    /// Jobs of one submitter's key that have not ended [default: 256].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub submitter_jobs_max: Option<u32>,
     /// Another limit, such as `ended_jobs_max=100` or `call_deadline=30s`; can be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     pub limit: Vec<String>,

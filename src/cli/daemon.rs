@@ -90,7 +90,7 @@ impl Record {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.clone().into_os_string());
         let number = |number: Option<u32>| number.map(|number| number.to_string().into());
         let Start { data_folder, task_threads, service_threads, io_threads, connections_max, .. } = &self.start;
-        let Start { tls_certificate, tls_key, .. } = &self.start;
+        let Start { submitter_jobs_max, tls_certificate, tls_key, .. } = &self.start;
         flag("--address", Some(self.address.clone().into()));
         flag("--key-file", path(&self.key_file));
         flag("--data-folder", path(data_folder));
@@ -98,6 +98,7 @@ impl Record {
         flag("--service-threads", number(service_threads.map(u32::from)));
         flag("--io-threads", number(io_threads.map(u32::from)));
         flag("--connections-max", number(*connections_max));
+        flag("--submitter-jobs-max", number(*submitter_jobs_max));
         flag("--tls-certificate", path(tls_certificate));
         flag("--tls-key", path(tls_key));
         for limit in &self.start.limit {

@@ -160,6 +160,7 @@ fn code_of_submit(error: &SubmitError) -> Code {
         | SubmitError::Parameters { .. }
         | SubmitError::NotRecorded { .. }
         | SubmitError::Forbidden { .. }
+        | SubmitError::TooManyJobs { .. }
         | SubmitError::EnvironmentClosed
         | SubmitError::Internal(_) => Code::Refused,
     }

@@ -72,6 +72,7 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
         service_threads: flags.service_threads.or(file.service_threads),
         io_threads: flags.io_threads.or(file.io_threads),
         connections_max: flags.connections_max.or(file.connections_max),
+        submitter_jobs_max: flags.submitter_jobs_max.or(file.submitter_jobs_max),
         limit,
         tls_certificate: absolute(certificate)?,
         tls_key: absolute(key)?,
@@ -131,6 +132,9 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     }
     if let Some(connections) = start.connections_max {
         node = node.connections_max(usize::try_from(connections).unwrap_or(usize::MAX));
+    }
+    if let Some(jobs) = start.submitter_jobs_max {
+        node = node.submitter_jobs_max(usize::try_from(jobs).unwrap_or(usize::MAX));
     }
     if let (Some(certificate), Some(key)) = (&start.tls_certificate, &start.tls_key) {
         node = node.tls(TlsIdentity::from_pem_files(certificate, key)?);

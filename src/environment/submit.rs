@@ -203,6 +203,16 @@ pub enum SubmitError {
         /// Which key it is, and what it lacks.
         message: String,
     },
+    /// The key that the environment was connected with has as many jobs that have not ended as it may have, through
+    /// whichever connections they came; see [`NodeBuilder::submitter_jobs_max`](crate::NodeBuilder::submitter_jobs_max).
+    /// The job was not accepted, and may be once another one has ended.
+    #[error("the key `{key}` has {limit} jobs that have not ended, and may have no more")]
+    TooManyJobs {
+        /// The name of the key.
+        key: String,
+        /// How many it may have.
+        limit: usize,
+    },
     /// The environment is closed or closing.
     #[error("the environment is closed")]
     EnvironmentClosed,
@@ -224,6 +234,7 @@ impl SubmitError {
             Refusal::NotRecorded { message } => Self::NotRecorded { message },
             Refusal::EnvironmentClosed => Self::EnvironmentClosed,
             Refusal::Forbidden { message } => Self::Forbidden { message },
+            Refusal::TooManyJobs { key, limit } => Self::TooManyJobs { key, limit },
             Refusal::Internal(what) => Self::Internal(what),
             refusal @ (Refusal::NoSuchJob { .. }
             | Refusal::Expired { .. }

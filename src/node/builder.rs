@@ -48,6 +48,7 @@ pub struct NodeBuilder {
     heartbeat: Heartbeat,
     hello_limit: Duration,
     connections_max: usize,
+    submitter_jobs_max: usize,
     io_threads: usize,
     encrypted: bool,
     #[cfg(feature = "tls")]
@@ -75,6 +76,7 @@ impl NodeBuilder {
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
             hello_limit: Duration::from_secs(5),
             connections_max: 4096,
+            submitter_jobs_max: 256,
             io_threads: (cores() / 2).max(1),
             encrypted: false,
             #[cfg(feature = "tls")]
@@ -173,6 +175,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Jobs of one key of the role [`Submitter`](crate::KeyRole::Submitter) that have not ended, whichever of its clients
+    /// submitted them. Default 256; further ones are refused, by
+    /// [`SubmitError::TooManyJobs`](crate::SubmitError::TooManyJobs).
+    pub fn submitter_jobs_max(mut self, jobs: usize) -> Self {
+        self.submitter_jobs_max = jobs;
+        self
+    }
+
     /// Threads that serve connections: each client is on one of them, the one with the fewest when it comes. Default: half
     /// the cores, and at least 1.
     pub fn io_threads(mut self, threads: usize) -> Self {
@@ -256,6 +266,7 @@ impl NodeBuilder {
             heartbeat: self.heartbeat,
             hello_limit: self.hello_limit,
             connections_max: self.connections_max.max(1),
+            submitter_jobs_max: self.submitter_jobs_max.max(1),
             environment: self.name,
             call_deadline,
         };

@@ -152,6 +152,14 @@ pub enum CallError {
         /// Which key it is, and what it lacks.
         message: String,
     },
+    /// The clients that are connected with the same named key wait for as many answers as they may together. Not taken up.
+    #[error("the clients with the key `{key}` wait for the answers of {limit} calls, and may wait for no more")]
+    TooManyCalls {
+        /// The name of the key.
+        key: String,
+        /// For how many they may wait.
+        limit: usize,
+    },
 }
 
 /// What became of a message whose call failed; see [`CallError::fate`].
@@ -186,6 +194,7 @@ impl CallError {
             | Self::Unbound { .. }
             | Self::Unreachable { .. }
             | Self::JobLost { .. }
+            | Self::TooManyCalls { .. }
             | Self::EnvironmentClosed => Fate::NotSent,
             Self::Timeout { .. } | Self::FateUnknown { .. } | Self::ReplyNotCarried { .. } => Fate::Unknown,
             Self::ServiceFailed { .. } => Fate::Failed,

@@ -9,6 +9,8 @@ mod nodes;
 mod refusals;
 #[cfg(feature = "tls")]
 mod roles;
+#[cfg(feature = "tls")]
+mod shares;
 mod slow;
 #[cfg(feature = "tls")]
 mod tls;

@@ -1,6 +1,6 @@
 //! The keys of the node, as its admins change them, and whose the jobs are.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -9,9 +9,10 @@ use crate::{
     bridge::{
         connection::say_goodbye,
         key::{Key, KeyId},
+        keyring::Identity,
         message::{FromClient, Goodbye},
     },
-    job::JobId,
+    job::{JobId, JobState, JobStatus},
     link::{JobRequest, KeyRingRefusal, Refusal, Reply, Request},
 };
 
@@ -27,6 +28,88 @@ pub(super) struct Owners {
     jobs: HashMap<JobId, (KeyId, Instant)>,
     /// How many there may be before they are looked through.
     looked_through_at: usize,
+    /// The jobs of each key that have not ended, as far as it is known: which have is looked at when a key has as many as
+    /// it may.
+    live: HashMap<KeyId, HashMap<JobId, Stage>>,
+}
+
+/// How far a job has come that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It may not have reached the JobManager yet.
+    Claimed(Instant),
+    /// The JobManager has accepted it.
+    Accepted,
+}
+
+impl Owners {
+    /// The job counts, if the key has fewer than `limit`, or it counts already.
+    fn count_in(&mut self, job: JobId, key: KeyId, limit: usize) -> bool {
+        let live = self.live.entry(key).or_default();
+        if !live.contains_key(&job) && live.len() >= limit {
+            return false;
+        }
+        live.entry(job).or_insert_with(|| Stage::Claimed(Instant::now()));
+        true
+    }
+
+    fn count_out(&mut self, job: JobId, key: KeyId) {
+        if let Some(live) = self.live.get_mut(&key) {
+            live.remove(&job);
+            if live.is_empty() {
+                self.live.remove(&key);
+            }
+        }
+    }
+
+    /// Those that have ended count no more, nor those that the JobManager, which knows `known`, has forgotten.
+    fn look_through(&mut self, key: KeyId, known: &[JobStatus]) {
+        let ended: HashMap<JobId, bool> =
+            known.iter().map(|status| (status.id, status.state == JobState::Ended)).collect();
+        if let Some(live) = self.live.get_mut(&key) {
+            live.retain(|job, stage| match (ended.get(job), stage) {
+                (Some(ended), _) => !ended,
+                (None, Stage::Claimed(claimed)) => claimed.elapsed() < CLAIM_AGE,
+                (None, Stage::Accepted) => false,
+            });
+        }
+    }
+}
+
+/// The place among a key's jobs of one that is about to be submitted. If it goes before that, the place is free again.
+pub(super) struct Claim {
+    server: Arc<Server>,
+    job: JobId,
+    key: KeyId,
+    /// It was submitted before, or is by now.
+    is_settled: bool,
+}
+
+impl Claim {
+    /// Submits the job. If that is left off half-way, the job may exist, and counts.
+    pub(super) async fn follow(
+        mut self,
+        submit: impl Future<Output = Result<Reply, Refusal>>,
+    ) -> Result<Reply, Refusal> {
+        let is_repeated = std::mem::replace(&mut self.is_settled, true);
+        let submitted = submit.await;
+        if !is_repeated {
+            let owners = &mut self.server.state.lock().owners;
+            match submitted {
+                Ok(_) => drop(owners.live.entry(self.key).or_default().insert(self.job, Stage::Accepted)),
+                Err(_) => owners.count_out(self.job, self.key),
+            }
+        }
+        submitted
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.server.state.lock().owners.count_out(self.job, self.key);
+        }
+    }
 }
 
 impl Server {
@@ -38,20 +121,35 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// It is somebody else's.
-    pub(super) async fn claim(&self, job: JobId, key: KeyId) -> Result<(), Refusal> {
-        match self.owner_of(job) {
-            Some(owner) if owner == key => return Ok(()),
-            Some(_) => return Err(Refusal::NoSuchJob { id: job }),
-            None => {}
+    /// It is somebody else's, or the key has too many.
+    pub(super) async fn claim(self: &Arc<Self>, job: JobId, identity: &Identity) -> Result<Claim, Refusal> {
+        let key = identity.id;
+        let owner = self.owner_of(job);
+        if owner.is_some_and(|owner| owner != key) {
+            return Err(Refusal::NoSuchJob { id: job });
         }
-        // Admins' jobs have no owner.
-        match self.host.ask(Request::Job { job, request: JobRequest::JobStatus }).await {
-            Ok(_) => return Err(Refusal::NoSuchJob { id: job }),
-            Err(Refusal::NoSuchJob { .. } | Refusal::Expired { .. }) => {}
+        let claimed = |is_settled| Claim { server: Arc::clone(self), job, key, is_settled };
+        match (self.host.ask(Request::Job { job, request: JobRequest::JobStatus }).await, owner) {
+            (Ok(_) | Err(Refusal::Expired { .. }), Some(_)) => return Ok(claimed(true)),
+            // Admins' jobs have no owner.
+            (Ok(_), None) => return Err(Refusal::NoSuchJob { id: job }),
+            (Err(Refusal::NoSuchJob { .. } | Refusal::Expired { .. }), _) => {}
             // Whether there is such a job is not known.
-            Err(refusal) => return Err(refusal),
+            (Err(refusal), _) => return Err(refusal),
         }
+        self.own(job, key).await?;
+        let limit = self.config.submitter_jobs_max;
+        let mut has_place = self.state.lock().owners.count_in(job, key, limit);
+        if !has_place && let Ok(Reply::Jobs(known)) = self.host.ask(Request::ListJobs).await {
+            let owners = &mut self.state.lock().owners;
+            owners.look_through(key, &known);
+            has_place = owners.count_in(job, key, limit);
+        }
+        if has_place { Ok(claimed(false)) } else { Err(Refusal::TooManyJobs { key: identity.name.to_string(), limit }) }
+    }
+
+    /// Notes whose a job is that nobody knows yet.
+    async fn own(&self, job: JobId, key: KeyId) -> Result<(), Refusal> {
         let is_full = {
             let owners = &self.state.lock().owners;
             owners.jobs.len() >= owners.looked_through_at.max(OWNERS_KEPT)

@@ -1,19 +1,12 @@
 //! What a client has asked and waits to be begun: while that is much, nothing more is read from it.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
-use tokio::sync::Notify;
-
-use crate::{
-    bridge::frame::PARAMETERS_BYTES_MAX,
-    link::{JobRequest, Request},
-};
+use super::tally::Tally;
+use crate::link::{JobRequest, Request};
 
 /// Questions that wait to be answered so, and streams that are being opened. While there are more, nothing more is read.
 const PENDING_MAX: usize = 256;
-
-/// Bytes of the parameters of jobs that are being submitted. While there are more, nothing more is read.
-const SUBMITS_BYTES_MAX: usize = PARAMETERS_BYTES_MAX;
 
 /// Whether a question may wait long for its answer.
 pub(super) fn waits(request: &Request) -> bool {
@@ -39,21 +32,23 @@ pub(super) fn at_once(request: Request) -> Request {
 }
 
 /// What a client has asked and waits to be begun.
-#[derive(Default)]
 pub(super) struct Pending {
     count: Cell<usize>,
-    bytes: Cell<usize>,
-    fewer: Notify,
+    tally: Arc<Tally>,
 }
 
 impl Pending {
+    pub(super) fn new(tally: &Arc<Tally>) -> Rc<Self> {
+        Rc::new(Self { count: Cell::new(0), tally: Arc::clone(tally) })
+    }
+
     pub(super) fn has_room(&self) -> bool {
-        self.count.get() < PENDING_MAX && self.bytes.get() <= SUBMITS_BYTES_MAX
+        self.count.get() < PENDING_MAX && self.tally.takes_submits()
     }
 
     pub(super) async fn room(&self) {
         loop {
-            let fewer = self.fewer.notified();
+            let fewer = self.tally.fewer.notified();
             if self.has_room() {
                 return;
             }
@@ -71,7 +66,7 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(pending: &Rc<Pending>, bytes: usize) -> Self {
         pending.count.set(pending.count.get() + 1);
-        pending.bytes.set(pending.bytes.get() + bytes);
+        pending.tally.begin_submit(bytes);
         Self { pending: Rc::clone(pending), bytes }
     }
 }
@@ -79,7 +74,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.pending.count.set(self.pending.count.get() - 1);
-        self.pending.bytes.set(self.pending.bytes.get() - self.bytes);
-        self.pending.fewer.notify_waiters();
+        self.pending.tally.end_submit(self.bytes);
+        self.pending.tally.fewer.notify_waiters();
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::session::say;
+use super::{session::say, tally::Tally};
 use crate::{
     bridge::{
         connection::Violation,
@@ -22,30 +22,36 @@ use crate::{
     service::{Answer, CallError, Receipt, Watcher, Withdraw},
 };
 
-/// Bytes that a client may have left unread, beyond which replies are not kept for it: two of the largest. It is told
-/// that the call's reply was dropped. Further calls were not taken up long before.
-const UNREAD_REPLIES_MAX: usize = 2 * CALL_BYTES_MAX;
-
 /// The calls of one connection that are not answered yet.
-#[derive(Default)]
 pub(super) struct Calls {
+    tally: Arc<Tally>,
     /// Without a value between the arrival of a call and its being queued.
     underway: Mutex<HashMap<u64, Option<Box<dyn Withdraw>>>>,
 }
 
 impl Calls {
+    pub(super) fn new(tally: &Arc<Tally>) -> Arc<Self> {
+        Arc::new(Self { tally: Arc::clone(tally), underway: Mutex::default() })
+    }
+
+    /// The inner error is the client's to know: those who have the same key have too many together.
+    ///
     /// # Errors
     ///
-    /// There are too many, or one of this id.
-    pub(super) fn begin(&self, id: u64) -> Result<(), Violation> {
+    /// There are too many of this connection, or one of this id.
+    pub(super) fn begin(&self, id: u64) -> Result<Result<(), CallError>, Violation> {
         let mut underway = self.underway.lock();
         if underway.len() >= CALLS_MAX {
             return Err(Violation::new(format_args!("more than {CALLS_MAX} calls wait for an answer")));
         }
-        match underway.insert(id, None) {
-            None => Ok(()),
-            Some(_) => Err(Violation::new("two calls of one id")),
+        if underway.contains_key(&id) {
+            return Err(Violation::new("two calls of one id"));
         }
+        if let Err(error) = self.tally.begin_call() {
+            return Ok(Err(error));
+        }
+        underway.insert(id, None);
+        Ok(Ok(()))
     }
 
     pub(super) fn is_underway(&self, id: u64, withdraw: Box<dyn Withdraw>) {
@@ -61,12 +67,14 @@ impl Calls {
         let ended = underway.remove(&id);
         let alone = underway.is_empty();
         drop(underway);
+        self.tally.end_calls(usize::from(ended.is_some()));
         drop(ended);
         alone
     }
 
     pub(super) fn withdraw(&self, id: u64) {
         let call = self.underway.lock().remove(&id);
+        self.tally.end_calls(usize::from(call.is_some()));
         if let Some(Some(call)) = call {
             call.withdraw();
         }
@@ -75,6 +83,7 @@ impl Calls {
     /// Nobody waits for any answer.
     pub(super) fn withdraw_all(&self) {
         let calls = std::mem::take(&mut *self.underway.lock());
+        self.tally.end_calls(calls.len());
         calls.into_values().flatten().for_each(|call| call.withdraw());
     }
 }
@@ -107,16 +116,10 @@ impl SessionAnswer {
 
 impl Answer for SessionAnswer {
     fn refuses(&self, bytes: usize) -> Option<String> {
-        let unread = self.outbound.backlog();
         if bytes > CALL_BYTES_MAX {
-            Some(format!("it takes {bytes} bytes, and may take {CALL_BYTES_MAX}"))
-        } else if unread + bytes > UNREAD_REPLIES_MAX {
-            Some(format!(
-                "the client has {unread} bytes of answers to read, and no more than {UNREAD_REPLIES_MAX} are kept for it"
-            ))
-        } else {
-            None
+            return Some(format!("it takes {bytes} bytes, and may take {CALL_BYTES_MAX}"));
         }
+        self.calls.upgrade().and_then(|calls| calls.tally.keeps_no_reply(self.outbound.backlog(), bytes))
     }
 
     fn reply(self: Box<Self>, bytes: Vec<u8>) {

@@ -17,6 +17,7 @@ use super::{
     output::OutputPump,
     pending::{Held, Pending, at_once, waits},
     service::{Calls, RouteCredit, SessionAnswer, TellReceipt},
+    tally::Tally,
 };
 use crate::{
     bridge::{
@@ -34,12 +35,8 @@ use crate::{
     link::{Host, JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
     schema::{Fingerprint, TypeDescription},
-    service::{CallError, Entrance, bound_to},
+    service::{Answer, CallError, Entrance, bound_to},
 };
-
-/// While a client has not read more than this, no message of it is taken up, and no answer to it begun: one that asks and
-/// does not read the answers makes itself wait.
-const UNREAD_MAX: usize = 4 << 20;
 
 /// Answers that are made for one client at the same time, of those that are made at once.
 const ANSWERS_AT_ONCE: usize = 8;
@@ -60,6 +57,8 @@ pub(super) struct Session {
     from: Option<String>,
     pub(super) outbound: Arc<Outbound>,
     access: Access,
+    /// What this connection has, and the others with the same key.
+    tally: Arc<Tally>,
     pending: Rc<Pending>,
     answers: Arc<Semaphore>,
     decoding: Arc<Semaphore>,
@@ -105,6 +104,7 @@ impl Session {
         (client, from): (ClientId, Option<SocketAddr>),
         outbound: Arc<Outbound>,
         access: Access,
+        tally: Arc<Tally>,
     ) -> Self {
         Self {
             server,
@@ -112,12 +112,13 @@ impl Session {
             from: from.map(|address| address.to_string()),
             outbound,
             access,
-            pending: Rc::default(),
+            pending: Pending::new(&tally),
             answers: Arc::new(Semaphore::new(ANSWERS_AT_ONCE)),
             decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)),
             streams: Rc::default(),
             tasks: JoinSet::new(),
-            calls: Arc::default(),
+            calls: Calls::new(&tally),
+            tally,
             touched: Vec::new(),
         }
     }
@@ -147,18 +148,19 @@ impl Session {
     fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
         let (server, outbound, answers) =
             (Arc::clone(&self.server), Arc::clone(&self.outbound), Arc::clone(&self.answers));
-        let access = self.access.clone();
+        let (access, tally) = (self.access.clone(), Arc::clone(&self.tally));
         let waits = waits(&request);
         let pending = (!waits).then(|| Held::new(&self.pending, 0));
         async move {
             if waits {
                 let answer = server.ask(request.clone()).await;
-                if outbound.backlog() <= UNREAD_MAX || !matches!(answer, Ok(Reply::Status(_))) {
+                let unread = outbound.backlog();
+                if unread <= tally.unread_max(unread) || !matches!(answer, Ok(Reply::Status(_))) {
                     return answer;
                 }
             }
             let _permit = answers.acquire_owned().await;
-            outbound.drained(UNREAD_MAX).await;
+            outbound.drained(tally.unread_max(outbound.backlog())).await;
             let mut answer = server.ask(at_once(request)).await;
             drop(pending);
             if let Ok(reply) = &mut answer {
@@ -373,9 +375,7 @@ impl Session {
             let permit = decoding.acquire_owned().await;
             let (key, blocking) = (access.key(), server.host.blocking().clone());
             // First, so that of another key's job nothing shows, and nothing is noted, but that it does not exist.
-            if !access.is_unlimited() {
-                server.claim(job, key).await?;
-            }
+            let claim = if access.is_unlimited() { None } else { Some(server.claim(job, &access.0).await?) };
             // Parameters may be large, and their `Deserialize` is code of the user's. The pool drops what it has not begun
             // when it is shut down; panics were caught.
             let digested = blocking.spawn_blocking(move || (digest_of(&encoded, key), encoded)).await;
@@ -389,7 +389,12 @@ impl Session {
             });
             let payload = opened.await.unwrap_or(Err(Refusal::EnvironmentClosed))?;
             drop((permit, pending));
-            server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened)
+            let submitted =
+                async { server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened) };
+            match claim {
+                Some(claim) => claim.follow(submitted).await,
+                None => submitted.await,
+            }
         })
     }
 
@@ -450,8 +455,12 @@ impl Session {
             return Err(Violation::new("a call that names no route"));
         };
         let route = self.route(u64::from_le_bytes(*route))?;
-        self.calls.begin(message.id)?;
+        let begun = self.calls.begin(message.id)?;
         let answer = SessionAnswer::new(message.id, &self.outbound, &self.calls);
+        if let Err(error) = begun {
+            Box::new(answer).fail(error);
+            return Ok(());
+        }
         let resolver = self.access.resolver(&self.server);
         if let Some(withdraw) = bound_to(resolver, || route.entrance.call(bytes, Box::new(answer))) {
             self.calls.is_underway(message.id, withdraw);
@@ -521,7 +530,8 @@ impl Handler for Session {
     }
 
     fn has_room(&self) -> bool {
-        self.outbound.backlog() <= UNREAD_MAX && self.pending.has_room()
+        let unread = self.outbound.backlog();
+        unread <= self.tally.unread_max(unread) && self.pending.has_room()
     }
 
     async fn ready(&mut self) {
@@ -529,7 +539,7 @@ impl Handler for Session {
             credit.reading(false);
         }
         while self.tasks.try_join_next().is_some() {}
-        self.outbound.drained(UNREAD_MAX).await;
+        self.outbound.drained(self.tally.unread_max(self.outbound.backlog())).await;
         self.pending.room().await;
     }
 }

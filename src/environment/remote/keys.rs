@@ -75,7 +75,8 @@ impl From<Refusal> for KeyRingError {
             | Refusal::JobTypeDiffers { .. }
             | Refusal::NotSendable(_)
             | Refusal::Lost { .. }
-            | Refusal::NotRecorded { .. }) => Self::Internal(format!("{refusal:?}")),
+            | Refusal::NotRecorded { .. }
+            | Refusal::TooManyJobs { .. }) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }

@@ -131,7 +131,8 @@ impl From<Refusal> for QueryError {
             | Refusal::JobTypeDiffers { .. }
             | Refusal::NotSendable(_)
             | Refusal::NotRecorded { .. }
-            | Refusal::KeyRing(_)) => Self::Internal(format!("{refusal:?}")),
+            | Refusal::KeyRing(_)
+            | Refusal::TooManyJobs { .. }) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }
@@ -154,7 +155,8 @@ impl From<Refusal> for ControlError {
             | Refusal::JobTypeDiffers { .. }
             | Refusal::NotSendable(_)
             | Refusal::NotRecorded { .. }
-            | Refusal::KeyRing(_)) => Self::Internal(format!("{refusal:?}")),
+            | Refusal::KeyRing(_)
+            | Refusal::TooManyJobs { .. }) => Self::Internal(format!("{refusal:?}")),
         }
     }
 }
