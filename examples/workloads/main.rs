@@ -1,7 +1,7 @@
 //! Workloads to be measured beside other engines: in this process, and against a node in another one.
 //!
 //! ```text
-//! cargo run --release --example workloads -- WORKLOAD [SIZE|FILE] [--threads N] [--remote HOST:PORT]
+//! cargo run --release --example workloads -- WORKLOAD [SIZE|FILE] [--threads N] [--remote HOST:PORT [--encrypted]]
 //! cargo run --release --example workloads -- --serve 127.0.0.1:19001      the node for it, until Ctrl+C
 //! ```
 //!
@@ -78,6 +78,9 @@ struct Args {
     /// Run it on the node at this address.
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["threads", "batch_items"])]
     remote: Option<String>,
+    /// Encrypt the connection, as beyond this machine.
+    #[arg(long, requires = "remote")]
+    encrypted: bool,
     /// Items of a full batch.
     #[arg(long)]
     batch_items: Option<usize>,
@@ -87,7 +90,7 @@ struct Args {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Args { workload, size, threads, serve, remote, batch_items, between } = Args::parse();
+    let Args { workload, size, threads, serve, remote, encrypted, batch_items, between } = Args::parse();
     let mut limits = Limits::default();
     limits.batch_items = batch_items.unwrap_or(limits.batch_items);
     if let Some(address) = serve {
@@ -97,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if workload.starts_with("remote-") && remote.is_none() {
         return Err(format!("`{workload}` needs `--remote HOST:PORT`, where `--serve HOST:PORT` runs").into());
     }
-    let place = Place { threads, remote, limits, between };
+    let place = Place { threads, remote, encrypted, limits, between };
     let number = |default: Option<u64>| -> Result<u64, Box<dyn Error>> {
         match (&size, default) {
             (Some(size), _) => Ok(size.replace('_', "").parse().map_err(|error| format!("size `{size}`: {error}"))?),
@@ -136,6 +139,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) struct Place {
     threads: Option<usize>,
     pub(crate) remote: Option<String>,
+    encrypted: bool,
     limits: Limits,
     between: Option<Between>,
 }
@@ -144,7 +148,9 @@ impl Place {
     pub(crate) fn open(&self) -> Result<Box<dyn Environment>, Box<dyn Error>> {
         let local = LocalEnvironment::builder("workloads").limits(self.limits.clone());
         Ok(match (&self.remote, self.threads) {
-            (Some(address), _) => Box::new(RemoteEnvironment::connect("workloads", address).blocking()?),
+            (Some(address), _) => {
+                Box::new(RemoteEnvironment::connect("workloads", address).encrypted(self.encrypted).blocking()?)
+            }
             (None, Some(threads)) => Box::new(local.task_threads(threads).open()?),
             (None, None) => Box::new(local.open()?),
         })
