@@ -29,7 +29,7 @@ const ROOM_MAX: usize = 64;
 pub(crate) type DecodePrefix<T> = fn(&[u8]) -> Result<(T, usize), DecodeError>;
 
 /// How values of `T` are decoded from bytes of which nothing is known; to be looked up once for many. A panic of the
-/// type's `Deserialize` is not caught; see [`catching`](super::catching).
+/// type's `Deserialize` is not caught; see [`catching`].
 pub(crate) fn untrusted<T: DeserializeOwned + 'static>() -> DecodePrefix<T> {
     let hazards = TypeDescription::of::<T>().hazards();
     if hazards.recursive || hazards.weightless { decode_guarded::<T> } else { decode_sparing::<T> }
