@@ -74,7 +74,7 @@ struct TypedEntrance<S, M> {
 impl<S: Service, M: ServiceMessage> TypedEntrance<S, M> {
     /// References in it will be bound as those that are decoded now.
     fn encoded(&self, bytes: &[u8]) -> Encoded<M> {
-        Encoded { bytes: bytes.to_vec(), decode: self.decode, resolver: resolver() }
+        Encoded::new(bytes, self.decode, resolver())
     }
 }
 
@@ -101,7 +101,7 @@ where
 
     fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>) {
         let (service, name, watcher) = (Arc::clone(self.gate.name()), self.message, receipt.watcher());
-        let undecodable = Box::new(move |error| watcher.refuses(not_carried(&service, name, &error)));
+        let undecodable = move |error| watcher.refuses(not_carried(&service, name, &error));
         let envelope = EncodedTell { message: self.encoded(bytes), undecodable };
         let mut receipt = Some(receipt);
         let place = self.gate.push(Queued::Tell(Box::new(envelope)), Origin::Outside, || {

@@ -76,10 +76,38 @@ pub(super) enum Carried<M> {
 }
 
 pub(super) struct Encoded<M> {
-    pub bytes: Vec<u8>,
-    pub decode: DecodePrefix<M>,
-    /// What references in it are bound to.
-    pub resolver: Option<Arc<dyn ServiceResolver>>,
+    bytes: Bytes,
+    decode: DecodePrefix<M>,
+    resolver: Option<Arc<dyn ServiceResolver>>,
+}
+
+/// Bytes of a message that are kept in place, because most messages are short, and room that one thread takes and another
+/// gives back costs a tenth of such a message's whole way.
+const SHORT_BYTES_MAX: usize = 79;
+
+enum Bytes {
+    Short { length: u8, bytes: [u8; SHORT_BYTES_MAX] },
+    Long(Vec<u8>),
+}
+
+impl Bytes {
+    fn of(from: &[u8]) -> Self {
+        match u8::try_from(from.len()) {
+            Ok(length) if from.len() <= SHORT_BYTES_MAX => {
+                let mut bytes = [0; SHORT_BYTES_MAX];
+                bytes[..from.len()].copy_from_slice(from);
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(from.to_vec()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 impl<M> Carried<M> {
@@ -92,11 +120,16 @@ impl<M> Carried<M> {
 }
 
 impl<M> Encoded<M> {
+    /// References in it will be bound to `resolver`.
+    pub(super) fn new(bytes: &[u8], decode: DecodePrefix<M>, resolver: Option<Arc<dyn ServiceResolver>>) -> Self {
+        Self { bytes: Bytes::of(bytes), decode, resolver }
+    }
+
     pub(super) fn open(self) -> Result<M, DecodeError> {
         let Self { bytes, decode, resolver } = self;
         match resolver {
-            Some(resolver) => bound_to(resolver, || decode_whole(decode, &bytes)),
-            None => decode_whole(decode, &bytes),
+            Some(resolver) => bound_to(resolver, || decode_whole(decode, bytes.as_slice())),
+            None => decode_whole(decode, bytes.as_slice()),
         }
     }
 }
@@ -138,16 +171,17 @@ where
 }
 
 /// As [`TellMessage`], not decoded yet.
-pub(super) struct EncodedTell<M> {
+pub(super) struct EncodedTell<M, F> {
     pub message: Encoded<M>,
     /// Told if it cannot be decoded.
-    pub undecodable: Box<dyn FnOnce(DecodeError) + Send>,
+    pub undecodable: F,
 }
 
-impl<S, M> TellEnvelope<S> for EncodedTell<M>
+impl<S, M, F> TellEnvelope<S> for EncodedTell<M, F>
 where
     S: Service + Handler<M>,
     M: ServiceMessage,
+    F: FnOnce(DecodeError) + Send,
 {
     fn message(&self) -> &'static str {
         type_name::<M>()

@@ -38,6 +38,9 @@ use crate::{
     service::{Answer, CallError, Entrance, bound_to},
 };
 
+/// Bytes of parameters whose digest costs less than the way to another thread and back.
+const DIGESTED_HERE_MAX: usize = 4096;
+
 /// Answers that are made for one client at the same time, of those that are made at once.
 const ANSWERS_AT_ONCE: usize = 8;
 
@@ -378,8 +381,12 @@ impl Session {
             let claim = if access.is_unlimited() { None } else { Some(server.claim(job, &access.0).await?) };
             // Parameters may be large, and their `Deserialize` is code of the user's. The pool drops what it has not begun
             // when it is shut down; panics were caught.
-            let digested = blocking.spawn_blocking(move || (digest_of(&encoded, key), encoded)).await;
-            let (digest, encoded) = digested.map_err(|_| Refusal::EnvironmentClosed)?;
+            let (digest, encoded) = if encoded.parameters.len() <= DIGESTED_HERE_MAX {
+                (digest_of(&encoded, key), encoded)
+            } else {
+                let digested = blocking.spawn_blocking(move || (digest_of(&encoded, key), encoded)).await;
+                digested.map_err(|_| Refusal::EnvironmentClosed)?
+            };
             if !server.remembers(job, digest) {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
             }
