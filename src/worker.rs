@@ -361,7 +361,7 @@ impl Worker {
         retired.iter().for_each(|thread| self.clear(thread));
     }
 
-    /// Moves whoever waits for a first turn on this thread to the one that takes its place.
+    /// Moves tasks that wait for a first turn on this thread to the one that takes its place.
     fn clear(&mut self, retired: &ThreadKey) {
         for task in self.jobs.values_mut().flat_map(|hosted| &mut hosted.tasks) {
             let Some(thread) = task.thread.as_ref().filter(|thread| thread.is_that_of(retired)) else { continue };

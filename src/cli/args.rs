@@ -22,7 +22,7 @@ Exit codes:
   2  usage or configuration                         12  the job was cancelled
   3  no node, or none that serves this client       13  the job is lost
   4  no such job, or more than one                 130  interrupted
-  5  not waited for any longer; the job goes on    141  whoever read the output has gone";
+  5  not waited for any longer; the job goes on    141  the reader of the output has gone";
 
 /// What every command takes. A flag counts before its variable, and that before the configuration file.
 #[derive(Debug, Clone, Default, Args)]
@@ -106,7 +106,7 @@ pub(super) enum NodeCommand {
 pub(super) enum KeyCommand {
     /// Lists the node's named keys.
     List,
-    /// Makes a key and prints it: the text is the secret, and is not to be had again.
+    /// Makes a key and prints it: the text is the secret, and the node never shows it again.
     Add {
         /// What it is called: letters, digits, `.`, `_` and `-`.
         name: String,

@@ -140,7 +140,7 @@ impl RemoteEnvironment {
     }
 
     /// Makes a key by which others may do less than everything, and has the node know it from now on, after a restart
-    /// too if the node's own key is in a file. Give them the [text](Key::reveal) of it; it is not to be had again.
+    /// too if the node's own key is in a file. Give them the [text](Key::reveal) of it; the node never shows it again.
     ///
     /// A named key takes encryption, the feature `tls`, on both sides: clients that have it talk to this node alone, which
     /// they know by its public key. On a connection within one machine that is not encrypted the new key goes in the clear.

@@ -53,7 +53,7 @@ impl Berth {
         Arc::new(Self(Mutex::new(Some(unstarted))))
     }
 
-    /// Whoever calls this first has the task.
+    /// The first caller has the task.
     pub fn take(&self) -> Option<Unstarted> {
         self.0.lock().take()
     }

@@ -147,7 +147,7 @@ impl Session {
         end
     }
 
-    /// Asks once there is room for the answer: whoever does not read must not have answers piled up.
+    /// Asks once there is room for the answer, so that answers do not pile up for a client that does not read.
     fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
         let (server, outbound, answers) =
             (Arc::clone(&self.server), Arc::clone(&self.outbound), Arc::clone(&self.answers));
