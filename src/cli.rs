@@ -31,7 +31,7 @@ use self::{
     screen::Screen,
     settings::Settings,
 };
-use crate::job::JobRegistry;
+use crate::job::{Described, JobRegistry};
 
 /// The whole command line, as the `main` of a program that has job types of its own: starts and stops nodes that run
 /// them, submits them, and looks after them. The program's arguments say what is to be done; `--help` lists what can be.
@@ -39,7 +39,7 @@ use crate::job::JobRegistry;
 /// Results go to standard output, errors to standard error. The exit code is 0 if all went well, 1 if something was
 /// refused, 2 for what cannot be understood, 3 if there is no node that serves this client, 4 if there is no such job, 5 if
 /// a job was not waited for any longer, for a job that was waited for 10 if it failed, 11 if it was stopped, 12 if it was
-/// cancelled, 13 if it is lost, and 141 if whoever read the output has gone.
+/// cancelled, 13 if it is lost, 130 if it was interrupted, and 141 if whoever read the output has gone.
 ///
 /// The program's own version is not known here; see [`CommandLine::version`].
 ///
@@ -196,7 +196,13 @@ fn carry_out(
         io::stdout().lock().write_all(&script)?;
         return Ok(Code::Done);
     }
-    let settings = Settings::load(&common, daemon::is_child(&what))?;
+    let settings = Settings::load(&common, daemon::is_child(&what));
+    if let Command::Version = what {
+        // Whatever is wrong with the settings: it is asked for by those who look for what is wrong.
+        *format = settings.map_or(*format, |settings| settings.format);
+        return version(program, &jobs, &mut Screen::new(*format));
+    }
+    let settings = settings?;
     *format = settings.format;
     log::begin(if daemon::serves(&what) { "info" } else { "off" });
     let mut screen = Screen::new(settings.format);
@@ -207,17 +213,17 @@ fn carry_out(
         Command::Run(what) => run::run(what, &jobs, &mut screen),
         Command::Health => node::health(&settings, &mut screen),
         Command::Info => node::info(&settings, &mut screen),
-        Command::Version => version(program, &jobs, &mut screen),
-        Command::Completions { .. } => Ok(Code::Done),
+        Command::Version | Command::Completions { .. } => Ok(Code::Done),
     }
 }
 
 fn version(program: &Program, jobs: &JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {
-    let jobs: Vec<(&str, String)> = jobs.descriptions().collect();
     if screen.is_json() {
         let jobs: Vec<_> = jobs
-            .iter()
-            .map(|(name, parameters)| serde_json::json!({ "name": name, "parameters": parameters }))
+            .descriptions()
+            .map(|Described { name, parameters, optional }| {
+                serde_json::json!({ "name": name, "parameters": parameters, "optional": optional })
+            })
             .collect();
         screen.json(&serde_json::json!({
             "program": program.name,
@@ -228,8 +234,10 @@ fn version(program: &Program, jobs: &JobRegistry, screen: &mut Screen) -> Result
         return Ok(Code::Done);
     }
     screen.line(format_args!("{} {}", table::clean(&program.name), program.versions()))?;
-    for (name, parameters) in jobs {
-        screen.line(format_args!("job {name}: {parameters}"))?;
+    for Described { name, parameters, optional } in jobs.descriptions() {
+        let optional =
+            if optional.is_empty() { String::new() } else { format!(" (may be left out: {})", optional.join(", ")) };
+        screen.line(format_args!("job {name}: {parameters}{optional}"))?;
     }
     Ok(Code::Done)
 }

@@ -20,6 +20,8 @@ pub use self::id::{JobId, ParseJobIdError, TaskId};
 pub use self::options::{ErrorPolicy, Limits};
 pub(crate) use self::options::{HeldBy, JobOptions, NAME_BYTES_MAX};
 pub use self::outcome::{CancelReason, Drained, FailureCause, JobError, Outcome, Warning};
+#[cfg(feature = "cli")]
+pub(crate) use self::registry::Described;
 pub use self::registry::JobRegistry;
 pub(crate) use self::registry::{EncodedJob, JobRefusal, NotSendable};
 pub use self::status::{

@@ -6,6 +6,8 @@
 //! that code reads, whatever attributes or hand-written code it comes from.
 
 mod difference;
+#[cfg(feature = "cli")]
+mod example;
 mod fingerprint;
 mod received;
 mod recorder;

@@ -139,7 +139,7 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyError::NotFound`], [`KeyError::Exposed`], [`KeyError::Unreadable`], or what is wrong with its text.
+    /// [`KeyError::NotFound`], [`KeyError::Exposed`], [`KeyError::Unreadable`], [`KeyError::Malformed`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
         let unreadable = |error: io::Error| match error.kind() {
@@ -150,7 +150,7 @@ impl Key {
         if is_exposed(path) {
             return Err(KeyError::Exposed { path: path.to_owned() });
         }
-        Self::parse(&text)
+        Self::parse(&text).map_err(|fault| fault.of(path.display()))
     }
 
     /// The key in `path`; if there is no such file, it is made, with a new key that only its owner may read. Of two that
@@ -213,10 +213,15 @@ impl Key {
         variable: &dyn Fn(&str) -> Option<String>,
         read: fn(PathBuf) -> Result<Self, KeyError>,
     ) -> Result<Self, KeyError> {
-        if let Some(digits) = variable(KEY_VARIABLE) {
-            return Self::parse(&digits);
+        // One that is set and empty is a mistake: to look on would be to take another key than the one meant.
+        let variable_set = |name: &str| match variable(name) {
+            Some(value) if value.trim().is_empty() => Err(KeyError::EmptyVariable { variable: name.to_owned() }),
+            value => Ok(value),
+        };
+        if let Some(digits) = variable_set(KEY_VARIABLE)? {
+            return Self::parse(&digits).map_err(|fault| fault.of(KEY_VARIABLE));
         }
-        let file = variable(KEY_FILE_VARIABLE).map(PathBuf::from).or_else(|| default_file(variable));
+        let file = variable_set(KEY_FILE_VARIABLE)?.map(PathBuf::from).or_else(|| default_file(variable));
         read(file.ok_or(KeyError::NoHome)?)
     }
 
@@ -333,6 +338,20 @@ pub enum KeyError {
     /// It has parts, and they are not those of a key that a node handed out.
     #[error("the key is neither hexadecimal digits nor of the form ROLE:NAME:DIGITS:PIN")]
     Form,
+    /// What is in a file or a variable is no key.
+    #[error("the key in {place} is malformed: {fault}")]
+    Malformed {
+        /// The file, or the variable.
+        place: String,
+        /// What is wrong: [`Length`](Self::Length), [`NotHexadecimal`](Self::NotHexadecimal) or [`Form`](Self::Form).
+        fault: Box<Self>,
+    },
+    /// A variable that is looked at for a key is set, and empty.
+    #[error("the variable {variable} is set, and empty: give it a value, or unset it")]
+    EmptyVariable {
+        /// Its name.
+        variable: String,
+    },
     /// The key of a node may do everything, and this one was handed out by a node, to do less.
     #[error("a key that a node handed out, to do less than everything, is no key for a node")]
     HandedOut,
@@ -373,6 +392,13 @@ pub enum KeyError {
     /// No variable says where the user's files are.
     #[error("there is no place to look for a key: set {KEY_VARIABLE}, {KEY_FILE_VARIABLE} or HOME")]
     NoHome,
+}
+
+impl KeyError {
+    /// With the place that the text came from.
+    fn of(self, place: impl fmt::Display) -> Self {
+        Self::Malformed { place: place.to_string(), fault: Box::new(self) }
+    }
 }
 
 #[cfg(test)]
@@ -460,5 +486,11 @@ mod tests {
         );
         assert_eq!(look(&[]), Err(KeyError::NoHome));
         assert!(matches!(look(&[("PROSCENIUM_HOME", &home)]), Err(KeyError::NotFound { .. })));
+        for variable in [KEY_VARIABLE, KEY_FILE_VARIABLE] {
+            let empty = KeyError::EmptyVariable { variable: variable.to_owned() };
+            assert_eq!(look(&[("HOME", &home), (variable, "")]), Err(empty));
+        }
+        let malformed = look(&[("HOME", &home), (KEY_VARIABLE, "12")]).unwrap_err();
+        assert_eq!(malformed, KeyError::Length { bytes: 1 }.of("PROSCENIUM_KEY"));
     }
 }

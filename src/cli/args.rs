@@ -29,7 +29,9 @@ Exit codes:
 #[command(next_help_heading = "Options for every command")]
 pub(super) struct Common {
     /// The node: where it is reached, or where it listens [default: 127.0.0.1:19001]. A port that is left out is 19001.
-    #[arg(long, global = true, value_name = "HOST[:PORT]", env = "PROSCENIUM_ADDRESS")]
+    /// [env: PROSCENIUM_ADDRESS]
+    // Not `env = ..`: usage lines would show it as if it had been typed.
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
     pub address: Option<String>,
     /// The file with the key that node and clients have in common; it counts before PROSCENIUM_KEY (the key itself),
     /// and that before PROSCENIUM_KEY_FILE [default: the file that a node of this user makes at its first start].
@@ -50,7 +52,8 @@ pub(super) struct Common {
     #[arg(long, global = true, value_enum, env = "PROSCENIUM_FORMAT")]
     pub format: Option<Format>,
     /// The configuration file [default: config.toml in the configuration folder].
-    #[arg(long, global = true, value_name = "FILE", env = "PROSCENIUM_CONFIG")]
+    /// [env: PROSCENIUM_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
@@ -173,7 +176,7 @@ pub(super) struct StopNode {
     /// Cancel its jobs, instead of having them process what their sources have emitted.
     #[arg(long)]
     pub cancel: bool,
-    /// How long to wait for its end.
+    /// How long to wait for its end. A number alone is seconds.
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration)]
     pub wait_timeout: Duration,
     /// Where its history is, if it runs on this machine [default: `node` beside the key file].
@@ -243,7 +246,7 @@ pub(super) struct Waiting {
     /// Wait for the job's end; the exit code says how it ended.
     #[arg(long)]
     pub wait: bool,
-    /// How long to wait; then the job goes on without being waited for.
+    /// How long to wait; then the job goes on without being waited for. A number alone is seconds.
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration, requires = "wait")]
     pub wait_timeout: Duration,
 }
@@ -251,7 +254,7 @@ pub(super) struct Waiting {
 /// A job to be run, by the name of its type and its parameters.
 #[derive(Debug, Args)]
 pub(super) struct NewJob {
-    /// The name of the job's type; `version` lists those linked into this program.
+    /// The name of the job's type; `version` lists those linked into this program, with their parameters.
     pub name: String,
     /// Its parameters as JSON; `-` reads them from standard input. Those of a type without any are `{}`, or nothing.
     #[arg(default_value = "{}")]
@@ -262,7 +265,7 @@ pub(super) struct NewJob {
     /// The instances of an operator that does not say otherwise [default: the task threads].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub parallelism: Option<u16>,
-    /// How long it may run; then it is cancelled.
+    /// How long it may run; then it is cancelled. `90s`, `10m`, `1h 30m`; a number alone is seconds.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub run_limit: Option<Duration>,
     /// Set items aside that cannot be processed, instead of failing.
@@ -277,8 +280,9 @@ pub(super) struct Submit {
     /// End the job's services too once its tasks have finished.
     #[arg(long)]
     pub autostop: bool,
-    /// Stop the job once no client has held it for so long. This command holds it while it waits.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Stop the job once no client has held it for so long. This command holds it while it waits. `90s`, `10m`, `1h 30m`; a
+    /// number alone is seconds.
+    #[arg(long, value_name = "TIME", value_parser = lease)]
     pub lease: Option<Duration>,
     #[command(flatten)]
     pub waiting: Waiting,
@@ -302,6 +306,17 @@ pub(super) struct ReadOutput {
     /// End after this many items.
     #[arg(long, value_name = "N", requires = "output")]
     pub limit: Option<u64>,
+}
+
+/// A time that a job may go without a holder.
+fn lease(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => {
+            Err("a lease of no time would stop the job before anybody could hold it; leave the flag out for none"
+                .to_owned())
+        }
+        lease => Ok(lease),
+    }
 }
 
 /// `300`, `300s`, `5m`, `1h 30m`; a number alone counts seconds.

@@ -29,6 +29,8 @@ pub(super) enum Code {
     Stopped = 11,
     Cancelled = 12,
     Lost = 13,
+    /// By Ctrl+C, while a job was waited for. What a shell says of a program that the signal ends.
+    Interrupted = 130,
     /// Whoever read the output has gone. What a shell says of other programs, which a signal ends in that case.
     NobodyReads = 141,
 }
@@ -100,6 +102,8 @@ fn code_of_key(error: &KeyError) -> Code {
         KeyError::Length { .. }
         | KeyError::NotHexadecimal
         | KeyError::Form
+        | KeyError::Malformed { .. }
+        | KeyError::EmptyVariable { .. }
         | KeyError::HandedOut
         | KeyError::Exposed { .. }
         | KeyError::Unreadable { .. }

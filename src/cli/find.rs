@@ -5,6 +5,7 @@ use super::{
     exit::{Code, Failure},
 };
 use crate::{
+    blocking::block_on,
     environment::RemoteEnvironment,
     job::{JobHandle, JobId, JobStatus},
 };
@@ -15,12 +16,21 @@ const DIGITS_MIN: usize = 4;
 /// Jobs that are named where one was meant and there are more.
 const NAMED_MAX: usize = 5;
 
-pub(super) fn find(env: &RemoteEnvironment, Named { job }: &Named) -> Result<JobHandle, Failure> {
-    let id = match job.parse::<JobId>() {
-        Ok(id) => id,
-        Err(_) => choose(&env.blocking().jobs()?, job)?,
-    };
-    Ok(env.blocking().job(id)?)
+/// A handle that holds the job.
+pub(super) fn find(env: &RemoteEnvironment, named: &Named) -> Result<JobHandle, Failure> {
+    Ok(env.blocking().job(id_of(env, named)?)?)
+}
+
+/// A handle that does not: to look at a job is not to use it.
+pub(super) fn look_at(env: &RemoteEnvironment, named: &Named) -> Result<JobHandle, Failure> {
+    Ok(block_on(env.look_at(id_of(env, named)?))?)
+}
+
+fn id_of(env: &RemoteEnvironment, Named { job }: &Named) -> Result<JobId, Failure> {
+    match job.parse::<JobId>() {
+        Ok(id) => Ok(id),
+        Err(_) => choose(&env.blocking().jobs()?, job),
+    }
 }
 
 /// Names count before ids: a job that is called like the beginning of an id is meant by its name. Of several jobs of one
@@ -46,7 +56,8 @@ fn choose(jobs: &[JobStatus], text: &str) -> Result<JobId, Failure> {
             let newest = many.iter().rev().take(NAMED_MAX);
             let ids: Vec<String> = newest.map(|job| format!("{} ({})", job.id, super::table::standing(job))).collect();
             let count = many.len();
-            let message = format!("{count} jobs are meant by `{text}`; the newest are {}", ids.join(", "));
+            let message =
+                format!("{count} jobs are meant by `{text}`: say which by its id; the newest are {}", ids.join(", "));
             Err(Failure::new(Code::NoJob, message))
         }
     }

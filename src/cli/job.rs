@@ -2,6 +2,9 @@
 
 use std::{io::Read, time::Duration};
 
+use futures::future::{Either, select};
+use tokio::sync::mpsc;
+
 use super::{
     args::{EndJob, JobCommand, Named, NewJob, Submit},
     exit::{Code, Failure},
@@ -31,10 +34,10 @@ pub(super) fn carry_out(
     match command {
         JobCommand::Submit(_) => Ok(Code::Done),
         JobCommand::List { running } => list(&env, running, screen),
-        JobCommand::Show(named) => show(&find::find(&env, &named)?, screen),
-        JobCommand::Status(named) => status(&find::find(&env, &named)?, screen),
+        JobCommand::Show(named) => show(&find::look_at(&env, &named)?, screen),
+        JobCommand::Status(named) => status(&find::look_at(&env, &named)?, screen),
         JobCommand::Watch(named) => watch::watch(&find::find(&env, &named)?, screen),
-        JobCommand::Explain(named) => explain(&find::find(&env, &named)?, screen),
+        JobCommand::Explain(named) => explain(&find::look_at(&env, &named)?, screen),
         JobCommand::Output(read) => output::output(&find::find(&env, &read.job)?, &read, screen),
         JobCommand::Stop(end) => end_job(&env, &end, |job| block_on(job.stop()), screen),
         JobCommand::Cancel(end) => end_job(&env, &end, |job| block_on(job.cancel()), screen),
@@ -82,19 +85,45 @@ fn submit(
         submit = submit.lease(*lease);
     }
     let job = submit.blocking()?;
+    // From before the id is known on, since whoever interrupts the wait is to be told of it. Not while the job is submitted:
+    // a node may not answer, and then nothing is there to be told of.
+    let interrupts = waiting.wait.then(|| block_on(env.interrupts()));
     if !waiting.wait && screen.is_json() {
         screen.json(&json::job(&job.blocking().status()?))?;
     } else if !screen.is_json() {
         // At once: whoever interrupts the wait needs it.
         screen.line(format_args!("{}", job.id()))?;
     }
-    if waiting.wait { wait(&job, waiting.wait_timeout, screen) } else { Ok(Code::Done) }
+    interrupts.map_or(Ok(Code::Done), |interrupts| wait(&job, interrupts, waiting.wait_timeout, screen))
 }
 
 /// Waits for the job's end, and says how it ended.
-fn wait(job: &JobHandle, limit: Duration, screen: &mut Screen) -> Result<Code, Failure> {
-    let outcome = job.blocking().wait_timeout(limit)?;
-    let Some(outcome) = outcome else {
+fn wait(
+    job: &JobHandle,
+    mut interrupts: mpsc::Receiver<()>,
+    limit: Duration,
+    screen: &mut Screen,
+) -> Result<Code, Failure> {
+    let waited = block_on(async {
+        let interrupted = std::pin::pin!(async {
+            // None if the process cannot listen for signals: they then end it at once.
+            if interrupts.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        });
+        match select(std::pin::pin!(job.wait_timeout(limit)), interrupted).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        }
+    });
+    let Some(outcome) = waited else {
+        let id = job.id();
+        let message = format!(
+            "interrupted: {id} has not ended, and goes on; `job status {id}` looks at it, `job stop {id}` or `job cancel {id}` ends it"
+        );
+        return Err(Failure::new(Code::Interrupted, message));
+    };
+    let Some(outcome) = outcome? else {
         let message = format!(
             "{} has not ended within {}, and goes on: {}",
             job.id(),
@@ -228,7 +257,7 @@ fn end_job(
     }
     let job = find::find(env, job)?;
     end(&job)?;
-    wait(&job, waiting.wait_timeout, screen)
+    wait(&job, block_on(env.interrupts()), waiting.wait_timeout, screen)
 }
 
 fn order(

@@ -91,6 +91,7 @@ fn folder_of(start: &Start) -> &Path {
 }
 
 fn start_in_background(start: Start, settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    settings.check_limits()?;
     let start = merge(start, settings.node.clone())?;
     settings::limits(&start.limit)?;
     let record = daemon::record(settings, &start, String::new());
@@ -108,6 +109,7 @@ fn spawn(record: &Record, screen: &mut Screen) -> Result<Code, Failure> {
 }
 
 fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {
+    settings.check_limits()?;
     let start = merge(start, settings.node.clone())?;
     let folder = folder_of(&start);
     let mut node = Node::builder()
@@ -266,7 +268,12 @@ fn restart_node(restart: &StopNode, settings: Settings, screen: &mut Screen) -> 
     let folder = folder_of(&now).to_owned();
     let mut record = match Record::read(&folder)? {
         Some(record) => record,
-        // No node was started there yet.
+        None if daemon::is_free(&folder) => {
+            let message =
+                format!("no node was started with its data in {}: `jobmanager start` starts one", folder.display());
+            return Err(Failure::new(Code::NoNode, message));
+        }
+        // It runs, and could not note how it was started.
         None => daemon::record(&settings, &now, String::new()),
     };
     record.start.data_folder = Some(folder.clone());

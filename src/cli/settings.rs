@@ -15,14 +15,15 @@ use super::{
     exit::{Code, Failure},
 };
 use crate::{
-    bridge::{Key, TlsTrust, complete},
-    environment::RemoteEnvironment,
+    bridge::{Key, KeyError, TlsTrust, complete},
+    environment::{ConnectError, RemoteEnvironment},
     job::Limits,
 };
 
 /// Where a node is looked for, and where it listens, at the default port.
 const ADDRESS: &str = "127.0.0.1";
 
+const ADDRESS_VARIABLE: &str = "PROSCENIUM_ADDRESS";
 const KEY_VARIABLE: &str = "PROSCENIUM_KEY";
 const KEY_FILE_VARIABLE: &str = "PROSCENIUM_KEY_FILE";
 
@@ -50,6 +51,8 @@ pub(super) struct Settings {
     pub format: Format,
     /// What the file says of nodes.
     pub node: Start,
+    /// Which file that is, if there is one.
+    pub config: Option<PathBuf>,
 }
 
 /// Where the key is. Paths are absolute.
@@ -63,7 +66,10 @@ pub(super) enum KeyChoice {
 impl Settings {
     /// `ignore_file`: the background process of `--daemon` is told everything by flags.
     pub(super) fn load(common: &Common, ignore_file: bool) -> Result<Self, Failure> {
-        let file = if ignore_file { File::default() } else { read_file(common.config.as_deref())? };
+        let named = common.config.clone().or_else(|| path_in("PROSCENIUM_CONFIG"));
+        let config = named.clone().or_else(default_file).filter(|_| !ignore_file);
+        let file = config.as_deref().map_or_else(|| Ok(File::default()), |path| read_file(path, named.is_some()))?;
+        let address = common.address.clone().or_else(|| Some(env::var_os(ADDRESS_VARIABLE)?.to_string_lossy().into()));
         // What is trusted is said by flags, or by variables, or by the file: one of them alone.
         let flags = (common.tls_pin.clone(), common.tls_authorities.clone());
         let variables = (path_in("PROSCENIUM_TLS_PIN"), path_in("PROSCENIUM_TLS_AUTHORITIES"));
@@ -71,7 +77,7 @@ impl Settings {
         let trust = trust.into_iter().find(|(pin, authorities)| pin.is_some() || authorities.is_some());
         let (tls_pin, tls_authorities) = trust.unwrap_or_default();
         Ok(Self {
-            address: complete(common.address.as_deref().or(file.address.as_deref()).unwrap_or(ADDRESS))
+            address: complete(address.as_deref().or(file.address.as_deref()).unwrap_or(ADDRESS))
                 .map_err(Failure::usage)?,
             key: key_choice(common.key_file.clone(), file.key_file)?,
             tls_pin: absolute(tls_pin)?,
@@ -79,7 +85,15 @@ impl Settings {
             encrypted: common.encrypted || file.encrypted,
             format: common.format.or(file.format).unwrap_or_default(),
             node: file.node,
+            config,
         })
+    }
+
+    /// Whether the limits that the file says can be understood.
+    pub(super) fn check_limits(&self) -> Result<(), Failure> {
+        let file = self.config.as_deref().unwrap_or(Path::new("")).display();
+        let checked = limits(&self.node.limit);
+        checked.map(drop).map_err(|wrong| Failure::usage(format_args!("the configuration {file}: {}", wrong.message)))
     }
 
     pub(super) fn connect(&self) -> Result<RemoteEnvironment, Failure> {
@@ -95,10 +109,19 @@ impl Settings {
             KeyChoice::Variable => connect.key(Key::find()?),
             KeyChoice::File(path) => connect.key_file(path),
         };
+        let is_named =
+            |path: &Path| absolute(Key::default_file()).is_ok_and(|default| default.as_deref() != Some(path));
         if let Some(trust) = self.trust()? {
             connect = connect.tls(trust);
         }
-        Ok(connect.blocking()?)
+        connect.blocking().map_err(|error| match error {
+            // A file that somebody has named is one that should be there, as of any other flag. Where a node makes its
+            // key unless told otherwise, there is none because there was no node.
+            ConnectError::Key(KeyError::NotFound { ref path }) if is_named(path) => {
+                Failure { code: Code::Usage, ..error.into() }
+            }
+            error => error.into(),
+        })
     }
 
     fn trust(&self) -> Result<Option<TlsTrust>, Failure> {
@@ -120,14 +143,18 @@ pub(super) fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure
 }
 
 fn key_choice(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<KeyChoice, Failure> {
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
-    if flag.is_none() && variable(KEY_VARIABLE).is_some() {
+    if flag.is_none() && env::var_os(KEY_VARIABLE).is_some() {
+        // Also if it is empty, which is told when it is read: to look elsewhere would be to take another key than meant.
         return Ok(KeyChoice::Variable);
     }
-    let path = flag.or_else(|| variable(KEY_FILE_VARIABLE).map(PathBuf::from)).or(file).or_else(Key::default_file);
+    let variable = if flag.is_none() { env::var_os(KEY_FILE_VARIABLE) } else { None };
+    if variable.as_ref().is_some_and(|path| path.is_empty()) {
+        return Err(KeyError::EmptyVariable { variable: KEY_FILE_VARIABLE.to_owned() }.into());
+    }
+    let path = flag.or_else(|| variable.map(PathBuf::from)).or(file).or_else(Key::default_file);
     match absolute(path)? {
         Some(path) => Ok(KeyChoice::File(path)),
-        None => Err(crate::bridge::KeyError::NoHome.into()),
+        None => Err(KeyError::NoHome.into()),
     }
 }
 
@@ -136,13 +163,8 @@ pub(super) fn home() -> Option<PathBuf> {
     Key::default_file().and_then(|key| key.parent().map(Path::to_owned))
 }
 
-fn read_file(named: Option<&Path>) -> Result<File, Failure> {
-    let (path, is_named) = match (named, default_file()) {
-        (Some(path), _) => (path.to_owned(), true),
-        (None, Some(path)) => (path, false),
-        (None, None) => return Ok(File::default()),
-    };
-    let text = match fs::read_to_string(&path) {
+fn read_file(path: &Path, is_named: bool) -> Result<File, Failure> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => return Ok(File::default()),
         Err(error) => {

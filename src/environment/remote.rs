@@ -18,14 +18,18 @@ pub(crate) use self::connect::in_process;
 pub use self::connect::{Connect, ConnectError};
 pub use self::keys::KeyRingError;
 use self::link::RemoteLink;
-#[cfg(feature = "cli")]
-use crate::service::ServiceResolver;
 use crate::{
     bridge::{Client, Key},
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
     job::{ControlError, IntoJob},
     link::{KeyInfo, KeyRole, Link, NodeStop, Reply},
     timer::TimerThread,
+};
+#[cfg(feature = "cli")]
+use crate::{
+    job::{JobHandle, JobId, JobStatus, QueryError},
+    link::{JobRequest, Keep, Opened, Request, ask},
+    service::ServiceResolver,
 };
 
 /// Runs jobs on a [`Node`](crate::Node) across the network, with the API of a
@@ -209,6 +213,24 @@ impl RemoteEnvironment {
     /// Asking changes nothing; the future can be dropped.
     pub fn disconnected(&self) -> BoxFuture<'static, ()> {
         self.core.client.disconnected()
+    }
+
+    /// A handle to the job of this id that does not hold it: who looks at a job is none who needs it, so its lease goes on
+    /// running. It does not notice that the node was started anew, and is for short looks.
+    #[cfg(feature = "cli")]
+    pub(crate) fn look_at(&self, id: JobId) -> BoxFuture<'static, Result<JobHandle, QueryError>> {
+        let link = self.link();
+        Box::pin(async move {
+            let request = Request::Job { job: id, request: JobRequest::JobStatus };
+            let status = ask::<Box<JobStatus>>(Arc::clone(&link), request).await?;
+            Ok(JobHandle::new(link, id, Opened::new(status.name, Keep::default())))
+        })
+    }
+
+    /// Each Ctrl+C of this process, from when the future is ready until the receiver is dropped.
+    #[cfg(feature = "cli")]
+    pub(crate) fn interrupts(&self) -> BoxFuture<'static, tokio::sync::mpsc::Receiver<()>> {
+        self.core.link.interrupts()
     }
 
     /// That of the environment's deadlines.

@@ -61,14 +61,27 @@ pub(crate) enum JsonRefusal {
         if .known.is_empty() { "it has none".to_owned() } else { format!("it has `{}`", .known.join("`, `")) }
     )]
     Unknown { name: String, known: Vec<&'static str> },
-    #[error("these are no parameters of `{name}`: {message}; they have the structure {structure}")]
-    Parameters { name: &'static str, message: String, structure: String },
+    #[error(
+        "these are no parameters of `{name}`: {message}; they have the structure {structure}{}",
+        .example.as_ref().map_or_else(String::new, |example| format!(", such as {example}"))
+    )]
+    Parameters { name: &'static str, message: String, structure: String, example: Option<serde_json::Value> },
 }
 
 /// The job types that a node can run, each known by its [`Job::NAME`]; most easily made by [`jobs!`](crate::jobs).
 #[derive(Clone, Default)]
 pub struct JobRegistry {
     entries: Vec<Entry>,
+}
+
+/// A job type as people are told of it.
+#[cfg(feature = "cli")]
+pub(crate) struct Described {
+    pub name: &'static str,
+    /// The structure of its parameters.
+    pub parameters: String,
+    /// The fields of those that may be left out, as far as is known: those of parts are not looked at.
+    pub optional: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -121,10 +134,14 @@ impl JobRegistry {
         names.windows(2).find(|pair| pair[0] == pair[1]).and_then(|pair| self.names().find(|name| *name == pair[0]))
     }
 
-    /// The job types' names, and the structures of their parameters.
+    /// The job types, for people.
     #[cfg(feature = "cli")]
-    pub(crate) fn descriptions(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.entries.iter().map(|entry| (entry.name, (entry.describe)().text()))
+    pub(crate) fn descriptions(&self) -> impl Iterator<Item = Described> {
+        self.entries.iter().map(|entry| {
+            let description = (entry.describe)();
+            let optional = json::example(entry.read_json, &description).map_or_else(Vec::new, |(_, optional)| optional);
+            Described { name: entry.name, parameters: description.text(), optional }
+        })
     }
 
     /// Reads a job whose parameters are written as JSON.
@@ -133,10 +150,12 @@ impl JobRegistry {
         let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else {
             return Err(JsonRefusal::Unknown { name: name.to_owned(), known: self.names().collect() });
         };
-        json::payload(entry.read_json, json, &(entry.describe)()).map_err(|message| JsonRefusal::Parameters {
+        let description = (entry.describe)();
+        json::payload(entry.read_json, json, &description).map_err(|message| JsonRefusal::Parameters {
             name: entry.name,
             message,
-            structure: (entry.describe)().text(),
+            structure: description.text(),
+            example: json::example(entry.read_json, &description).map(|(example, _)| example),
         })
     }
 

@@ -124,6 +124,18 @@ impl User {
         path
     }
 
+    /// The processes that have this user's home, besides those that have ended.
+    fn processes(&self) -> Vec<u32> {
+        let home = format!("PROSCENIUM_HOME={}", self.home.path().display());
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_of_this_home = |id: &u32| {
+            let variables = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+            variables.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
+        };
+        ids.filter(is_of_this_home).collect()
+    }
+
     /// The process of its node.
     fn node_process(&self) -> Option<u32> {
         // Not from `node.json`, which a node on a full disk cannot write anew.
@@ -154,11 +166,8 @@ fn wait_for_end(process: u32) {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // A node that a failed test left.
-        if let Some(process) = self.node_process()
-            && std::fs::read_link(format!("/proc/{process}/exe"))
-                .is_ok_and(|program| program == Path::new(env!("CARGO_BIN_EXE_proscenium")))
-        {
+        // What a failed test left: nodes in the background and in the foreground, wherever their data is.
+        for process in self.processes() {
             let _ = Command::new("kill").args(["-KILL", &process.to_string()]).status();
         }
     }

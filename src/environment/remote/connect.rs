@@ -219,8 +219,8 @@ impl fmt::Debug for Connect {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// There is no key to prove oneself with.
-    #[error("there is no key to connect with")]
+    /// There is no key to prove oneself with, or what there is cannot be used.
+    #[error("{}", lacking(.0))]
     Key(#[from] KeyError),
     /// The address is not of the form `host:port` or `host`.
     #[error("{message}")]
@@ -254,6 +254,13 @@ pub enum ConnectError {
     /// The operating system refused a thread or a file descriptor.
     #[error("the operating system refused a thread or a file descriptor")]
     Thread(#[source] io::Error),
+}
+
+fn lacking(error: &KeyError) -> &'static str {
+    match error {
+        KeyError::NotFound { .. } | KeyError::NoHome => "there is no key to connect with",
+        _ => "the key to connect with cannot be used",
+    }
 }
 
 impl ConnectError {

@@ -1,6 +1,8 @@
 //! Jobs whose parameters somebody has typed.
 
+use serde::de::IgnoredAny;
 use serde_ignored::Path;
+use serde_json::Value;
 
 use super::{JobPayload, Typed};
 use crate::{
@@ -43,9 +45,30 @@ pub(super) fn payload(read: Read, json: &str, description: &TypeDescription) -> 
         return Err(no_field(path, description));
     }
     result.map_err(|error| match error {
+        // That an identifier is expected says nothing to somebody who does not know what these are to be written in.
+        DecodeError::Invalid(message) if serde_json::from_str::<IgnoredAny>(first).is_err() => {
+            format!("they are not JSON ({message})")
+        }
         DecodeError::Invalid(message) => message,
         other => other.to_string(),
     })
+}
+
+/// Parameters that the type takes, and which of their fields may be left out. None if no such ones can be made up.
+pub(super) fn example(read: Read, description: &TypeDescription) -> Option<(Value, Vec<String>)> {
+    let is_read = |value: &Value| {
+        let read =
+            || read(&value.to_string(), &mut Vec::new()).map_err(|error| DecodeError::Invalid(error.to_string()));
+        codec::catching(read).is_ok()
+    };
+    let example = description.example().filter(is_read)?;
+    let fields = example.as_object().into_iter().flatten();
+    let optional = fields.filter(|(name, _)| {
+        let mut less = example.clone();
+        less.as_object_mut().is_some_and(|fields| fields.remove(*name).is_some()) && is_read(&less)
+    });
+    let optional = optional.map(|(name, _)| name.clone()).collect();
+    Some((example, optional))
 }
 
 fn no_field(path: &[String], description: &TypeDescription) -> String {
@@ -144,10 +167,25 @@ mod tests {
         rest: BTreeMap<String, serde_json::Value>,
     }
 
-    job!(Upper Braces Brackets Around Retry Open);
+    #[derive(Serialize, Deserialize)]
+    enum Mode {
+        Fast,
+        Slow { seconds: u64 },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Sum {
+        numbers: Vec<i32>,
+        #[serde(default)]
+        scale: f64,
+        limit: Option<u64>,
+        mode: Mode,
+    }
+
+    job!(Upper Braces Brackets Around Retry Open Sum);
 
     fn jobs() -> JobRegistry {
-        crate::jobs![Upper, Braces, Brackets, Around, Retry, Open]
+        crate::jobs![Upper, Braces, Brackets, Around, Retry, Open, Sum]
     }
 
     fn refused(name: &str, json: &str) -> Option<String> {
@@ -167,6 +205,23 @@ mod tests {
         }
         let error = refused("Retry", "").unwrap();
         assert!(error.contains("missing field `retries`"), "{error}");
+    }
+
+    #[test]
+    fn how_parameters_are_written_and_which_may_be_left_out_is_told_where_it_is_known() {
+        let error = refused("Sum", "scale=1").unwrap();
+        assert!(error.contains("they are not JSON (expected value at line 1 column 1); they have the "), "{error}");
+        let example = r#"such as {"limit":1,"mode":"Fast","numbers":[1],"scale":1.5}"#;
+        assert!(error.ends_with(example) && refused("Sum", &example[8..]).is_none(), "{error}");
+        // The description names its fields by their aliases.
+        assert!(!refused("Retry", "7").unwrap().contains("such as"));
+        let jobs = jobs();
+        let optional = |name: &str| {
+            let found = jobs.descriptions().find(|description| description.name == name);
+            found.expect("it is one of them").optional
+        };
+        assert_eq!(optional("Sum"), ["limit", "scale"]);
+        assert_eq!((optional("Upper"), optional("Retry")), (Vec::new(), Vec::new()));
     }
 
     #[test]

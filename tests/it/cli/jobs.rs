@@ -1,8 +1,14 @@
 //! Jobs on a node.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
 use serde_json::Value;
 
 use super::{User, count};
+use crate::support::on_a_thread;
 
 #[test]
 fn a_job_is_submitted_waited_for_and_read() {
@@ -65,6 +71,46 @@ fn a_job_without_end_is_steered_and_followed() {
     user.well(&["jobmanager", "stop", "--cancel"]);
 }
 
+/// To look at a job used to hold it: whoever looked was shown as its holder, and its lease began anew.
+#[test]
+fn who_looks_at_a_job_does_not_hold_it() {
+    let user = User::with_node();
+    let id = user.submits(&["ticker", "--lease", "300"]);
+    let is_let_go = || {
+        let shown = user.well(&["job", "show", &id]);
+        assert!(shown.contains("lease      5m"), "{shown}");
+        shown.lines().any(|line| line.starts_with("held by") && line.contains(", until "))
+    };
+    assert!((0..1000).any(|_| is_let_go()), "the one that submitted it has ended, and nobody else has it");
+    let held_until = || user.types(&["job", "show", &id, "--format", "json"]).json()["held_by"]["until"].clone();
+    let until = held_until();
+    user.well(&["job", "status", &id]);
+    user.well(&["job", "explain", &id]);
+    assert_eq!(held_until(), until);
+    user.well(&["jobmanager", "stop", "--cancel"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_wait_that_is_interrupted_says_that_the_job_goes_on() {
+    let user = User::with_node();
+    let mut waiting = user.command(&["job", "submit", "ticker", "--wait"]);
+    let mut waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(waiting.stdout.take().unwrap());
+    let id = on_a_thread("the id", move || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    });
+    assert!(Command::new("kill").args(["-INT", &waiting.id().to_string()]).status().unwrap().success());
+    let output = on_a_thread("the end of the wait", move || waiting.wait_with_output().unwrap());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains(&format!("{id} has not ended, and goes on; `job status {id}` looks at it")), "{said}");
+    assert!(user.well(&["job", "status", &id]).contains("running"));
+    user.well(&["jobmanager", "stop", "--cancel"]);
+}
+
 #[test]
 fn exit_codes_say_what_happened() {
     let user = User::with_node();
@@ -102,7 +148,7 @@ fn exit_codes_say_what_happened() {
     assert!(said.err.contains("the job's outputs: none"), "of two jobs of that name one runs, and is meant: {said:?}");
     user.submits(&["ticker"]);
     let said = user.types(&["job", "stop", "ticker"]).with(4);
-    assert!(said.err.contains("2 jobs are meant by `ticker`"), "{said:?}");
+    assert!(said.err.contains("2 jobs are meant by `ticker`: say which by its id"), "{said:?}");
     user.well(&["jobmanager", "stop", "--cancel"]);
 }
 
@@ -127,7 +173,9 @@ fn scripts_get_json() {
     assert_eq!(json(&["health"]).with(0).json()["accepting"], true);
     assert_eq!(json(&["info"]).with(0).json()["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(json(&["jobmanager", "status"]).with(0).json()["state"], "running");
-    assert_eq!(json(&["version"]).with(0).json()["jobs"][0]["name"], "word-count");
+    let version = json(&["version"]).with(0).json();
+    assert_eq!(version["jobs"][0]["name"], "word-count");
+    assert_eq!(version["jobs"][1]["optional"], serde_json::json!(["interval_ms", "readable"]));
     assert_eq!(json(&["job", "cleanup"]).with(0).json()["removed"], 1);
     let refused = json(&["job", "show", "nobody"]).with(4);
     let error: Value = serde_json::from_str(&refused.err).expect("errors are JSON too");

@@ -34,6 +34,27 @@ fn a_node_that_is_started_anew_keeps_its_history_and_its_settings() {
     user.well(&["jobmanager", "stop"]);
 }
 
+/// A restart used to start a node where there had been none.
+#[test]
+fn where_no_node_was_started_there_is_none_to_restart() {
+    let user = User::new();
+    let said = user.types(&["jobmanager", "restart"]).with(3);
+    assert!(said.err.contains("no node was started") && said.err.contains("jobmanager start"), "{said:?}");
+    assert_eq!(fs::read_dir(user.home.path()).unwrap().count(), 0, "neither a key nor a history");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_test_that_fails_leaves_no_node() {
+    let mut user = User::new();
+    let folder = user.home.path().join("elsewhere").display().to_string();
+    user.start_node(&["--data-folder", &folder]);
+    let processes = user.processes();
+    assert_eq!(processes.len(), 1);
+    drop(user);
+    processes.into_iter().for_each(wait_for_end);
+}
+
 #[test]
 fn jobs_that_ran_when_their_node_was_killed_read_lost() {
     let mut user = User::with_node();

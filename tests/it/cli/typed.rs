@@ -46,7 +46,12 @@ fn help_version_and_completions_are_printed() {
     assert!(user.well(&["--help"]).contains("Exit codes:"));
     assert!(user.well(&["job", "submit", "--help"]).contains("--wait-timeout"));
     let version = user.well(&["version"]);
-    assert!(version.contains("job word-count: WordCount { file: string }"), "{version}");
+    assert!(version.contains("job word-count: WordCount { file: string }\n"), "{version}");
+    let ticker = "job ticker: Ticker { interval_ms: u64, readable: bool } (may be left out: interval_ms, readable)\n";
+    assert!(version.contains(ticker), "{version}");
+    // The address is in a variable here, and was not typed.
+    let usage = user.types(&["job", "submit"]).with(2);
+    assert!(usage.err.contains("Usage: ") && !usage.err.contains("--address"), "{usage:?}");
     assert_eq!(user.well(&["--version"]), format!("proscenium {}\n", env!("CARGO_PKG_VERSION")));
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = user.well(&["completions", shell]);
@@ -114,9 +119,68 @@ fn whatever_keeps_a_node_from_being_reached_has_its_exit_code() {
     assert!(said.err.contains("but no connection came about: the peer refused: the key"), "{said:?}");
     let broken = user.file("broken.key", "no key");
     std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    types(&user.address, &["--key-file", broken.to_str().unwrap()]).with(2);
+    let said = types(&user.address, &["--key-file", broken.to_str().unwrap()]).with(2);
+    assert!(said.err.contains("cannot be used") && said.err.contains("broken.key is malformed"), "{said:?}");
+    // A file that is named and is not there is one rule, whatever is in it.
+    for flag in ["--key-file", "--tls-pin", "--tls-authorities", "--config"] {
+        let said = types(&user.address, &[flag, "/nowhere/to/be/found"]).with(2);
+        assert!(said.err.contains("/nowhere/to/be/found"), "{said:?}");
+    }
     types(&user.address, &["--tls-pin", broken.to_str().unwrap()]).with(2);
     user.well(&["jobmanager", "stop"]);
+}
+
+/// An empty variable used to count as none, so that another key was taken than the one meant.
+#[test]
+fn a_variable_with_an_empty_or_malformed_key_is_an_error() {
+    let user = User::with_node();
+    let with = |variable: &str, value: &str| {
+        let output = user.command(&["job", "list"]).env(variable, value).output().expect("the program can be run");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for variable in ["PROSCENIUM_KEY", "PROSCENIUM_KEY_FILE"] {
+        let (code, said) = with(variable, "");
+        assert!(code == Some(2) && said.contains(&format!("the variable {variable} is set, and empty")), "{said}");
+    }
+    let (code, said) = with("PROSCENIUM_KEY", "sesame");
+    assert!(code == Some(2) && said.contains("the key in PROSCENIUM_KEY is malformed: "), "{said}");
+    assert!(!said.contains("sesame"), "{said}");
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn parameters_that_are_no_json_are_told_how_to_be_written() {
+    let user = User::new();
+    for verb in [&["run"][..], &["job", "submit"]] {
+        let said = user.types(&[verb, &["word-count", "file=x"]].concat()).with(2);
+        assert!(
+            said.err.contains("they are not JSON (") && said.err.contains(r#"such as {"file":"text"}"#),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn a_broken_configuration_is_named_and_keeps_nobody_from_the_version() {
+    let user = User::new();
+    user.file("config.toml", "[node]\nlimit = [\"speed=9\"]\n");
+    for flags in [&[][..], &["--daemon"]] {
+        let said = user.types(&[&["jobmanager", "start"], flags].concat()).with(2);
+        assert!(said.err.contains("config.toml: there is no limit `speed`"), "{said:?}");
+    }
+    user.file("config.toml", "adress = 7");
+    assert!(user.well(&["version"]).contains("job word-count"));
+    user.types(&["health"]).with(2);
+}
+
+#[test]
+fn a_lease_is_some_time_and_a_number_alone_is_seconds() {
+    let user = User::new();
+    for none in ["0", "0s"] {
+        let said = user.types(&["job", "submit", "ticker", "--lease", none]).with(2);
+        assert!(said.err.contains("a lease of no time would stop the job"), "{said:?}");
+    }
+    assert!(user.well(&["job", "submit", "--help"]).contains("number alone is seconds"));
 }
 
 #[test]
