@@ -17,6 +17,7 @@ mod table;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub(crate) use self::{
     pipeline::{RequestEnd, RequestPort, Tagged},
     reference::{FoundService, ServiceResolver},
     remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
+    told::Tells,
 };
 pub use self::{
     call::Call,

@@ -11,8 +11,9 @@ use crate::{
         CallError, Service, ServiceMessage,
         binding::resolver,
         directory::Origin,
-        envelope::{Admission, CallCell, Carried, Encoded, EncodedTell, OnAdmission, Queued, Verdict},
+        envelope::{Admission, CallCell, Carried, Encoded, OnAdmission, Queued, ToldBatch, Verdict},
         gate::{Gate, Place},
+        told::{EncodedTells, Tells},
     },
 };
 
@@ -23,9 +24,9 @@ pub(crate) trait Entrance: Send + Sync {
     fn reply_type(&self) -> Arc<TypeDescription>;
     /// Has `watcher` told each time the service begins to refuse messages for a further reason.
     fn watch(&self, watcher: Weak<dyn Watcher>);
-    /// Puts a message into the queue, or into the line for room in it. It is decoded by the service, when its turn comes.
-    fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>);
-    /// As [`tell`](Self::tell), for a message that is to be answered. What is returned withdraws it, if it is not
+    /// Puts messages into the queue, or into the line for room in it. They are decoded by the service, when their turn comes.
+    fn tell(&self, messages: &Tells, receipt: &Arc<dyn Receipt>);
+    /// As [`tell`](Self::tell), for one message that is to be answered. What is returned withdraws it, if it is not
     /// settled yet.
     fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>>;
 }
@@ -35,12 +36,12 @@ pub(crate) trait Watcher: Send + Sync {
     fn refuses(&self, error: CallError);
 }
 
-/// Told exactly once what became of a told message: at once, or when there was room or never will be.
-pub(crate) trait Receipt: Send {
-    fn queued(self: Box<Self>);
-    fn refused(self: Box<Self>, error: CallError);
-    /// Who is told if the message, once it was queued, turns out to be none.
-    fn watcher(&self) -> Arc<dyn Watcher>;
+/// Told exactly once for each told message what became of it: at once, or when there was room or never will be. One that
+/// was queued may then turn out to be none, which the [`Watcher`] is told.
+pub(crate) trait Receipt: Watcher {
+    /// A message of so many bytes is in the queue.
+    fn queued(&self, bytes: usize);
+    fn refused(&self, bytes: usize, error: CallError);
 }
 
 /// Told at most once how a call ended, on the thread where it did; not at all if it was withdrawn.
@@ -78,7 +79,7 @@ impl<S: Service, M: ServiceMessage> TypedEntrance<S, M> {
     }
 }
 
-fn not_carried(service: &str, message: &str, error: &DecodeError) -> CallError {
+pub(super) fn not_carried(service: &str, message: &str, error: &DecodeError) -> CallError {
     CallError::NotCarried { service: service.to_owned(), message: message.to_owned(), why: error.to_string() }
 }
 
@@ -99,20 +100,22 @@ where
         self.gate.watch(watcher);
     }
 
-    fn tell(&self, bytes: &[u8], receipt: Box<dyn Receipt>) {
-        let (service, name, watcher) = (Arc::clone(self.gate.name()), self.message, receipt.watcher());
-        let undecodable = move |error| watcher.refuses(not_carried(&service, name, &error));
-        let envelope = EncodedTell { message: self.encoded(bytes), undecodable };
-        let mut receipt = Some(receipt);
-        let place = self.gate.push(Queued::Tell(Box::new(envelope)), Origin::Outside, || {
-            let (gate, receipt) = (Arc::clone(&self.gate), receipt.take()?);
-            Some(Arc::new(Admission::watched_by(Box::new(Waiting { gate, receipt }))))
+    fn tell(&self, messages: &Tells, receipt: &Arc<dyn Receipt>) {
+        let batch: Arc<dyn ToldBatch<S>> = Arc::new(EncodedTells::<M> {
+            bytes: messages.bytes().into(),
+            decode: self.decode,
+            resolver: resolver(),
+            service: Arc::clone(self.gate.name()),
+            name: self.message,
+            receipt: Arc::clone(receipt),
         });
-        match (place, receipt) {
-            (Ok(_), Some(receipt)) => receipt.queued(),
-            (Err(error), Some(receipt)) => receipt.refused(error),
-            // It waits in line, and the receipt with it.
-            (_, None) => {}
+        let pushed = self.gate.push_told(&batch, messages.iter(), |bytes| {
+            let (gate, receipt) = (Arc::clone(&self.gate), Arc::clone(receipt));
+            Admission::watched_by(Box::new(Waiting { gate, receipt, bytes }))
+        });
+        match pushed {
+            Ok(queued) => messages.iter().take(queued).for_each(|(_, bytes)| receipt.queued(bytes)),
+            Err(error) => messages.iter().for_each(|(_, bytes)| receipt.refused(bytes, error.clone())),
         }
     }
 
@@ -169,17 +172,18 @@ fn conclude<M: ServiceMessage>(
 /// A told message that waits in the gate's line.
 struct Waiting<S> {
     gate: Arc<Gate<S>>,
-    receipt: Box<dyn Receipt>,
+    receipt: Arc<dyn Receipt>,
+    bytes: usize,
 }
 
 impl<S: 'static> OnAdmission for Waiting<S> {
     fn queued(self: Box<Self>) {
-        self.receipt.queued();
+        self.receipt.queued(self.bytes);
     }
 
     fn refused(self: Box<Self>) {
         let error = self.gate.refused();
-        self.receipt.refused(error);
+        self.receipt.refused(self.bytes, error);
     }
 }
 

@@ -22,6 +22,11 @@ use crate::{
 pub(super) enum Queued<S> {
     Tell(Box<dyn TellEnvelope<S>>),
     Call(Arc<dyn CallEnvelope<S>>),
+    /// The message at `at` of those that came over a connection together.
+    Told {
+        batch: Arc<dyn ToldBatch<S>>,
+        at: u32,
+    },
 }
 
 pub(super) trait TellEnvelope<S>: Send {
@@ -41,12 +46,20 @@ pub(super) trait CallEnvelope<S>: Send + Sync {
     fn is_settled(&self) -> bool;
 }
 
+pub(super) trait ToldBatch<S>: Send + Sync {
+    fn message(&self) -> &'static str;
+    fn handle(&self, at: u32, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
+    where
+        S: Service;
+}
+
 impl<S> Queued<S> {
     /// The type of the message.
     pub(super) fn message(&self) -> &'static str {
         match self {
             Self::Tell(tell) => tell.message(),
             Self::Call(call) => call.message(),
+            Self::Told { batch, .. } => batch.message(),
         }
     }
 
@@ -57,12 +70,13 @@ impl<S> Queued<S> {
         match self {
             Self::Tell(tell) => tell.handle(service, ctx),
             Self::Call(call) => call.handle(service, ctx),
+            Self::Told { batch, at } => batch.handle(at, service, ctx),
         }
     }
 
     pub(super) fn give_up(self) {
         match self {
-            Self::Tell(_) => {}
+            Self::Tell(_) | Self::Told { .. } => {}
             Self::Call(call) => call.give_up(),
         }
     }
@@ -170,35 +184,8 @@ where
     }
 }
 
-/// As [`TellMessage`], not decoded yet.
-pub(super) struct EncodedTell<M, F> {
-    pub message: Encoded<M>,
-    /// Told if it cannot be decoded.
-    pub undecodable: F,
-}
-
-impl<S, M, F> TellEnvelope<S> for EncodedTell<M, F>
-where
-    S: Service + Handler<M>,
-    M: ServiceMessage,
-    F: FnOnce(DecodeError) + Send,
-{
-    fn message(&self) -> &'static str {
-        type_name::<M>()
-    }
-
-    fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
-        match self.message.open() {
-            Ok(message) => told(message, service, ctx),
-            Err(error) => {
-                (self.undecodable)(error);
-                Handled::Skipped
-            }
-        }
-    }
-}
-
-fn told<S, M>(message: M, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
+/// Has a message handled to which there is no reply.
+pub(super) fn told<S, M>(message: M, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
 where
     S: Service + Handler<M>,
     M: ServiceMessage,

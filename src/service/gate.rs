@@ -20,7 +20,7 @@ use crate::{
         CallError, MessageTable, Service,
         directory::Origin,
         encoded::{Entrance, Watcher},
-        envelope::{Admission, Queued},
+        envelope::{Admission, Queued, ToldBatch},
         queue::{Inner, Left, Live, Phase, Waiting},
     },
     timer::Timer,
@@ -190,6 +190,39 @@ impl<S> Gate<S> {
         let admission = admission();
         inner.waiting.insert(ticket, Waiting { message, origin, admission });
         Ok(Place::Line(ticket))
+    }
+
+    /// Puts the messages of a batch, of which `messages` has places and bytes, at the end of the queue, and those for which
+    /// there is no room at the end of the line for it. How many of them are in the queue.
+    pub(super) fn push_told(
+        &self,
+        batch: &Arc<dyn ToldBatch<S>>,
+        mut messages: impl Iterator<Item = (u32, usize)>,
+        mut admission: impl FnMut(usize) -> Admission,
+    ) -> Result<usize, CallError> {
+        let message = |at| Queued::Told { batch: Arc::clone(batch), at };
+        let mut inner = self.inner.0.lock();
+        let phase = inner.phase;
+        if !phase.answers(Origin::Outside) {
+            drop(inner);
+            return Err(self.refusal(phase));
+        }
+        let before = inner.queue.len();
+        let free = if inner.waiting.is_empty() { self.capacity.saturating_sub(before + inner.outstanding) } else { 0 };
+        inner.queue.extend(messages.by_ref().take(free).map(|(at, _)| message(at)));
+        let queued = inner.queue.len() - before;
+        for (at, bytes) in messages {
+            let ticket = inner.next_ticket;
+            inner.next_ticket += 1;
+            let admission = Some(Arc::new(admission(bytes)));
+            inner.waiting.insert(ticket, Waiting { message: message(at), origin: Origin::Outside, admission });
+        }
+        let sleeper = if queued > 0 { inner.sleeper.take() } else { None };
+        drop(inner);
+        if let Some(waker) = sleeper {
+            waker.wake();
+        }
+        Ok(queued)
     }
 
     /// Leaves the line for room. False if the message is in the queue by now, or was refused.

@@ -12,6 +12,7 @@ mod roles;
 #[cfg(feature = "tls")]
 mod shares;
 mod slow;
+mod tells;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -53,6 +54,7 @@ pub fn jobs() -> proscenium::JobRegistry {
         .merge(cuts::jobs())
         .merge(nodes::jobs())
         .merge(misfits::jobs())
+        .merge(tells::jobs())
 }
 
 /// A node of this process, and where it listens.

@@ -14,12 +14,12 @@ use super::{session::say, tally::Tally};
 use crate::{
     bridge::{
         connection::Violation,
-        frame::{CALL_BYTES_MAX, Kind, Lane},
-        message::{CALLS_MAX, FromNode, ROUTE_WINDOW},
+        frame::{CALL_BYTES_MAX, Kind, Lane, Message},
+        message::{CALLS_MAX, FromNode, ROUTE_WINDOW, cost_of},
         outbound::Outbound,
     },
     codec,
-    service::{Answer, CallError, Receipt, Watcher, Withdraw},
+    service::{Answer, CallError, Entrance, Receipt, Tells, Watcher, Withdraw},
 };
 
 /// The calls of one connection that are not answered yet.
@@ -199,23 +199,62 @@ impl Watcher for RouteCredit {
     }
 }
 
-/// Tells a client what became of a told message: nothing but that there is room again, as a rule.
-pub(super) struct TellReceipt {
-    pub credit: Arc<RouteCredit>,
-    pub cost: usize,
+/// Of a told message a client hears nothing but that there is room again, as a rule.
+impl Receipt for RouteCredit {
+    fn queued(&self, bytes: usize) {
+        self.owe(cost_of(bytes));
+    }
+
+    fn refused(&self, bytes: usize, error: CallError) {
+        self.refuses(error);
+        self.owe(cost_of(bytes));
+    }
 }
 
-impl Receipt for TellReceipt {
-    fn queued(self: Box<Self>) {
-        self.credit.owe(self.cost);
+/// The way from a client to a service for messages of one kind.
+#[derive(Clone)]
+pub(super) struct Route {
+    pub entrance: Arc<dyn Entrance>,
+    pub credit: Arc<RouteCredit>,
+}
+
+/// Told messages of one route that were read one after the other.
+#[derive(Default)]
+pub(super) struct Telling {
+    id: u64,
+    route: Option<Route>,
+    messages: Tells,
+}
+
+impl Telling {
+    pub(super) fn is_begun(&self) -> bool {
+        self.route.is_some()
     }
 
-    fn refused(self: Box<Self>, error: CallError) {
-        self.credit.refuses(error);
-        self.credit.owe(self.cost);
+    /// Whether the message may follow those that are here.
+    pub(super) fn takes(&self, message: &Message<'_>) -> bool {
+        self.is_begun() && self.id == message.id && !self.messages.is_full_for(message.payload.len())
     }
 
-    fn watcher(&self) -> Arc<dyn Watcher> {
-        Arc::clone(&self.credit) as _
+    pub(super) fn begin(&mut self, id: u64, route: Route) {
+        (self.id, self.route) = (id, Some(route));
+    }
+
+    /// # Errors
+    ///
+    /// The client sent beyond its window.
+    pub(super) fn add(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        let Some(route) = &self.route else { return Ok(()) };
+        route.credit.spend(cost_of(message.payload.len()))?;
+        self.messages.push(message.payload);
+        Ok(())
+    }
+
+    pub(super) fn hand_in(&mut self) {
+        if let Some(Route { entrance, credit }) = self.route.take() {
+            let receipt: Arc<dyn Receipt> = credit;
+            entrance.tell(&self.messages, &receipt);
+            self.messages.clear();
+        }
     }
 }

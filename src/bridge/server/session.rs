@@ -16,7 +16,7 @@ use super::{
     input::InputPump,
     output::OutputPump,
     pending::{Held, Pending, at_once, waits},
-    service::{Calls, RouteCredit, SessionAnswer, TellReceipt},
+    service::{Calls, Route, RouteCredit, SessionAnswer, Telling},
     tally::Tally,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
         key::KeyId,
         message::{
             FromClient, FromNode, Goodbye, InputFault, OpenRoute, OutputFault, REQUESTS_MAX, RouteFault, STREAMS_MAX,
-            cost_of, run_head,
+            run_head,
         },
         outbound::{DataMessage, Outbound},
     },
@@ -35,7 +35,7 @@ use crate::{
     link::{Host, JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
     schema::{Fingerprint, TypeDescription},
-    service::{Answer, CallError, Entrance, bound_to},
+    service::{Answer, CallError, bound_to},
 };
 
 /// Bytes of parameters whose digest costs less than the way to another thread and back.
@@ -71,6 +71,7 @@ pub(super) struct Session {
     calls: Arc<Calls>,
     /// Routes with credit to give back when all that was read is handled.
     touched: Vec<Arc<RouteCredit>>,
+    telling: Telling,
 }
 
 /// What is open on this connection, by correlation id.
@@ -95,12 +96,6 @@ impl Streams {
     }
 }
 
-#[derive(Clone)]
-struct Route {
-    entrance: Arc<dyn Entrance>,
-    credit: Arc<RouteCredit>,
-}
-
 impl Session {
     pub(super) fn new(
         server: Arc<Server>,
@@ -123,6 +118,7 @@ impl Session {
             calls: Calls::new(&tally),
             tally,
             touched: Vec::new(),
+            telling: Telling::default(),
         }
     }
 
@@ -140,6 +136,8 @@ impl Session {
                 Either::Right(_) => format!("{:?}", Goodbye::Replaced),
             }
         };
+        // What came before the end was accepted.
+        self.hand_in();
         outbound.abandon();
         // Waited for, so that what they hold is free again before anybody hears that the session is over.
         self.tasks.shutdown().await;
@@ -475,17 +473,26 @@ impl Session {
         Ok(())
     }
 
+    /// Messages of one route that follow each other are handed in together.
     fn tell(&mut self, message: &Message<'_>) -> Result<(), Violation> {
-        let Route { entrance, credit } = self.route(message.id)?;
-        let cost = cost_of(message.payload.len());
-        credit.spend(cost)?;
-        if !self.touched.iter().any(|touched| Arc::ptr_eq(touched, &credit)) {
-            credit.reading(true);
-            self.touched.push(Arc::clone(&credit));
+        if !self.telling.takes(message) {
+            self.hand_in();
+            let route = self.route(message.id)?;
+            if !self.touched.iter().any(|touched| Arc::ptr_eq(touched, &route.credit)) {
+                route.credit.reading(true);
+                self.touched.push(Arc::clone(&route.credit));
+            }
+            self.telling.begin(message.id, route);
         }
-        let resolver = self.access.resolver(&self.server);
-        bound_to(resolver, || entrance.tell(message.payload, Box::new(TellReceipt { credit, cost })));
-        Ok(())
+        self.telling.add(message)
+    }
+
+    /// Hands to their service the messages that were read and told.
+    fn hand_in(&mut self) {
+        if self.telling.is_begun() {
+            let resolver = self.access.resolver(&self.server);
+            bound_to(resolver, || self.telling.hand_in());
+        }
     }
 
     fn route(&self, id: u64) -> Result<Route, Violation> {
@@ -522,6 +529,9 @@ fn digest_of(job: &EncodedJob, key: KeyId) -> u128 {
 
 impl Handler for Session {
     fn handle(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+        if message.kind != Kind::Tell {
+            self.hand_in();
+        }
         match message.kind {
             Kind::Message => self.hear(message),
             Kind::Call => self.call(message),
@@ -542,6 +552,7 @@ impl Handler for Session {
     }
 
     async fn ready(&mut self) {
+        self.hand_in();
         for credit in self.touched.drain(..) {
             credit.reading(false);
         }
