@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
+    ops::{Deref, DerefMut},
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -48,10 +49,36 @@ impl Default for NodeSetup {
     }
 }
 
-/// A node that runs until it is told to end, or this process does.
+/// A process that is killed when this is dropped, unless it has ended: a test that fails leaves none.
+#[derive(Debug)]
+struct Guarded(Child);
+
+impl Deref for Guarded {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Guarded {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // An error says that it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A node that runs until it is told to end, or dropped, or this process ends.
 #[derive(Debug)]
 pub struct NodeProcess {
-    child: Child,
+    child: Guarded,
     address: String,
     key: Key,
 }
@@ -83,7 +110,7 @@ impl NodeProcess {
     /// A node whose process is made by `command`, which runs this program with what is added to it.
     pub fn set_up_by(setup: &NodeSetup, mut command: Command) -> Self {
         let test = "support::node::a_test_binary_can_be_a_node";
-        let mut child = command
+        let child = command
             .args([test, "--exact", "--nocapture"])
             .env(VARIABLE, serde_json::to_string(setup).expect("a setup is plain data"))
             .env("PROSCENIUM_KEY", &setup.key)
@@ -92,6 +119,8 @@ impl NodeProcess {
             .stderr(Stdio::null())
             .spawn()
             .expect("a process can be made");
+        // From here on, since it may say nothing.
+        let mut child = Guarded(child);
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let (address, rest) = on_a_thread("the start of a node", move || {
             let mut lines = stdout.lines();
