@@ -26,8 +26,8 @@ use super::{
     encryption::{ClientEncryption, NodeEncryption, Sealed},
     frame::Integrity,
     hello::{
-        CLIENT_HELLO_BYTES, HELLO_BYTES, Hello, HelloError, MAGIC, PROOF_BYTES, REFUSAL_BYTES_MAX, Role, Transcript,
-        printable,
+        CLIENT_HELLO_BYTES, HELLO_BYTES, Hello, HelloError, KEY_UNKNOWN, MAGIC, PROOF_BYTES, REFUSAL_BYTES_MAX, Role,
+        Transcript, printable,
     },
     key::{Key, KeyId},
     keyring::{Identity, KeyRing},
@@ -179,11 +179,7 @@ impl NodeSide<'_> {
         let (key, identity) = self.keys.find(*key);
         let is_proven = transcript.verify(&key, Role::Client, &proof);
         let Some(identity) = identity.filter(|_| is_proven) else {
-            refuse(
-                stream,
-                "the key is not one of the node's: give the client the node's, by a key file or PROSCENIUM_KEY",
-            )
-            .await;
+            refuse(stream, KEY_UNKNOWN).await;
             return Err(HelloError::WrongKey);
         };
         send(stream, &[&[ACCEPT], &transcript.prove(&key, Role::Node)[..]].concat()).await?;

@@ -212,6 +212,17 @@ pub(crate) enum HelloError {
     TooManyHandshakes,
 }
 
+/// What a node says to a client whose key it does not have, or which has not proven to have it.
+pub(super) const KEY_UNKNOWN: &str =
+    "the key is not one of the node's: give the client the node's, by a key file or PROSCENIUM_KEY";
+
+impl HelloError {
+    /// Whether the peer said that it does not have this side's key. It has not proven who it is.
+    pub(super) fn says_key_unknown(&self) -> bool {
+        matches!(self, Self::Refused(text) if text == KEY_UNKNOWN)
+    }
+}
+
 impl From<std::io::Error> for HelloError {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error.to_string())

@@ -125,6 +125,11 @@ impl Key {
         self.named.as_ref().map_or(KeyRole::Admin, |named| named.role)
     }
 
+    /// What the node calls it that handed it out.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.named.as_ref().map(|named| named.name.as_str())
+    }
+
     /// As a node hands it out.
     pub(crate) fn handed_out(self, role: KeyRole, name: &str, pin: [u8; 32]) -> Self {
         Self { named: Some(Named { role, name: name.to_owned(), pin }), ..self }

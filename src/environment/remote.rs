@@ -55,7 +55,8 @@ use crate::{
 ///
 /// While there has been no connection for longer than [`Connect::reconnect_limit`], all of this fails at once, with an
 /// error that says what was seen of the node; if the node's host says that nobody listens there, the jobs count as lost
-/// with it. A node that was started anew knows nothing of the jobs of its predecessor: a [`wait`](crate::JobHandle::wait) for
+/// with it. All of this also fails at once, and for good, when the node says that the key was revoked and does not take
+/// it any more: with the variant `Forbidden`, which names the key, or with `FateUnknown`, if it may have been done. A node that was started anew knows nothing of the jobs of its predecessor: a [`wait`](crate::JobHandle::wait) for
 /// one ends with [`Outcome::Lost`](crate::Outcome::Lost).
 ///
 /// ```no_run

@@ -196,11 +196,11 @@ pub enum SubmitError {
         /// What was in the way: a full disk, say.
         message: String,
     },
-    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
-    /// was done.
+    /// The key that the environment was connected with does not have that right, see [`KeyRole`](crate::KeyRole), or was
+    /// revoked meanwhile. Nothing was done.
     #[error("{message}")]
     Forbidden {
-        /// Which key it is, and what it lacks.
+        /// Which key it is, and what it lacks, or that it was revoked.
         message: String,
     },
     /// The key that the environment was connected with has as many jobs that have not ended as it may have, through

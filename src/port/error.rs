@@ -100,11 +100,11 @@ pub enum OutputError {
     /// The environment was closed.
     #[error("the environment is closed")]
     EnvironmentClosed,
-    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
-    /// was done.
+    /// The key that the environment was connected with does not have that right, see [`KeyRole`](crate::KeyRole), and
+    /// nothing was done; or it was revoked meanwhile.
     #[error("{message}")]
     Forbidden {
-        /// Which key it is, and what it lacks.
+        /// Which key it is, and what it lacks, or that it was revoked.
         message: String,
     },
 }
@@ -200,11 +200,11 @@ pub enum InputError {
     /// The environment was closed.
     #[error("the environment is closed")]
     EnvironmentClosed,
-    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
-    /// was done.
+    /// The key that the environment was connected with does not have that right, see [`KeyRole`](crate::KeyRole), and
+    /// nothing was done; or it was revoked meanwhile.
     #[error("{message}")]
     Forbidden {
-        /// Which key it is, and what it lacks.
+        /// Which key it is, and what it lacks, or that it was revoked.
         message: String,
     },
 }

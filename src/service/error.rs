@@ -146,10 +146,11 @@ pub enum CallError {
     /// The environment was closed. Not sent.
     #[error("the environment is closed")]
     EnvironmentClosed,
-    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Refused.
+    /// The key that the environment was connected with does not have that right, see [`KeyRole`](crate::KeyRole), or was
+    /// revoked meanwhile. Refused.
     #[error("{message}")]
     Forbidden {
-        /// Which key it is, and what it lacks.
+        /// Which key it is, and what it lacks, or that it was revoked.
         message: String,
     },
     /// The clients that are connected with the same named key wait for as many answers as they may together. Not taken up.

@@ -345,6 +345,7 @@ impl Exchange for InputExchange {
         let mut state = self.state.lock();
         let error = match why {
             Why::Closed => InputError::EnvironmentClosed,
+            Why::Revoked(message) => InputError::Forbidden { message: message.clone() },
             Why::Trouble(Trouble { message, gone: true }) => {
                 InputError::JobLost { id: self.job, reason: message.clone() }
             }
@@ -353,7 +354,7 @@ impl Exchange for InputExchange {
             }
         };
         match why {
-            Why::Closed => state.closed = Some(error.clone()),
+            Why::Closed | Why::Revoked(_) => state.closed = Some(error.clone()),
             Why::Trouble(_) => state.trouble = Some(error.clone()),
         }
         self.give_up(state, 0, &error);

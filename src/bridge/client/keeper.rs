@@ -51,10 +51,13 @@ impl Keeper {
         let mut opened = Some(opened);
         let mut down_since = Instant::now();
         let mut backoff = BACKOFF_FIRST;
+        // The node said so over the connection that it had proven itself on.
+        let mut is_revoked = false;
         while !self.shared.is_closed() {
             let trouble = match self.attempt(&mut opened).await {
                 Attempt::Lasted(end) => {
                     tracing::info!(node = self.dial.place(), %end, "the connection to the node ended");
+                    is_revoked = end == End::Goodbye(Goodbye::KeyRevoked);
                     down_since = Instant::now();
                     backoff = BACKOFF_FIRST;
                     Trouble { message: format!("{}: {end}", self.dial.place()), gone: false }
@@ -66,10 +69,15 @@ impl Keeper {
                         break;
                     }
                     tracing::debug!(node = self.dial.place(), %fault, "no connection to the node");
+                    if is_revoked && matches!(&fault, ConnectFault::Hello(error) if error.says_key_unknown()) {
+                        self.shared.revoked(&self.revocation());
+                        self.shared.closing().await;
+                        break;
+                    }
                     let gone =
                         matches!(&fault, ConnectFault::Dial(error) if error.kind == DialErrorKind::NobodyListens);
                     let trouble = Trouble { message: format!("{}: {fault}", self.dial.place()), gone };
-                    // Whatever it is, it may pass: what answers may be a load balancer without a node behind it, or a
+                    // Whatever else it is, it may pass: what answers may be a load balancer without a node behind it, or a
                     // node that is being replaced by another with this client's key or version.
                     trouble
                 }
@@ -86,6 +94,13 @@ impl Keeper {
             }
         }
         self.shared.close();
+    }
+
+    fn revocation(&self) -> String {
+        match self.key.name() {
+            Some(name) => format!("the key `{name}` was revoked"),
+            None => "the key was revoked".to_owned(),
+        }
     }
 
     async fn attempt(&self, opened: &mut Option<oneshot::Sender<Result<(), ConnectFault>>>) -> Attempt {

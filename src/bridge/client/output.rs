@@ -168,6 +168,7 @@ impl OutputExchange {
     fn error_of(&self, why: &Why) -> OutputError {
         match why {
             Why::Closed => OutputError::EnvironmentClosed,
+            Why::Revoked(message) => OutputError::Forbidden { message: message.clone() },
             Why::Trouble(Trouble { message, gone: true }) => {
                 OutputError::JobLost { id: self.job, reason: message.clone() }
             }
@@ -254,7 +255,7 @@ impl Exchange for OutputExchange {
         let error = self.error_of(why);
         let mut state = self.state.lock();
         match why {
-            Why::Closed => state.ended = Some(Err(error.clone())),
+            Why::Closed | Why::Revoked(_) => state.ended = Some(Err(error.clone())),
             Why::Trouble(_) => state.trouble = Some(error.clone()),
         }
         let (opening, reader) = (state.opening.take(), state.reader.take());

@@ -75,6 +75,18 @@ impl Question {
         })
     }
 
+    /// Whether it may have been done what it asks for, once it was sent.
+    fn changes_something(&self) -> bool {
+        match &self.what {
+            FromClient::Ask(Request::Job { request, .. }) => {
+                matches!(request, JobRequest::Control(_) | JobRequest::DeleteJob { .. })
+            }
+            FromClient::Ask(request) => matches!(request, Request::Cleanup),
+            FromClient::ListKeys => false,
+            _ => true,
+        }
+    }
+
     fn answer(&self, answer: Result<Reply, Refusal>) {
         let reply = self.state.lock().reply.take();
         if let Some(reply) = reply {
@@ -111,7 +123,11 @@ impl Exchange for Question {
     }
 
     fn fail(&self, why: &Why) {
-        let sent = self.state.lock().sent_to.is_some();
+        let mut sent = self.state.lock().sent_to.is_some();
+        if let Why::Revoked(_) = why {
+            // The answer to a mere question is that nobody who has this key may ask.
+            sent &= self.changes_something();
+        }
         // A job that was being submitted is not known to have been.
         let job = self.job.filter(|_| !matches!(self.what, FromClient::Submit { .. }));
         self.answer(Err(why.refusal(job, sent)));

@@ -56,6 +56,8 @@ enum Phase {
     Up(Arc<Attachment>),
     /// A connection is still being made, but nobody is made to wait for it any more.
     GivenUp(Trouble),
+    /// No connection is made any more: the client's key was revoked, in these words.
+    Revoked(String),
     Closed,
 }
 
@@ -80,15 +82,19 @@ pub(super) struct Trouble {
 #[derive(Debug, Clone)]
 pub(super) enum Why {
     Trouble(Trouble),
+    /// The client's key was revoked, in these words. For good.
+    Revoked(String),
     /// The environment was closed.
     Closed,
 }
 
 impl Why {
-    /// As the answer to a question, about `job` if it was about one.
+    /// As the answer to a question, about `job` if it was about one. `sent`: it may have been done what it asked for.
     pub(super) fn refusal(&self, job: Option<JobId>, sent: bool) -> Refusal {
         match (self, job) {
             (Self::Closed, _) => Refusal::EnvironmentClosed,
+            (Self::Revoked(message), _) if sent => Refusal::FateUnknown { message: message.clone() },
+            (Self::Revoked(message), _) => Refusal::Forbidden { message: message.clone() },
             (Self::Trouble(Trouble { message, gone: true }), Some(id)) => Refusal::Lost { id, reason: message.clone() },
             (Self::Trouble(trouble), _) if sent => Refusal::FateUnknown { message: trouble.message.clone() },
             (Self::Trouble(trouble), _) => Refusal::Unreachable { message: trouble.message.clone() },
@@ -99,6 +105,7 @@ impl Why {
     pub(super) fn call_error(&self, job: JobId) -> CallError {
         match self {
             Self::Closed => CallError::EnvironmentClosed,
+            Self::Revoked(message) => CallError::Forbidden { message: message.clone() },
             Self::Trouble(Trouble { message, gone: true }) => CallError::JobLost { job, reason: message.clone() },
             Self::Trouble(trouble) => CallError::Unreachable { message: trouble.message.clone() },
         }
@@ -191,9 +198,10 @@ impl Shared {
             Phase::Down => Ok(None),
             Phase::Up(attachment) => Ok(Some(Arc::clone(attachment))),
             Phase::GivenUp(trouble) => Err(Why::Trouble(trouble.clone())),
+            Phase::Revoked(message) => Err(Why::Revoked(message.clone())),
             Phase::Closed => Err(Why::Closed),
         };
-        if !matches!(phase, Err(Why::Closed)) {
+        if !matches!(phase, Err(Why::Closed | Why::Revoked(_))) {
             state.exchanges.insert(id, Arc::clone(exchange));
         }
         drop(state);
@@ -275,6 +283,20 @@ impl Shared {
         drop(state);
         for (_, exchange) in exchanges {
             exchange.fail(&Why::Trouble(trouble.clone()));
+        }
+    }
+
+    /// The client's key was revoked: everything that waits is told, and so is everything that is begun from now on.
+    pub(super) fn revoked(&self, message: &str) {
+        let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Closed) {
+            return;
+        }
+        state.phase = Phase::Revoked(message.to_owned());
+        let exchanges = std::mem::take(&mut state.exchanges);
+        drop(state);
+        for exchange in exchanges.values() {
+            exchange.fail(&Why::Revoked(message.to_owned()));
         }
     }
 

@@ -38,11 +38,11 @@ pub enum QueryError {
         /// What was seen of it.
         message: String,
     },
-    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
-    /// was done.
+    /// The key that the environment was connected with does not have that right, see [`KeyRole`](crate::KeyRole), or was
+    /// revoked meanwhile. Nothing was done.
     #[error("{message}")]
     Forbidden {
-        /// Which key it is, and what it lacks.
+        /// Which key it is, and what it lacks, or that it was revoked.
         message: String,
     },
     /// The environment is closed; nothing can be asked of it any more.
@@ -98,11 +98,11 @@ pub enum ControlError {
         /// What was seen of the loss.
         message: String,
     },
-    /// The key that the environment was connected with does not have that right; see [`KeyRole`](crate::KeyRole). Nothing
-    /// was done.
+    /// The key that the environment was connected with does not have that right, see [`KeyRole`](crate::KeyRole), or was
+    /// revoked meanwhile. Nothing was done.
     #[error("{message}")]
     Forbidden {
-        /// Which key it is, and what it lacks.
+        /// Which key it is, and what it lacks, or that it was revoked.
         message: String,
     },
     /// The environment is closed, and with it every job of a local environment has ended.

@@ -1,10 +1,10 @@
 //! What the holders of a node's keys may do, and how keys come and go.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, future::IntoFuture, time::Duration};
 
 use proscenium::{
-    ConnectError, Environment, JobHandle, Key, KeyInfo, KeyRingError, KeyRole, Limits, Node, NodeStop, Outcome,
-    RemoteEnvironment,
+    CallError, ConnectError, Environment, JobHandle, Key, KeyInfo, KeyRingError, KeyRole, Limits, Node, NodeStop,
+    Outcome, OutputError, QueryError, RemoteEnvironment, SubmitError,
 };
 
 use super::{Everything, connect, node};
@@ -164,6 +164,38 @@ fn a_key_that_is_revoked_ends_its_sessions_and_opens_no_new_ones() {
             let refused = place.admin.add_key(name, KeyRole::Reader).await;
             assert!(matches!(refused, Err(KeyRingError::Refused { .. })), "{name:?}: {refused:?}");
         }
+    });
+    place.close();
+}
+
+/// A client whose key was revoked used to go on trying until its `reconnect_limit` was over, and to say then that the node
+/// cannot be reached.
+#[test]
+fn a_client_whose_key_is_revoked_is_told_so_at_once_and_for_good() {
+    let place = Place::new();
+    block_on(async {
+        let journal = Journal::new();
+        let job = place.submitter.submit(Everything { pen: journal.pen() }).await.unwrap();
+        let echo = job.service::<Echo>("echo");
+        let wait = job.wait();
+        let mut items = job.output::<u64>("live");
+        place.admin.revoke_key("etl").await.unwrap();
+        let message = "the key `etl` was revoked".to_owned();
+        let forbidden = || QueryError::Forbidden { message: message.clone() };
+        // Begun before it, during it and after it.
+        assert_eq!(deadline("the wait's error", wait).await, Err(forbidden()));
+        let read = deadline("the output's error", items.next()).await;
+        assert_eq!(read, Err(OutputError::Forbidden { message: message.clone() }));
+        assert_eq!(deadline("a question's error", place.submitter.health()).await, Err(forbidden()));
+        let called = deadline("a call's error", echo.call(Answer(1))).await;
+        assert_eq!(called, Err(CallError::Forbidden { message: message.clone() }));
+        let refused =
+            deadline("a submit's error", place.submitter.submit(Everything { pen: journal.pen() }).into_future());
+        assert!(matches!(refused.await, Err(SubmitError::Forbidden { .. })));
+        deadline("a loss that is past", place.submitter.disconnected()).await;
+        deadline("the close", place.submitter.close()).await;
+        assert_eq!(place.submitter.health().await, Err(QueryError::EnvironmentClosed));
+        place.admin.job(job.id()).await.unwrap().cancel().await.unwrap();
     });
     place.close();
 }
