@@ -31,7 +31,7 @@ use self::{
     screen::Screen,
     settings::Settings,
 };
-use crate::job::{Described, JobRegistry};
+use crate::flow::{Described, JobRegistry};
 
 /// The whole command line, as the `main` of a program that has job types of its own: starts and stops nodes that run
 /// them, submits them, and looks after them. The program's arguments say what is to be done; `--help` lists what can be.

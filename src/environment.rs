@@ -20,7 +20,9 @@ pub use self::{
     submit::{Submit, SubmitError},
 };
 use crate::{
-    job::{EnvironmentInfo, Health, HeldBy, IntoJob, JobHandle, JobId, JobStatus, QueryError},
+    flow::IntoJob,
+    handle::{JobHandle, QueryError},
+    job::{EnvironmentInfo, Health, HeldBy, JobId, JobStatus},
     link::{JobRequest, Link, Opened, Refusal, Reply, Request, ask},
     service::{Service, ServiceRef},
 };
@@ -173,7 +175,7 @@ mod sealed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{BlockingJob, Changes, ControlError};
+    use crate::handle::{BlockingJob, Changes, ControlError};
 
     fn is_shared<T: Send + Sync + 'static>() {}
     fn is_cloned<T: Clone>() {}

@@ -2,32 +2,26 @@
 
 mod aggregate;
 mod asynchronous;
-pub(crate) mod chain;
-mod channel;
 mod connect;
-pub(crate) mod context;
-pub(crate) mod counters;
-mod error;
-mod exchange;
 mod feedback;
 mod files;
 mod filter;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::missing_panics_doc, reason = "to panic is how a target fails")]
+pub(crate) mod fuzz;
 pub(crate) mod graph;
-mod hash;
-mod head;
+pub(crate) mod job;
 mod join;
 mod keyed;
-pub(crate) mod loops;
+mod loops;
 mod operator;
-mod parallelism;
 mod process;
+mod registry;
 mod requests;
 mod sink;
 mod source;
 mod stream;
-pub(crate) mod task;
 mod text;
-mod wide;
 mod zip;
 
 use std::{cell::RefCell, fmt, rc::Rc};
@@ -35,33 +29,34 @@ use std::{cell::RefCell, fmt, rc::Rc};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::connect::{Connected2, Connected3, Connected4};
-pub use self::context::TaskContext;
-pub use self::error::TaskError;
 pub use self::feedback::FutureStream;
 pub use self::files::Files;
 #[cfg(feature = "files")]
 pub use self::files::{Csv, CsvSink, JsonLinesSink};
-pub(crate) use self::graph::check_name;
-pub use self::graph::{BuildRefusal, Graph};
+use self::graph::Blueprint;
+pub use self::job::{IntoJob, Job, JobFn, JobPayload, job_fn};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
-pub use self::parallelism::Parallelism;
 pub use self::process::{Process, ProcessContext, SideOutputError};
+#[cfg(feature = "cli")]
+pub(crate) use self::registry::Described;
+pub use self::registry::JobRegistry;
 pub use self::requests::RequestStream;
 pub use self::sink::Sink;
 pub use self::source::{
-    BatchSource, IntoBatchSource, Iterable, IteratorPart, More, Next, OnePart, ParallelRange, Part, Partitioned,
-    RangePart, Source, Splittable, partitioned,
+    BatchSource, IntoBatchSource, Iterable, IteratorPart, OnePart, ParallelRange, Partitioned, RangePart, Splittable,
+    partitioned,
 };
 pub use self::stream::Stream;
 pub use self::text::{LineSink, TextFile, TextFiles, TextPart};
-use self::{
-    chain::{Meter, Recipe, StageFactory, TaskState},
-    graph::Blueprint,
-    head::{PartHead, PortHead, SourceHead},
-    task::{ChainTask, Head, Task},
-};
 use crate::{
+    dataplane::{
+        chain::{Meter, Recipe, StageFactory, TaskState},
+        head::{PartHead, PortHead, SourceHead},
+        source::Source,
+        task::{ChainTask, Head, Task},
+    },
+    job::{BuildRefusal, Parallelism},
     port::InputPort,
     schema::TypeDescription,
     service::{Service, ServiceContext, service_recipe},

@@ -4,8 +4,8 @@
 
 pub use crate::bridge::fuzz::{frames, hello, messages};
 #[cfg(feature = "cli")]
-pub use crate::job::fuzz::json;
-pub use crate::job::fuzz::parameters;
+pub use crate::flow::fuzz::json;
+pub use crate::flow::fuzz::parameters;
 
 #[cfg(test)]
 mod tests {

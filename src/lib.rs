@@ -7,12 +7,14 @@ mod bridge;
 #[cfg(feature = "cli")]
 mod cli;
 mod codec;
+mod dataplane;
 mod environment;
 mod flow;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[allow(missing_docs, clippy::missing_panics_doc, reason = "no part of the API")]
 pub mod fuzz;
+mod handle;
 mod job;
 mod link;
 mod manager;
@@ -31,23 +33,28 @@ pub use bridge::{Key, KeyError};
 pub use bridge::{TlsError, TlsIdentity, TlsTrust};
 #[cfg(feature = "cli")]
 pub use cli::{CommandLine, command_line};
+pub use dataplane::{
+    context::TaskContext,
+    error::TaskError,
+    source::{More, Next, Part, Source},
+};
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, KeyRingError, LocalEnvironment,
     LocalEnvironmentBuilder, OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
-    BatchSource, BuildRefusal, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, Graph,
-    IntoBatchSource, Iterable, IteratorPart, KeyedStream, LineSink, More, Next, OnePart, ParallelRange, Parallelism,
-    Part, Partitioned, Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Source, Splittable,
-    Stream, TaskContext, TaskError, TextFile, TextFiles, TextPart, partitioned,
+    BatchSource, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, IntoBatchSource, IntoJob,
+    Iterable, IteratorPart, Job, JobFn, JobRegistry, KeyedStream, LineSink, OnePart, ParallelRange, Partitioned,
+    Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Splittable, Stream, TextFile, TextFiles,
+    TextPart, job_fn, partitioned,
 };
 #[cfg(feature = "files")]
 pub use flow::{Csv, CsvSink, JsonLinesSink};
+pub use handle::{BlockingChanges, BlockingJob, Changes, ControlError, JobHandle, QueryError};
 pub use job::{
-    ActorState, BlockingChanges, BlockingJob, BoxError, BuildError, CancelReason, Changes, ControlError, DeadLetter,
-    DeadLetters, Drained, EnvironmentInfo, ErrorPolicy, Explanation, FailureCause, Health, Holder, IntoJob, Job,
-    JobError, JobFn, JobHandle, JobId, JobRegistry, JobState, JobStatus, Limits, Outcome, ParseJobIdError, QueryError,
-    ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning, job_fn,
+    ActorState, BoxError, BuildError, BuildRefusal, CancelReason, DeadLetter, DeadLetters, Drained, EnvironmentInfo,
+    ErrorPolicy, Explanation, FailureCause, Graph, Health, Holder, JobError, JobId, JobState, JobStatus, Limits,
+    Outcome, Parallelism, ParseJobIdError, ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning,
 };
 pub use link::{KeyInfo, KeyRole, NodeStop};
 pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};

@@ -20,10 +20,10 @@ use tokio::{runtime::Handle, sync::mpsc};
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
 use crate::{
-    flow::{BuildRefusal, Graph},
+    flow::JobPayload,
     job::{
-        DeadLetters, EnvironmentInfo, Explanation, Health, HeldBy, Holder, JobId, JobOptions, JobPayload, JobRefusal,
-        JobState, JobStatus, NotSendable, Outcome,
+        BuildRefusal, DeadLetters, EnvironmentInfo, Explanation, Graph, Health, HeldBy, Holder, JobId, JobOptions,
+        JobRefusal, JobState, JobStatus, NotSendable, Outcome,
     },
     port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,

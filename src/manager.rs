@@ -46,7 +46,8 @@ use self::{
     supervisor::{AskJob, CancelJob, JobReply, JobSupervisor, TakeSnapshot},
 };
 use crate::{
-    job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobPayload, JobStatus, Limits},
+    flow::JobPayload,
+    job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobStatus, Limits},
     link::{Holds, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
     worker::{CloseWorker, JobPorts, Worker},
 };

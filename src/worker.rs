@@ -17,12 +17,13 @@ use self::{
     thread::{Occupied, Slot, Tenant, ThreadKey},
 };
 use crate::{
+    dataplane::{context::TaskContext, counters::SharedCounters},
     flow::{
-        BuildRefusal, Graph, TaskContext,
-        counters::SharedCounters,
-        graph::{BuildOptions, KEYED_PARALLELISM_MAX, PARALLELISM_MAX, Plan, TaskPlan, plan},
+        JobPayload,
+        graph::{BuildOptions, KEYED_PARALLELISM_MAX, PARALLELISM_MAX, Plan, TaskPlan},
+        job::plan,
     },
-    job::{Attempt, ErrorPolicy, Incarnation, JobId, JobPayload, Limits, ServiceId, TaskId},
+    job::{Attempt, BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId},
     port::{AnyInput, OutputStore},
     protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},

@@ -55,7 +55,8 @@ use super::{
     stream::{Dialled, Stream},
 };
 use crate::{
-    job::{JobId, JobRegistry},
+    flow::JobRegistry,
+    job::JobId,
     link::{Host, NodeStop, Refusal, Reply, Request},
     port::ClientId,
 };

@@ -5,7 +5,8 @@ use std::{error::Error, fmt, io};
 use crate::{
     bridge::{KeyError, TlsError},
     environment::{ConnectError, KeyRingError, RunError, SubmitError},
-    job::{ControlError, JobError, Outcome, QueryError},
+    handle::{ControlError, QueryError},
+    job::{JobError, Outcome},
     port::OutputError,
 };
 

@@ -7,7 +7,8 @@ use super::{
 use crate::{
     blocking::block_on,
     environment::RemoteEnvironment,
-    job::{JobHandle, JobId, JobStatus},
+    handle::JobHandle,
+    job::{JobId, JobStatus},
 };
 
 /// Digits of an id at least that stand for it, so that a short name is not taken for the beginning of one.

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     blocking::block_on,
     environment::RemoteEnvironment,
-    job::{ControlError, ErrorPolicy, Explanation, JobHandle, JobPayload, JobRegistry, JobStatus},
+    flow::{JobPayload, JobRegistry},
+    handle::{ControlError, JobHandle},
+    job::{ErrorPolicy, Explanation, JobStatus},
 };
 
 pub(super) fn carry_out(

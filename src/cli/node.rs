@@ -20,7 +20,9 @@ use crate::{
     blocking::block_on,
     bridge::{Key, TlsIdentity},
     environment::{Environment, RemoteEnvironment},
-    job::{Health, JobId, JobRegistry, QueryError},
+    flow::JobRegistry,
+    handle::QueryError,
+    job::{Health, JobId},
     link::NodeStop,
     node::Node,
 };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     blocking::block_on,
-    job::{JobHandle, QueryError},
+    handle::{JobHandle, QueryError},
     port::OutputError,
     schema::TypeDescription,
 };

@@ -11,7 +11,7 @@ use super::{
     screen::Screen,
     table,
 };
-use crate::{blocking::block_on, environment::LocalEnvironment, job::JobRegistry, port::OutputError};
+use crate::{blocking::block_on, environment::LocalEnvironment, flow::JobRegistry, port::OutputError};
 
 /// Runs the job with autostop. Ctrl+C stops it, a second one cancels it, and a third ends the process.
 pub(super) fn run(RunJob { job, output }: RunJob, jobs: &JobRegistry, screen: &mut Screen) -> Result<Code, Failure> {

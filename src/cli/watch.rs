@@ -14,7 +14,10 @@ use super::{
     screen::Screen,
     table,
 };
-use crate::job::{JobHandle, JobStatus, TaskId, TaskStatus};
+use crate::{
+    handle::JobHandle,
+    job::{JobStatus, TaskId, TaskStatus},
+};
 
 /// How often the table is drawn anew.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::{
     blocking::block_on,
     environment::Environment,
-    job::{EnvironmentInfo, Health, JobHandle, JobId, JobStatus, QueryError},
+    handle::{JobHandle, QueryError},
+    job::{EnvironmentInfo, Health, JobId, JobStatus},
 };
 
 /// An environment for code that is not async, made by [`LocalEnvironment::blocking`]. Each method blocks the calling

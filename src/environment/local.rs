@@ -24,7 +24,8 @@ use self::{
 };
 use crate::{
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
-    job::{IntoJob, Limits},
+    flow::IntoJob,
+    job::Limits,
     link::{Host, Link},
     manager::{Placement, Recording, RoundRobin},
     worker::task_threads_default,

@@ -21,13 +21,15 @@ use self::link::RemoteLink;
 use crate::{
     bridge::{Client, Key},
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
-    job::{ControlError, IntoJob},
+    flow::IntoJob,
+    handle::ControlError,
     link::{KeyInfo, KeyRole, Link, NodeStop, Reply},
     timer::TimerThread,
 };
 #[cfg(feature = "cli")]
 use crate::{
-    job::{JobHandle, JobId, JobStatus, QueryError},
+    handle::{JobHandle, QueryError},
+    job::{JobId, JobStatus},
     link::{JobRequest, Keep, Opened, Request, ask},
     service::ServiceResolver,
 };

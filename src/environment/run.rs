@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use crate::{
     blocking::block_on,
     environment::submit::{Submit, SubmitError},
-    job::{Drained, ErrorPolicy, JobError, JobHandle, Outcome, QueryError},
+    handle::{JobHandle, QueryError},
+    job::{Drained, ErrorPolicy, JobError, Outcome},
 };
 
 /// The exit code of a process that was told to end by Ctrl+C.

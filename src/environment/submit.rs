@@ -6,8 +6,9 @@ use futures::future::BoxFuture;
 
 use crate::{
     blocking::block_on,
-    flow::BuildRefusal,
-    job::{ErrorPolicy, HeldBy, JobHandle, JobId, JobOptions, JobPayload, JobRefusal, NotSendable},
+    flow::JobPayload,
+    handle::JobHandle,
+    job::{BuildRefusal, ErrorPolicy, HeldBy, JobId, JobOptions, JobRefusal, NotSendable},
     link::{Link, Refusal, SubmitJob},
 };
 

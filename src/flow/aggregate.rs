@@ -8,9 +8,10 @@ use std::{
 
 use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 
-use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, Steps, map_batch},
+use crate::dataplane::{
+    chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, Steps, map_batch},
     hash::hash_of,
+    mark::Mark,
     wide::widely,
 };
 

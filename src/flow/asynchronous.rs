@@ -12,9 +12,10 @@ use futures::stream::{FuturesOrdered, FuturesUnordered, Stream as _};
 use pin_project_lite::pin_project;
 
 use crate::{
-    flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, panic_message},
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, panic_message},
         error::TaskError,
+        mark::Mark,
     },
     protocol::Wait,
 };

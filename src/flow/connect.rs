@@ -2,12 +2,14 @@
 
 use std::{cell::RefCell, fmt, rc::Rc};
 
-use crate::flow::{
-    chain::BoxStage,
-    graph::{Blueprint, BuildRefusal},
-    operator::{Expand, Map},
-    parallelism::Parallelism,
-    stream::{Exchange, Stream},
+use crate::{
+    dataplane::chain::BoxStage,
+    flow::{
+        graph::Blueprint,
+        operator::{Expand, Map},
+        stream::{Exchange, Stream},
+    },
+    job::{BuildRefusal, Parallelism},
 };
 
 /// Whether a stream is of this flow; else the flow is refused.

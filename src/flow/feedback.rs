@@ -2,13 +2,15 @@
 
 use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
 
-use crate::flow::{
-    Flow,
-    chain::BoxStage,
-    graph::{Blueprint, BuildRefusal},
-    operator::Pass,
-    parallelism::Parallelism,
-    stream::{Exchange, Stream},
+use crate::{
+    dataplane::chain::BoxStage,
+    flow::{
+        Flow,
+        graph::Blueprint,
+        operator::Pass,
+        stream::{Exchange, Stream},
+    },
+    job::{BuildRefusal, Parallelism},
 };
 
 /// The end of a stream that is yet to be found: what [`Flow::from_future`] hands out beside the stream, and

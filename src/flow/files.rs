@@ -25,7 +25,7 @@ pub(crate) use self::{
     span::{Blank, Block, First, Reading},
     write::RowWriter,
 };
-use crate::flow::{error::TaskError, source::BatchSource};
+use crate::{dataplane::error::TaskError, flow::source::BatchSource};
 
 /// Which files a source reads: one, or all in a folder. Made from a path.
 ///

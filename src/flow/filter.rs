@@ -5,11 +5,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::flow::{
-    chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Reach, Stage},
-    error::TaskError,
-    operator::pass_on,
-    wide::widely,
+use crate::{
+    dataplane::{
+        chain::{BoxStage, Cursor, Ending, Failure, Lull, Meter, Reach, Stage},
+        error::TaskError,
+        mark::Mark,
+        wide::widely,
+    },
+    flow::operator::pass_on,
 };
 
 /// Keeps the items a closure says yes to, in place.
@@ -174,7 +177,7 @@ mod tests {
     #[test]
     fn a_panic_leaves_no_item_behind() {
         let mut items: Vec<u64> = (0..100).collect();
-        let kept = crate::flow::chain::catch(|| {
+        let kept = crate::dataplane::chain::catch(|| {
             keep_by_moving(&mut items, |&item| if item == 50 { panic!("enough") } else { Ok(item % 2 == 0) })
         });
         assert!(kept.is_err());

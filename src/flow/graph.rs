@@ -1,246 +1,24 @@
 //! The graph of a job: what a flow comes to once it is built, as data and as recipes.
 
 use std::{
-    cell::RefCell,
     collections::{HashMap, HashSet},
-    fmt,
     ops::Range,
-    rc::Rc,
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    flow::{
-        Flow,
-        chain::{OperatorInfo, Recipe, catch},
+    dataplane::{
+        chain::{OperatorInfo, Recipe},
         channel::LaneLimits,
         hash::KEY_GROUPS,
-        loops::{self, LoopPlan},
-        parallelism::Parallelism,
+        loops::LoopPlan,
         task::Task,
     },
-    job::{ErasedJob, ErrorPolicy, JobPayload, Limits, NAME_BYTES_MAX, ServiceId, TaskId},
+    flow::loops,
+    job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
     port::{AnyInput, OutputStore},
     service::ErasedService,
 };
-
-/// Why a flow was refused when it was built.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildRefusal {
-    /// `build` returned an error.
-    #[error("{0}")]
-    User(String),
-    /// `build` panicked.
-    #[error("`build` panicked: {0}")]
-    Panicked(String),
-    /// Two services have one name.
-    #[error("service `{service}` is registered twice")]
-    DuplicateService {
-        /// The name.
-        service: String,
-    },
-    /// Two outputs have one name.
-    #[error("output `{output}` is named twice")]
-    DuplicateOutput {
-        /// The name.
-        output: String,
-    },
-    /// Two inputs have one name.
-    #[error("input `{input}` is named twice")]
-    DuplicateInput {
-        /// The name.
-        input: String,
-    },
-    /// Two operators have one uid.
-    #[error("two operators have the uid `{uid}`")]
-    DuplicateUid {
-        /// The uid.
-        uid: String,
-    },
-    /// A parallelism of 0 was asked for.
-    #[error("`{operator}` asks for a parallelism of 0; the least is 1")]
-    ZeroParallelism {
-        /// The operator, or `submit` for the job's own parallelism.
-        operator: String,
-    },
-    /// More instances than there may be: 128 behind `key_by`, 1,024 elsewhere.
-    #[error("`{operator}` asks for a parallelism of {asked}; the most is {limit}")]
-    TooParallel {
-        /// The operator.
-        operator: String,
-        /// What was asked for.
-        asked: usize,
-        /// The most there may be.
-        limit: usize,
-    },
-    /// A stream that nothing consumes.
-    #[error("nothing consumes the stream behind `{operator}`; end it with a sink, an output or `for_each`")]
-    Unconsumed {
-        /// The operator the stream comes from.
-        operator: String,
-    },
-    /// An operator that brings together equal instances of its inputs was given streams that differ in their number.
-    #[error(
-        "`{operator}` needs streams of equal parallelism at every parallelism of the job, and not {left} and {right}; \
-         `gather` both, or give both the same number"
-    )]
-    UnequalParallelism {
-        /// The operator.
-        operator: String,
-        /// Parallelism of the first stream.
-        left: Parallelism,
-        /// Parallelism of the other.
-        right: Parallelism,
-    },
-    /// Streams of different flows were joined.
-    #[error("`{operator}` joins streams of two different flows")]
-    ForeignStream {
-        /// The operator.
-        operator: String,
-    },
-    /// Nothing fills a future.
-    #[error("nothing fills the future `{future}`; end a stream in it with `fill_future`")]
-    UnfilledFuture {
-        /// The name.
-        future: String,
-    },
-    /// Two streams fill one future.
-    #[error("the future `{future}` is filled twice; `union` the two streams first")]
-    FutureFilledTwice {
-        /// The name.
-        future: String,
-    },
-    /// Two futures, or loops, have one name.
-    #[error("two futures or loops are named `{future}`")]
-    DuplicateFuture {
-        /// The name.
-        future: String,
-    },
-    /// A limit of 0 calls in flight.
-    #[error("`{operator}` allows 0 calls in flight; the least is 1")]
-    ZeroConcurrency {
-        /// The operator.
-        operator: String,
-    },
-    /// A source cannot be read.
-    #[error("source `{source_name}`: {message}")]
-    Source {
-        /// The source's operator name.
-        source_name: String,
-        /// Why not.
-        message: String,
-    },
-    /// A name is too long.
-    #[error("the name of {what} takes {bytes} bytes; the most is {limit}")]
-    NameTooLong {
-        /// What has the name, such as `an output`.
-        what: String,
-        /// The bytes of the name.
-        bytes: usize,
-        /// The most there may be.
-        limit: usize,
-    },
-    /// Two side outputs of one operator have one name.
-    #[error("`{operator}` has two side outputs named `{side_output}`")]
-    DuplicateSideOutput {
-        /// The operator's kind.
-        operator: String,
-        /// The name.
-        side_output: String,
-    },
-}
-
-/// A job's graph as data: tasks, channels, services, outputs and inputs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Graph {
-    pub(crate) tasks: Vec<TaskNode>,
-    pub(crate) channels: Vec<ChannelNode>,
-    pub(crate) services: Vec<String>,
-    pub(crate) outputs: Vec<String>,
-    pub(crate) inputs: Vec<String>,
-    /// The tasks of each feedback loop.
-    pub(crate) loops: Vec<Vec<TaskId>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct TaskNode {
-    pub id: TaskId,
-    /// The operators, joined by ` -> `.
-    pub name: String,
-    pub instance: u32,
-    pub operators: Vec<String>,
-    pub is_source: bool,
-    /// The input pushed into this task from outside, if it is the head of such a chain.
-    pub input: Option<String>,
-    /// The outputs this task writes.
-    pub outputs: Vec<String>,
-    /// The pipeline service that it answers for.
-    pub service: Option<ServiceId>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct ChannelNode {
-    pub from: TaskId,
-    pub to: TaskId,
-    pub name: String,
-}
-
-impl Graph {
-    /// How many tasks the job has.
-    #[must_use]
-    pub fn task_count(&self) -> usize {
-        self.tasks.len()
-    }
-
-    /// How many channels connect them.
-    #[must_use]
-    pub fn channel_count(&self) -> usize {
-        self.channels.len()
-    }
-
-    /// The services' names in order of registration.
-    pub fn services(&self) -> impl Iterator<Item = &str> {
-        self.services.iter().map(String::as_str)
-    }
-}
-
-impl Graph {
-    /// # Errors
-    ///
-    /// A service, an output or an input has a name that is too long.
-    pub(crate) fn check_names(&self) -> Result<(), BuildRefusal> {
-        let names = [("a service", &self.services), ("an output", &self.outputs), ("an input", &self.inputs)];
-        names.into_iter().try_for_each(|(what, names)| names.iter().try_for_each(|name| check_name(what, name)))
-    }
-}
-
-/// # Errors
-///
-/// The name of `what` is too long.
-pub(crate) fn check_name(what: &str, name: &str) -> Result<(), BuildRefusal> {
-    if name.len() <= NAME_BYTES_MAX {
-        return Ok(());
-    }
-    Err(BuildRefusal::NameTooLong { what: what.to_owned(), bytes: name.len(), limit: NAME_BYTES_MAX })
-}
-
-impl fmt::Display for Graph {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for task in &self.tasks {
-            writeln!(f, "{} {} [{}]", task.id, task.name, task.instance)?;
-        }
-        for channel in &self.channels {
-            writeln!(f, "{} -> {}", channel.from, channel.to)?;
-        }
-        for service in &self.services {
-            writeln!(f, "service {service}")?;
-        }
-        Ok(())
-    }
-}
 
 /// A built flow: the graph, and the recipes of everything in it.
 pub(crate) struct Plan {
@@ -461,7 +239,7 @@ impl Blueprint {
     }
 
     /// Turns the finished layout into a plan.
-    fn finish(mut self) -> Result<Plan, BuildRefusal> {
+    pub fn finish(mut self) -> Result<Plan, BuildRefusal> {
         let names = self.names();
         if let Some(future) = self.futures.iter().find(|future| !future.filled) {
             let future = future.name.to_string();
@@ -522,34 +300,5 @@ impl Blueprint {
             graph.channels.push(ChannelNode { from, to, name });
         }
         Ok(Plan { graph, tasks, services: self.services, outputs: self.outputs, inputs: self.inputs })
-    }
-}
-
-/// Runs `build` of a job and makes its plan. A panic in it is caught here.
-pub(crate) fn plan(payload: &JobPayload, options: BuildOptions) -> Result<Plan, BuildRefusal> {
-    let job: &dyn ErasedJob = &*payload.0;
-    let blueprint = Rc::new(RefCell::new(Blueprint::new(options)));
-    let mut flow = Flow::on(&blueprint);
-    match catch(|| job.build(&mut flow)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            // An error recorded by a flow method came first and is usually the cause.
-            let refusal = blueprint.borrow_mut().refusal.take();
-            return Err(refusal.unwrap_or_else(|| BuildRefusal::User(error.message())));
-        }
-        Err(panic) => return Err(BuildRefusal::Panicked(panic)),
-    }
-    drop(flow);
-    match Rc::try_unwrap(blueprint) {
-        // Factories are user code too: they clone captured state.
-        Ok(blueprint) => {
-            catch(|| blueprint.into_inner().finish()).unwrap_or_else(|panic| Err(BuildRefusal::Panicked(panic)))
-        }
-        Err(shared) => {
-            let blueprint = shared.borrow();
-            let at = blueprint.open.values().min().copied();
-            let operator = at.map_or("?", |(chain, operator)| blueprint.chains[chain].operators[operator].kind);
-            Err(blueprint.refusal.clone().unwrap_or(BuildRefusal::Unconsumed { operator: operator.to_owned() }))
-        }
     }
 }

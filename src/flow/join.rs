@@ -12,15 +12,19 @@ use std::{
 use hashbrown::hash_map::IntoIter;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::flow::{
-    aggregate::Table,
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage},
-    exchange::ByKey,
-    graph::BuildRefusal,
-    keyed::{KeyedStream, key_parallelism},
-    operator::Map,
-    parallelism::Parallelism,
-    stream::{Exchange, Pairing, Stream},
+use crate::{
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage},
+        exchange::ByKey,
+        mark::Mark,
+    },
+    flow::{
+        aggregate::Table,
+        keyed::{KeyedStream, key_parallelism},
+        operator::Map,
+        stream::{Exchange, Pairing, Stream},
+    },
+    job::{BuildRefusal, Parallelism},
 };
 
 /// An item of one of two sides.

@@ -4,14 +4,14 @@ use std::{cell::RefCell, fmt, hash::Hash, ops::AddAssign, rc::Rc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::flow::{
-    aggregate::{Combine, Fold, FoldByKey, Folding, MapWithState, Reduce},
-    chain::BoxStage,
-    exchange::ByKey,
-    graph::{Blueprint, BuildRefusal},
-    hash::KEY_GROUPS,
-    parallelism::Parallelism,
-    stream::{Exchange, Pairing, Stream},
+use crate::{
+    dataplane::{chain::BoxStage, exchange::ByKey, hash::KEY_GROUPS},
+    flow::{
+        aggregate::{Combine, Fold, FoldByKey, Folding, MapWithState, Reduce},
+        graph::Blueprint,
+        stream::{Exchange, Pairing, Stream},
+    },
+    job::{BuildRefusal, Parallelism},
 };
 
 /// A stream whose items have a key; what is done with it brings equal keys to one instance.

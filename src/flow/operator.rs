@@ -2,9 +2,10 @@
 
 use std::task::{Context, Poll};
 
-use crate::flow::{
-    chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, map_batch},
+use crate::dataplane::{
+    chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, map_batch},
     error::TaskError,
+    mark::Mark,
 };
 
 /// What a stage only passes on to the stage behind it, apart from batches, marks and polls.

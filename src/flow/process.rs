@@ -21,12 +21,16 @@ use self::{
     side::{Side, SideChain},
     stage::{EndHook, Hooks, ItemHook, ProcessStage, Settings, TimerHook},
 };
-use crate::flow::{
-    chain::{BoxStage, Meter, Recipe, StageFactory},
-    error::TaskError,
-    graph::BuildRefusal,
-    keyed::KeyedStream,
-    stream::{Junction, Stream},
+use crate::{
+    dataplane::{
+        chain::{BoxStage, Meter, Recipe, StageFactory},
+        error::TaskError,
+    },
+    flow::{
+        keyed::KeyedStream,
+        stream::{Junction, Stream},
+    },
+    job::BuildRefusal,
 };
 
 /// A process for each key, in the making; [`KeyedStream::process`] begins one. It ends in [`stream`](Self::stream), without

@@ -10,16 +10,20 @@ use actix::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    flow::{
-        Flow, TaskContext, TaskError,
-        chain::{Ending, Failure, Mark, Meter},
+    dataplane::{
+        chain::{Ending, Failure, Meter},
+        context::TaskContext,
+        error::TaskError,
         exchange::InTurn,
-        parallelism::Parallelism,
-        sink::ForEach,
-        stream::{Exchange, Pairing, Stream},
+        mark::Mark,
         task::{Head, Input},
     },
-    job::{ErrorPolicy, ServiceId},
+    flow::{
+        Flow,
+        sink::ForEach,
+        stream::{Exchange, Pairing, Stream},
+    },
+    job::{ErrorPolicy, Parallelism, ServiceId},
     protocol::{TaskCommand, Wait},
     service::{NoReply, PipelineService, RequestEnd, RequestPort, ServiceMessage, Tagged, service_recipe},
 };

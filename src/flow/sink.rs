@@ -12,10 +12,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    flow::{
-        chain::{Ending, Failure, Lull, Mark, Meter, Reach, Stage, catch},
+    dataplane::{
+        chain::{Ending, Failure, Lull, Meter, Reach, Stage, catch},
         context::TaskContext,
         error::TaskError,
+        mark::Mark,
     },
     job::FailureCause,
     port::{OutputStore, WriteError, WriteFailure},
@@ -215,7 +216,7 @@ async fn caught(work: impl Future<Output = Result<(), TaskError>>) -> Result<(),
     use futures::FutureExt as _;
     match std::panic::AssertUnwindSafe(work).catch_unwind().await {
         Ok(result) => result.map_err(|error| error.message()),
-        Err(payload) => Err(crate::flow::chain::panic_message(&*payload)),
+        Err(payload) => Err(crate::dataplane::chain::panic_message(&*payload)),
     }
 }
 

@@ -9,16 +9,17 @@ use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc, sync::Arc};
 
 pub(crate) use self::shape::{Exchange, Junction, Pairing};
 use crate::{
-    flow::{
+    dataplane::{
         chain::{BoxStage, Meter, StageFactory},
         error::TaskError,
         exchange::Weigh,
+    },
+    flow::{
         filter::Filter,
         graph::Blueprint,
         operator::{Expand, Inspect, Map},
-        parallelism::Parallelism,
     },
-    job::ErrorPolicy,
+    job::{ErrorPolicy, Parallelism},
 };
 
 /// A stream of items between two operators of a flow being laid out.

@@ -9,12 +9,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::flow::{
-    context::TaskContext,
-    error::TaskError,
-    files::{Blank, Block, Cut, FilePart, FileSource, Files, First, Reading, RowWriter, Shape},
-    sink::Sink,
-    source::{BatchSource, More, Part},
+use crate::{
+    dataplane::{
+        context::TaskContext,
+        error::TaskError,
+        source::{More, Part},
+    },
+    flow::{
+        files::{Blank, Block, Cut, FilePart, FileSource, Files, First, Reading, RowWriter, Shape},
+        sink::Sink,
+        source::BatchSource,
+    },
 };
 
 /// A file of UTF-8 text, read line by line and in parallel.

@@ -16,14 +16,16 @@ use tokio::task::JoinHandle;
 
 use self::backlog::{Backlog, Next};
 use crate::{
-    flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage},
-        connect::check,
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage},
         exchange::Single,
-        graph::BuildRefusal,
+        mark::Mark,
+    },
+    flow::{
+        connect::check,
         stream::{Exchange, Pairing, Stream},
     },
-    job::FailureCause,
+    job::{BuildRefusal, FailureCause},
     port::SpillFile,
     protocol::Wait,
 };

@@ -7,10 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::record::EndedJob;
-use crate::{
-    flow::Graph,
-    job::{DeadLetters, JobId, JobState, JobStatus, Outcome},
-};
+use crate::job::{DeadLetters, Graph, JobId, JobState, JobStatus, Outcome};
 
 /// Told once something is safe, or why it is not. Called on any thread; it must be quick.
 pub(crate) type Recorded = Box<dyn FnOnce(Result<(), ArchiveError>) + Send>;

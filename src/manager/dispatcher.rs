@@ -7,8 +7,8 @@ use actix::{
 };
 
 use crate::{
-    flow::{BuildRefusal, graph::TaskNode},
-    job::{Attempt, JobId, JobOptions, JobPayload, Limits},
+    flow::JobPayload,
+    job::{Attempt, BuildRefusal, JobId, JobOptions, Limits, TaskNode},
     link::{Holds, Refusal},
     manager::{
         JobManager,

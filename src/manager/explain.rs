@@ -1,8 +1,7 @@
 //! What a job still waits for, in sentences.
 
 use crate::{
-    flow::graph::TaskNode,
-    job::{ActorState, Explanation, JobState},
+    job::{ActorState, Explanation, JobState, TaskNode},
     manager::{
         completion::Completion,
         record::{JobRecord, service_id},

@@ -7,12 +7,9 @@ use std::{
 };
 
 use crate::{
-    flow::{
-        Graph,
-        graph::{ChannelNode, TaskNode},
-    },
     job::{
-        DeadLetter, DeadLetters, Explanation, JobId, JobState, JobStatus, Outcome, ServiceId, ServiceStatus, TaskStatus,
+        ChannelNode, DeadLetter, DeadLetters, Explanation, Graph, JobId, JobState, JobStatus, Outcome, ServiceId,
+        ServiceStatus, TaskNode, TaskStatus,
     },
     link::{Control, Holds, JobRequest, Opened, OutputTypes, Refusal, Reply},
     manager::{

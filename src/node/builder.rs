@@ -27,7 +27,8 @@ use crate::store::{HistoryError, Store};
 use crate::{
     bridge::{Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig},
     environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
-    job::{JobRegistry, Limits},
+    flow::JobRegistry,
+    job::Limits,
     link::KeyRole,
     manager::Placement,
 };

@@ -24,7 +24,7 @@ use crate::{
         Dial, DialError, DialErrorKind, Dialled, IoThreads, Reach, Server, ServerConfig, listen, reach_of, resolve,
     },
     environment::{Environment, LocalEnvironment},
-    job::JobHandle,
+    handle::JobHandle,
     link::NodeStop,
 };
 

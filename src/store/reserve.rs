@@ -20,8 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::decode;
 use crate::{
-    flow::Graph,
-    job::{FailureCause, Outcome},
+    job::{FailureCause, Graph, Outcome},
     manager::PlainJob,
 };
 

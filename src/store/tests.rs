@@ -8,8 +8,7 @@ use std::{
 use super::*;
 use crate::{
     bridge::Key,
-    flow::Graph,
-    job::{DeadLetter, DeadLetters, JobState, JobStatus, Outcome},
+    job::{DeadLetter, DeadLetters, Graph, JobState, JobStatus, Outcome},
     node::Node,
 };
 

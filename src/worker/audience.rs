@@ -1,8 +1,7 @@
 //! Which tasks hear which command.
 
 use crate::{
-    flow::Graph,
-    job::TaskId,
+    job::{Graph, TaskId},
     protocol::{Audience, TaskCommand},
 };
 
@@ -37,7 +36,10 @@ impl Audiences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{flow::graph::TaskNode, job::ServiceId, protocol::LoopId};
+    use crate::{
+        job::{ServiceId, TaskNode},
+        protocol::LoopId,
+    };
 
     fn node(id: u32, service: Option<ServiceId>) -> TaskNode {
         TaskNode {

@@ -11,13 +11,13 @@ use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Me
 use parking_lot::Mutex;
 
 use crate::{
-    flow::{
+    dataplane::{
         chain::{Ending, Recipe, TaskState, catch},
         context::TaskContext,
         counters::SharedCounters,
-        graph::TaskPlan,
         task::Task,
     },
+    flow::graph::TaskPlan,
     job::{Attempt, FailureCause, JobId, Limits, ServiceId, TaskId},
     protocol::{LoopId, TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
     worker::thread::Occupied,

@@ -11,8 +11,7 @@ use tokio::{
 
 use crate::{
     environment::interrupts,
-    flow::check_name,
-    job::JobId,
+    job::{JobId, check_name},
     link::{Host, Link, Opened, Refusal, Reply, Request, SubmitJob},
     manager::{self, Close, FindPorts, JobManager, Ports},
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},

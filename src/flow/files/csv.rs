@@ -14,16 +14,17 @@ use csv::StringRecord;
 use csv_core::ReadRecordResult;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::flow::{
-    Flow,
-    context::TaskContext,
-    error::TaskError,
-    files::{
-        Blank, Block, Cut, Files, First, Reading, RowWriter,
-        parse::{Flaw, Parser, Row, text_of},
+use crate::{
+    dataplane::{context::TaskContext, error::TaskError},
+    flow::{
+        Flow,
+        files::{
+            Blank, Block, Cut, Files, First, Reading, RowWriter,
+            parse::{Flaw, Parser, Row, text_of},
+        },
+        sink::Sink,
+        stream::Stream,
     },
-    sink::Sink,
-    stream::Stream,
 };
 
 /// Files of comma-separated values, and how they are written. Made from a path, or with [`Csv::new`]. Needs the feature

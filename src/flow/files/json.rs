@@ -4,16 +4,17 @@ use std::{marker::PhantomData, path::Path};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::flow::{
-    Flow,
-    context::TaskContext,
-    error::TaskError,
-    files::{
-        Blank, Cut, Files, First, Reading, RowWriter,
-        parse::{Flaw, Parser, Row, text_of},
+use crate::{
+    dataplane::{context::TaskContext, error::TaskError},
+    flow::{
+        Flow,
+        files::{
+            Blank, Cut, Files, First, Reading, RowWriter,
+            parse::{Flaw, Parser, Row, text_of},
+        },
+        sink::Sink,
+        stream::Stream,
     },
-    sink::Sink,
-    stream::Stream,
 };
 
 impl Flow {

@@ -15,15 +15,18 @@ use std::{
 use tokio::task::JoinHandle;
 
 use crate::{
+    dataplane::{
+        chain::{BoxStage, Cursor, Ending, Failure, Lull, Meter, Reach, Stage, catch},
+        error::TaskError,
+        head::PartHead,
+        mark::Mark,
+    },
     flow::{
         Flow,
-        chain::{BoxStage, Cursor, Ending, Failure, Lull, Mark, Meter, Reach, Stage, catch},
-        error::TaskError,
         files::{Block, FileSource, Files, Reading, Shape, unreadable},
-        head::PartHead,
-        parallelism::Parallelism,
         stream::Stream,
     },
+    job::Parallelism,
     protocol::Wait,
 };
 

@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::flow::{
-    error::TaskError,
-    files::{
+use crate::{
+    dataplane::error::TaskError,
+    flow::files::{
         gzip,
         span::{Reading, Span},
         unreadable,

@@ -16,16 +16,18 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use crate::flow::{
-    context::TaskContext,
-    error::TaskError,
-    files::{
+use crate::{
+    dataplane::{
+        context::TaskContext,
+        error::TaskError,
+        source::{More, Part},
+    },
+    flow::files::{
         cut::Cutter,
         gzip::Input,
         span::{Block, CHUNK_BYTES, MARK, ROW_BYTES_MAX, Span},
         unreadable,
     },
-    source::{More, Part},
 };
 
 /// What rows are given out as.

@@ -5,10 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::flow::{
-    context::TaskContext,
-    error::TaskError,
-    files::gzip::{self, Writer},
+use crate::{
+    dataplane::{context::TaskContext, error::TaskError},
+    flow::files::gzip::{self, Writer},
 };
 
 /// Bytes that are gathered before they are written.

@@ -10,7 +10,7 @@ use super::{
     keys::Orders,
     side::{Side, SideOutputError, put},
 };
-use crate::flow::context::TaskContext;
+use crate::dataplane::context::TaskContext;
 
 /// What a step of a [`process`](crate::KeyedStream::process) can do for its key: one call of one of its closures.
 ///

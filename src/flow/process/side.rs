@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::flow::chain::{BoxStage, Ending, Failure, Lull, Mark, Reach};
+use crate::dataplane::{
+    chain::{BoxStage, Ending, Failure, Lull, Reach},
+    mark::Mark,
+};
 
 /// Why an item could not be put into a side output.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

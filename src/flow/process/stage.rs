@@ -13,10 +13,11 @@ use super::{
     side::Side,
 };
 use crate::{
-    flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, catch},
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, catch},
         context::TaskContext,
         error::TaskError,
+        mark::Mark,
     },
     protocol::Wait,
     timer::Sleep,

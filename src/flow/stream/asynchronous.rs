@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use crate::flow::{
-    asynchronous::{Asynchronous, Order},
-    chain::BoxStage,
-    context::TaskContext,
-    error::TaskError,
-    graph::BuildRefusal,
-    sink::ForEach,
-    stream::Stream,
+use crate::{
+    dataplane::{chain::BoxStage, context::TaskContext, error::TaskError},
+    flow::{
+        asynchronous::{Asynchronous, Order},
+        sink::ForEach,
+        stream::Stream,
+    },
+    job::BuildRefusal,
 };
 
 impl<T: Send + 'static> Stream<T> {

@@ -5,13 +5,13 @@ use std::{fmt::Display, sync::Arc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    dataplane::error::TaskError,
     flow::{
-        error::TaskError,
-        graph::BuildRefusal,
         sink::{ForEach, OutputStage, Sink, SinkStage},
         stream::Stream,
         text::LineSink,
     },
+    job::BuildRefusal,
     port::{OutputKind, OutputStore},
     schema::TypeDescription,
 };

@@ -4,16 +4,20 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::flow::{
-    chain::{BoxStage, Meter, StageFactory},
-    channel::Gate,
-    exchange::{ExchangeStage, GateHead, InTurn, OutLane, Route, Single, ToAll},
-    graph::{Blueprint, BuildRefusal, PARALLELISM_MAX},
-    keyed::KeyedStream,
-    new_chain,
-    operator::{Either, Map, Split, Take, Tee},
-    parallelism::Parallelism,
-    stream::Stream,
+use crate::{
+    dataplane::{
+        chain::{BoxStage, Meter, StageFactory},
+        channel::Gate,
+        exchange::{ExchangeStage, GateHead, InTurn, OutLane, Route, Single, ToAll},
+    },
+    flow::{
+        graph::{Blueprint, PARALLELISM_MAX},
+        keyed::KeyedStream,
+        new_chain,
+        operator::{Either, Map, Split, Take, Tee},
+        stream::Stream,
+    },
+    job::{BuildRefusal, Parallelism},
 };
 
 impl<T: Send + 'static> Stream<T> {

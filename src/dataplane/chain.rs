@@ -11,25 +11,17 @@ use std::{
 };
 
 use crate::{
-    flow::{
+    dataplane::{
         context::TaskContext,
         counters::SharedCounters,
         error::TaskError,
         loops::{LoopPart, LoopPlan},
+        mark::Mark,
         wide::widely,
     },
     job::{DeadLetter, ErrorPolicy, FailureCause, Limits, message_of},
     protocol::{OperatorAccount, Received, Sent, TaskReport, Wait},
 };
-
-/// Something in the stream that is not an item. Marks keep their place among the items.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mark {
-    /// Nothing follows.
-    End,
-    /// The sources are held; everything they emitted before is in front of this mark.
-    Hold(u32),
-}
 
 /// Why a task cannot go on. Boxed, because it is returned by value from every batch.
 #[derive(Debug)]

@@ -14,8 +14,7 @@ pub use self::{
     errors::{ControlError, QueryError},
 };
 use crate::{
-    flow::Graph,
-    job::{DeadLetters, Explanation, JobId, JobStatus, Outcome},
+    job::{DeadLetters, Explanation, Graph, JobId, JobStatus, Outcome},
     link::{Control, JobRequest, Keep, Link, Opened, Refusal, Reply, Request, Residence, ask},
     port::{ChunkSource, FoundInput, Input, InputError, InputResolver, Output, OutputError, OutputResolver},
     schema::TypeDescription,

@@ -2,51 +2,23 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     codec,
-    job::{Job, JobPayload, Typed},
-    schema::{Fingerprint, TypeDescription},
+    flow::{Job, JobPayload, job::Typed},
+    job::{EncodedJob, JobRefusal, NotSendable},
+    schema::TypeDescription,
 };
 
-/// A job on its way to another process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct EncodedJob {
-    pub name: String,
-    pub version: u32,
-    pub fingerprint: Fingerprint,
-    /// Moved as one piece, because there may be many megabytes of them.
-    #[serde(with = "codec::bytes")]
-    pub parameters: Vec<u8>,
-}
-
-impl EncodedJob {
-    pub(super) fn of<J: Job>(job: &J) -> Result<Self, NotSendable> {
-        let mut parameters = Vec::new();
-        let encoded = codec::encode_caught(job, &mut parameters);
-        let name = J::NAME.to_owned();
-        if let Err(error) = encoded {
-            return Err(NotSendable::Encode { job: name, message: error.to_string() });
-        }
-        Ok(Self { name, version: J::VERSION, fingerprint: TypeDescription::of::<J>().fingerprint(), parameters })
+/// A job as it goes to another process.
+pub(super) fn encode<J: Job>(job: &J) -> Result<EncodedJob, NotSendable> {
+    let mut parameters = Vec::new();
+    let encoded = codec::encode_caught(job, &mut parameters);
+    let name = J::NAME.to_owned();
+    if let Err(error) = encoded {
+        return Err(NotSendable::Encode { job: name, message: error.to_string() });
     }
-}
-
-/// Why a job cannot be sent to another process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum NotSendable {
-    Closure { job: String },
-    Encode { job: String, message: String },
-}
-
-/// Why a process does not run a job that was sent to it. *Here* is the sender, *there* this process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum JobRefusal {
-    Unknown { name: String, known: Vec<String> },
-    TypeDiffers { name: String, there: Box<TypeDescription> },
-    VersionDiffers { name: String, here: u32, there: u32 },
-    Parameters { name: String, message: String },
+    let fingerprint = TypeDescription::of::<J>().fingerprint();
+    Ok(EncodedJob { name, version: J::VERSION, fingerprint, parameters })
 }
 
 #[cfg(feature = "cli")]
@@ -211,6 +183,8 @@ macro_rules! jobs {
 
 #[cfg(test)]
 mod tests {
+    use serde::{Deserialize, Serialize};
+
     use super::*;
     use crate::{flow::Flow, job::BuildError};
 
@@ -246,7 +220,7 @@ mod tests {
     }
 
     fn encoded(job: &impl Job) -> EncodedJob {
-        EncodedJob::of(job).expect("it can be encoded")
+        encode(job).expect("it can be encoded")
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod tests {
         let numbers: Vec<u64> = (0..1_000).collect();
         let twice = |numbers: &[u64]| numbers.iter().map(|n| n * 2 + 1).collect::<Vec<u64>>();
         assert_eq!(widely(|| twice(&numbers)), twice(&numbers));
-        let panic: Result<(), String> = crate::flow::chain::catch(|| widely(|| panic!("passes")));
+        let panic: Result<(), String> = crate::dataplane::chain::catch(|| widely(|| panic!("passes")));
         assert_eq!(panic, Err("passes".to_owned()));
     }
 }

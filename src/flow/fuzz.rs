@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BuildError, EncodedJob, Job, JobRefusal, JobRegistry};
-use crate::{flow::Flow, schema::TypeDescription};
+use crate::{
+    flow::{Flow, Job, JobRegistry},
+    job::{BuildError, EncodedJob, JobRefusal},
+    schema::TypeDescription,
+};
 
 /// Declares a job that lays out nothing.
 macro_rules! nothing {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{JobPayload, Typed};
 use crate::{
     codec::{self, DecodeError},
-    job::Job,
+    flow::Job,
     schema::TypeDescription,
 };
 
@@ -115,13 +115,13 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use crate::{
-        flow::Flow,
-        job::{BuildError, JobRegistry},
+        flow::{Flow, JobRegistry},
+        job::BuildError,
     };
 
     macro_rules! job {
         ($($job:ident)*) => {
-            $(impl crate::job::Job for $job {
+            $(impl crate::flow::Job for $job {
                 const NAME: &'static str = stringify!($job);
 
                 fn build(&self, _: &mut Flow) -> Result<(), BuildError> {

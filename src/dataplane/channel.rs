@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::{flow::chain::Mark, protocol::Received};
+use crate::{dataplane::mark::Mark, protocol::Received};
 
 /// Emptied batch buffers a lane keeps for its producer.
 const SPARES: usize = 4;

@@ -9,7 +9,8 @@ use std::{
 use futures::{Stream, future::BoxFuture};
 
 use crate::{
-    job::{JobHandle, JobState, JobStatus, QueryError},
+    handle::{JobHandle, QueryError},
+    job::{JobState, JobStatus},
     link::{JobRequest, Refusal},
 };
 

@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::{
-    flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Reach, TaskState},
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Reach, TaskState},
         loops::LoopPart,
+        mark::Mark,
     },
     protocol::{TaskCommand, Wait},
 };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    flow::{
+    dataplane::{
         chain::{Ending, Failure, Meter, catch},
         context::TaskContext,
         error::TaskError,

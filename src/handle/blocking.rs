@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     blocking::block_on,
-    flow::Graph,
-    job::{Changes, ControlError, DeadLetters, Explanation, JobHandle, JobId, JobStatus, Outcome, QueryError},
+    handle::{Changes, ControlError, JobHandle, QueryError},
+    job::{DeadLetters, Explanation, Graph, JobId, JobStatus, Outcome},
 };
 
 /// A [`JobHandle`] for code that is not async, made by [`JobHandle::blocking`]. Each method blocks the calling thread

@@ -9,11 +9,12 @@ use std::{
 };
 
 use crate::{
-    flow::{
-        chain::{BoxStage, Ending, Failure, Lull, Mark, Meter, Reach, Stage, TaskState},
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, TaskState},
         channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Place, Taken},
         hash::{KEY_GROUPS, hash_of, instance_of},
         loops::LoopPart,
+        mark::Mark,
         task::{Head, Input},
     },
     job::FailureCause,
@@ -552,7 +553,7 @@ impl<T> Head<T> for GateHead<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::channel::LaneLimits;
+    use crate::dataplane::channel::LaneLimits;
 
     /// What a timer or a call gave out behind the last flush did not count, and the task was at rest.
     #[test]

@@ -1,0 +1,198 @@
+//! A user's job type, and how its flow is built.
+
+use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    dataplane::chain::catch,
+    flow::{
+        Flow,
+        graph::{Blueprint, BuildOptions, Plan},
+        registry::encode,
+    },
+    job::{BuildError, BuildRefusal, EncodedJob, NotSendable},
+    schema::TypeDescription,
+};
+
+/// A job: serializable parameters, and a `build` that lays out its flow.
+///
+/// The *value* travels to where the job runs; `build` runs there, once for each attempt and in each process that
+/// hosts actors of the job. It must be deterministic in `self`: every call lays out the same graph. It runs on a
+/// thread where blocking is allowed.
+pub trait Job: Serialize + DeserializeOwned + Send + 'static {
+    /// The name under which a node knows this type.
+    const NAME: &'static str;
+
+    /// Raised when the meaning of the parameters changes without their structure changing.
+    const VERSION: u32 = 1;
+
+    /// Lays out sources, operators, sinks and services.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the flow from being laid out; `submit` then fails with [`SubmitError::Build`] and no job exists.
+    ///
+    /// [`SubmitError::Build`]: crate::SubmitError::Build
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError>;
+}
+
+/// What can be submitted: every [`Job`], and the closure jobs of [`job_fn`].
+pub trait IntoJob: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_payload(self) -> JobPayload;
+}
+
+/// A job made of a name and a closure; see [`job_fn`].
+pub struct JobFn<F> {
+    name: String,
+    build: F,
+}
+
+impl<F> fmt::Debug for JobFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobFn").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A job from a closure, for experiments in a local environment.
+///
+/// A closure cannot be sent to another process: a remote environment refuses it and says to write a [`Job`] type.
+///
+/// ```
+/// use proscenium::{LocalEnvironment, job_fn};
+///
+/// let env = LocalEnvironment::new("doc");
+/// let job = job_fn("squares", |flow| {
+///     flow.from_batch(1..=3u64).map(|x| x * x).collect("squares");
+///     Ok(())
+/// });
+/// let job = env.submit(job).autostop(true).blocking()?;
+/// let squares: Vec<u64> = job.output("squares").blocking()?;
+/// assert_eq!(squares, [1, 4, 9]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn job_fn<F>(name: impl Into<String>, build: F) -> JobFn<F>
+where
+    F: Fn(&mut Flow) -> Result<(), BuildError> + Send + 'static,
+{
+    JobFn { name: name.into(), build }
+}
+
+/// What travels of a job: its value, moved within the process, or its name and encoded parameters.
+pub struct JobPayload(pub(crate) Box<dyn ErasedJob>);
+
+impl fmt::Debug for JobPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("JobPayload").field(&self.0.name()).finish()
+    }
+}
+
+/// A job whose type is no longer known.
+pub(crate) trait ErasedJob: Send {
+    fn name(&self) -> &str;
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError>;
+    /// The form in which it goes to another process.
+    fn encode(&self) -> Result<EncodedJob, NotSendable>;
+    /// The type of the parameters; none for a closure.
+    fn describe(&self) -> Option<Arc<TypeDescription>>;
+}
+
+pub(super) struct Typed<J>(pub(super) J);
+
+impl<J: Job> ErasedJob for Typed<J> {
+    fn name(&self) -> &str {
+        J::NAME
+    }
+
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+        self.0.build(flow)
+    }
+
+    fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        encode(&self.0)
+    }
+
+    fn describe(&self) -> Option<Arc<TypeDescription>> {
+        Some(TypeDescription::of::<J>())
+    }
+}
+
+impl<F> ErasedJob for JobFn<F>
+where
+    F: Fn(&mut Flow) -> Result<(), BuildError> + Send + 'static,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+        (self.build)(flow)
+    }
+
+    fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        Err(NotSendable::Closure { job: self.name.clone() })
+    }
+
+    fn describe(&self) -> Option<Arc<TypeDescription>> {
+        None
+    }
+}
+
+impl<J: Job> IntoJob for J {
+    fn into_payload(self) -> JobPayload {
+        JobPayload(Box::new(Typed(self)))
+    }
+}
+
+impl<F> IntoJob for JobFn<F>
+where
+    F: Fn(&mut Flow) -> Result<(), BuildError> + Send + 'static,
+{
+    fn into_payload(self) -> JobPayload {
+        JobPayload(Box::new(self))
+    }
+}
+
+/// A job that was read from text.
+impl IntoJob for JobPayload {
+    fn into_payload(self) -> JobPayload {
+        self
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::JobPayload {}
+    impl<J: super::Job> Sealed for J {}
+    impl<F> Sealed for super::JobFn<F> where F: Fn(&mut super::Flow) -> Result<(), super::BuildError> + Send + 'static {}
+}
+
+/// Runs `build` of a job and makes its plan. A panic in it is caught here.
+pub(crate) fn plan(payload: &JobPayload, options: BuildOptions) -> Result<Plan, BuildRefusal> {
+    let job: &dyn ErasedJob = &*payload.0;
+    let blueprint = Rc::new(RefCell::new(Blueprint::new(options)));
+    let mut flow = Flow::on(&blueprint);
+    match catch(|| job.build(&mut flow)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            // An error recorded by a flow method came first and is usually the cause.
+            let refusal = blueprint.borrow_mut().refusal.take();
+            return Err(refusal.unwrap_or_else(|| BuildRefusal::User(error.message())));
+        }
+        Err(panic) => return Err(BuildRefusal::Panicked(panic)),
+    }
+    drop(flow);
+    match Rc::try_unwrap(blueprint) {
+        // Factories are user code too: they clone captured state.
+        Ok(blueprint) => {
+            catch(|| blueprint.into_inner().finish()).unwrap_or_else(|panic| Err(BuildRefusal::Panicked(panic)))
+        }
+        Err(shared) => {
+            let blueprint = shared.borrow();
+            let at = blueprint.open.values().min().copied();
+            let operator = at.map_or("?", |(chain, operator)| blueprint.chains[chain].operators[operator].kind);
+            Err(blueprint.refusal.clone().unwrap_or(BuildRefusal::Unconsumed { operator: operator.to_owned() }))
+        }
+    }
+}
