@@ -5,176 +5,59 @@
 //! uses; messages to services, and items, go straight to the gates and ports of the job.
 
 mod access;
+mod ends;
 mod input;
 mod keys;
 mod output;
 mod pending;
+mod say;
 mod service;
 mod session;
+mod state;
 mod strangers;
 mod tally;
 mod threads;
 
 use std::{
-    collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use futures::future::{BoxFuture, Either, select};
-use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, oneshot, watch},
     time::timeout,
 };
 
-pub(crate) use self::threads::IoThreads;
 use self::{
     access::Access,
-    keys::Owners,
     session::Session,
-    strangers::{Strangers, strangers_max},
-    tally::Tally,
-    threads::Desks,
+    state::{SessionEntry, State},
+    tally::{KEY_CONNECTIONS_MAX, Tally},
+};
+pub(crate) use self::{
+    state::{Server, ServerConfig},
+    threads::IoThreads,
 };
 use super::{
-    connection::{Heartbeat, say_goodbye, turn_away},
-    encryption::NodeEncryption,
+    connection::{say_goodbye, turn_away},
     handshake::{Established, NodeSide, Peer},
     hello::HelloError,
     key::KeyId,
-    keyring::{Identity, KeyRing},
+    keyring::Identity,
     message::Goodbye,
     outbound::Outbound,
     stream::{Dialled, Stream},
 };
-use crate::{
-    flow::JobRegistry,
-    job::JobId,
-    link::{Host, NodeStop, Refusal, Reply, Request},
-    port::ClientId,
-};
-
-/// Submits whose parameters are remembered, to recognise one that is repeated.
-const SUBMITS_REMEMBERED: usize = 65_536;
+use crate::{link::KeyRole, port::ClientId};
 
 /// How long connections may take to be closed when the node ends.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Clients that are turned away and told so at the same time; further ones are cut off.
-const FAREWELLS_MAX: usize = 64;
-
-/// What a [`Server`] is made of.
-pub(crate) struct ServerConfig {
-    pub keys: KeyRing,
-    pub encryption: NodeEncryption,
-    pub incarnation: u128,
-    pub registry: JobRegistry,
-    pub heartbeat: Heartbeat,
-    /// How long a peer may take to prove itself.
-    pub hello_limit: Duration,
-    pub connections_max: usize,
-    /// Jobs of one submitter's key that have not ended.
-    pub submitter_jobs_max: usize,
-    pub environment: String,
-    pub call_deadline: Duration,
-}
-
-/// Serves a JobManager to clients.
-pub(crate) struct Server {
-    config: ServerConfig,
-    host: Arc<dyn Host>,
-    /// Where orders to stop the node go.
-    stops: mpsc::UnboundedSender<NodeStop>,
-    desks: Desks,
-    /// Held for a few lines only, and never while anything is waited for.
-    state: Mutex<State>,
-    questions: Arc<Questions>,
-    /// Clients that may read just now why they were turned away.
-    farewells: Semaphore,
-}
-
-/// How many questions of clients wait for an answer.
-#[derive(Default)]
-struct Questions {
-    open: AtomicUsize,
-    answered: Notify,
-}
-
-/// One of them, until its answer is with the connection, or nobody waits for it any more.
-struct Question(Arc<Questions>);
-
-impl Question {
-    fn new(questions: &Arc<Questions>) -> Self {
-        questions.open.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(questions))
-    }
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.answered.notify_waiters();
-        }
-    }
-}
-
-struct State {
-    /// By the client's key and number, so that nobody ends the session of another key. A client has one connection; a
-    /// newer one takes over.
-    sessions: HashMap<(KeyId, u128), Arc<SessionEntry>>,
-    owners: Owners,
-    strangers: Strangers,
-    submits: HashMap<JobId, u128>,
-    submits_in_order: VecDeque<JobId>,
-    /// No job is accepted any more.
-    draining: bool,
-    closed: bool,
-}
-
-struct SessionEntry {
-    tally: Arc<Tally>,
-    outbound: Arc<Outbound>,
-    /// The session is to end at once.
-    dismissed: Notify,
-    /// Its sender is dropped when the session is over.
-    over: watch::Receiver<()>,
-}
-
 impl Server {
-    pub(crate) fn new(
-        config: ServerConfig,
-        host: Arc<dyn Host>,
-        stops: mpsc::UnboundedSender<NodeStop>,
-        threads: &IoThreads,
-    ) -> Arc<Self> {
-        let desks = threads.desks();
-        let state = State {
-            sessions: HashMap::new(),
-            owners: Owners::default(),
-            strangers: Strangers::new(strangers_max()),
-            submits: HashMap::new(),
-            submits_in_order: VecDeque::new(),
-            draining: false,
-            closed: false,
-        };
-        Arc::new(Self {
-            config,
-            host,
-            stops,
-            desks,
-            state: Mutex::new(state),
-            questions: Arc::default(),
-            farewells: Semaphore::new(FAREWELLS_MAX),
-        })
-    }
-
     /// Takes up a stream, once it has arrived; the peer has proven nothing yet. `arrival` is awaited on an I/O thread.
     /// `from` is where the peer is, if that is not this process.
     pub(crate) fn welcome(self: &Arc<Self>, from: Option<IpAddr>, arrival: BoxFuture<'static, io::Result<Dialled>>) {
@@ -297,6 +180,31 @@ impl Server {
         Ok(entry)
     }
 
+    /// The tally of another connection.
+    ///
+    /// # Errors
+    ///
+    /// There are too many; in words.
+    fn tally_for(&self, state: &State, access: &Access) -> Result<Arc<Tally>, String> {
+        let identity = &access.0;
+        if state.sessions.len() >= access.connections_max(self.config.connections_max) {
+            return Err(format!("it has {} and takes no more", state.sessions.len()));
+        }
+        if identity.role == KeyRole::Admin {
+            return Ok(Tally::new(identity));
+        }
+        let of_key = |((key, _), _): &(&(KeyId, u128), _)| *key == identity.id;
+        let (mut count, mut tally) = (0, None);
+        for (_, entry) in state.sessions.iter().filter(of_key) {
+            count += 1;
+            tally = Some(Arc::clone(&entry.tally));
+        }
+        if count >= KEY_CONNECTIONS_MAX {
+            return Err(format!("the key `{}` has {count}, and may have no more", identity.name));
+        }
+        Ok(tally.unwrap_or_else(|| Tally::new(identity)))
+    }
+
     /// There is no descriptor left: some strangers give theirs back.
     pub(crate) fn make_room(&self) {
         let mut state = self.state.lock();
@@ -305,55 +213,9 @@ impl Server {
         }
     }
 
-    /// Accepts no job from now on.
-    pub(crate) fn refuse_jobs(&self) {
-        self.state.lock().draining = true;
-    }
-
-    fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> {
-        let answer = self.host.ask(request);
-        async move {
-            let mut answer = answer.await;
-            if let Ok(Reply::Health(health)) = &mut answer {
-                // The JobManager itself would still take jobs.
-                health.accepting &= self.accepts_jobs();
-            }
-            answer
-        }
-    }
-
-    fn accepts_jobs(&self) -> bool {
-        !self.state.lock().draining
-    }
-
-    /// Whether the job may have been submitted with these parameters: not, if it was with others.
-    fn remembers(&self, id: JobId, digest: u128) -> bool {
-        let mut state = self.state.lock();
-        if let Some(known) = state.submits.get(&id) {
-            return *known == digest;
-        }
-        if state.submits_in_order.len() >= SUBMITS_REMEMBERED
-            && let Some(oldest) = state.submits_in_order.pop_front()
-        {
-            state.submits.remove(&oldest);
-        }
-        state.submits.insert(id, digest);
-        state.submits_in_order.push_back(id);
-        true
-    }
-
     /// Waits until every question has been answered, but not for long: behind the farewell nothing is said.
     async fn answer_all(&self) {
-        let answered = async {
-            loop {
-                let notified = self.questions.answered.notified();
-                if self.questions.open.load(Ordering::SeqCst) == 0 {
-                    return;
-                }
-                notified.await;
-            }
-        };
-        let _ = timeout(FAREWELL_LIMIT, answered).await;
+        let _ = timeout(FAREWELL_LIMIT, self.questions.all_answered()).await;
     }
 
     /// Tells every client that the node ends, once its questions have been answered, and waits until they are gone, but not for long.

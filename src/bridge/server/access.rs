@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use super::{Server, session::say};
+use super::{say::say, state::Server};
 use crate::{
     bridge::{
         frame::Message,

@@ -11,10 +11,7 @@ use std::{
 use futures::future::poll_fn;
 use tokio::runtime::Handle;
 
-use super::{
-    pending::Held,
-    session::{Ends, say},
-};
+use super::{ends::Ends, pending::Held, say::say};
 use crate::{
     bridge::{
         connection::Violation,

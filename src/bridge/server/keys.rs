@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Server;
+use super::state::Server;
 use crate::{
     bridge::{
         connection::say_goodbye,

@@ -10,8 +10,9 @@ use std::{
 use futures::future::poll_fn;
 
 use super::{
+    ends::Ends,
     pending::Held,
-    session::{Ends, say, say_behind},
+    say::{say, say_behind},
 };
 use crate::{
     bridge::{

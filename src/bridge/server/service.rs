@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{session::say, tally::Tally};
+use super::{say::say, tally::Tally};
 use crate::{
     bridge::{
         connection::Violation,

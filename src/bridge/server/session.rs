@@ -11,28 +11,30 @@ use tokio::{
 };
 
 use super::{
-    Question, Server,
     access::{self, Access},
+    ends::Ends,
     input::InputPump,
     output::OutputPump,
     pending::{Held, Pending, at_once, waits},
+    say::say,
     service::{Calls, Route, RouteCredit, SessionAnswer, Telling},
+    state::{Question, Server},
     tally::Tally,
 };
 use crate::{
     bridge::{
         connection::{self, Handler, Violation},
-        frame::{CONTROL_BYTES_MAX, FrameLimits, Kind, Lane, Message},
+        frame::{FrameLimits, Kind, Message},
         key::KeyId,
         message::{
             FromClient, FromNode, Goodbye, InputFault, OpenRoute, OutputFault, REQUESTS_MAX, RouteFault, STREAMS_MAX,
             run_head,
         },
-        outbound::{DataMessage, Outbound},
+        outbound::Outbound,
     },
     codec,
     job::{EncodedJob, JobId, JobOptions, NAME_BYTES_MAX},
-    link::{Host, JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
+    link::{JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
     schema::{Fingerprint, TypeDescription},
     service::{Answer, CallError, bound_to},
@@ -501,13 +503,6 @@ impl Session {
     }
 }
 
-/// Between which a stream of items runs.
-pub(super) struct Ends {
-    pub host: Arc<dyn Host>,
-    pub outbound: Arc<Outbound>,
-    pub access: Access,
-}
-
 /// The name of a type without its module and its parameters: two programs may have it in different places.
 fn simple_name(type_name: &str) -> &str {
     let plain = type_name.split('<').next().unwrap_or(type_name);
@@ -560,27 +555,4 @@ impl Handler for Session {
         self.outbound.drained(self.tally.unread_max(self.outbound.backlog())).await;
         self.pending.room().await;
     }
-}
-
-/// Sends a control message to the client.
-pub(super) fn say(outbound: &Outbound, id: u64, message: &FromNode) {
-    outbound.push(Kind::Message, Lane::Control, id, &[&encoded(message)]);
-}
-
-/// Sends a message to the client behind the items that are under way.
-pub(super) fn say_behind(outbound: &Outbound, id: u64, message: &FromNode) {
-    let bytes = Arc::new(encoded(message));
-    outbound.push_data(DataMessage { kind: Kind::Message, id, head: None, bytes, room: None });
-}
-
-fn encoded(message: &FromNode) -> Vec<u8> {
-    let mut payload = Vec::new();
-    let encoded = codec::encode_into(message, &mut payload);
-    if encoded.is_ok() && payload.len() <= CONTROL_BYTES_MAX {
-        return payload;
-    }
-    payload.clear();
-    let refusal = Refusal::Internal("the answer is too large to be sent".to_owned());
-    codec::encode_into(&FromNode::Reply(Err(refusal)), &mut payload).expect("a refusal is short and plain");
-    payload
 }

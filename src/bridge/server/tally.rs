@@ -8,11 +8,9 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Server, access::Access};
 use crate::{
     bridge::{
         frame::{CALL_BYTES_MAX, PARAMETERS_BYTES_MAX},
-        key::KeyId,
         keyring::Identity,
         message::CALLS_MAX,
         outbound::Outbound,
@@ -22,7 +20,7 @@ use crate::{
 };
 
 /// Connections of one named key.
-const KEY_CONNECTIONS_MAX: usize = 64;
+pub(super) const KEY_CONNECTIONS_MAX: usize = 64;
 
 /// Calls of one named key that wait for their answer.
 const KEY_CALLS_MAX: usize = CALLS_MAX;
@@ -58,7 +56,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn new(identity: &Identity) -> Arc<Self> {
+    pub(super) fn new(identity: &Identity) -> Arc<Self> {
         Arc::new(Self {
             key: (identity.role != KeyRole::Admin).then(|| Arc::clone(&identity.name)),
             calls: AtomicUsize::new(0),
@@ -136,33 +134,6 @@ impl Tally {
     /// Whether another job may be taken up.
     pub(super) fn takes_submits(&self) -> bool {
         self.submits.load(Ordering::SeqCst) <= SUBMITS_BYTES_MAX
-    }
-}
-
-impl Server {
-    /// The tally of another connection.
-    ///
-    /// # Errors
-    ///
-    /// There are too many; in words.
-    pub(super) fn tally_for(&self, state: &super::State, access: &Access) -> Result<Arc<Tally>, String> {
-        let identity = &access.0;
-        if state.sessions.len() >= access.connections_max(self.config.connections_max) {
-            return Err(format!("it has {} and takes no more", state.sessions.len()));
-        }
-        if identity.role == KeyRole::Admin {
-            return Ok(Tally::new(identity));
-        }
-        let of_key = |((key, _), _): &(&(KeyId, u128), _)| *key == identity.id;
-        let (mut count, mut tally) = (0, None);
-        for (_, entry) in state.sessions.iter().filter(of_key) {
-            count += 1;
-            tally = Some(Arc::clone(&entry.tally));
-        }
-        if count >= KEY_CONNECTIONS_MAX {
-            return Err(format!("the key `{}` has {count}, and may have no more", identity.name));
-        }
-        Ok(tally.unwrap_or_else(|| Tally::new(identity)))
     }
 }
 
