@@ -1,5 +1,6 @@
 //! The client's end of the bridge: one connection to a node, made anew whenever it is lost, and what goes on over it.
 
+mod fault;
 mod hold;
 mod input;
 mod keeper;
@@ -7,6 +8,7 @@ mod loss;
 mod output;
 mod request;
 mod route;
+mod send;
 mod state;
 
 use std::{
@@ -22,21 +24,12 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
+pub(crate) use self::fault::ConnectFault;
 use self::{
     input::InputStream, keeper::Keeper, output::OutputStream, request::Question, route::ServiceWay, state::Shared,
 };
-use super::{
-    connection::{End, Heartbeat},
-    encryption::ClientEncryption,
-    frame::{Kind, Lane},
-    hello::HelloError,
-    key::Key,
-    message::FromClient,
-    outbound::Outbound,
-    stream::{Dial, DialError},
-};
+use super::{connection::Heartbeat, encryption::ClientEncryption, key::Key, message::FromClient, stream::Dial};
 use crate::{
-    codec,
     job::{EncodedJob, JobId, JobOptions},
     link::{KeyRole, NodeStop, Refusal, Reply, Request},
     port::{ChunkSource, InputError, OutputError, RemoteInput},
@@ -190,36 +183,5 @@ pub(crate) type StartedClient = (Client, JoinHandle<()>, oneshot::Receiver<Resul
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").finish_non_exhaustive()
-    }
-}
-
-/// Why a job is lost that the node knows nothing of.
-const RESTARTED: &str = "the node that ran it was restarted and knows nothing of it";
-
-/// Why a connection was not made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ConnectFault {
-    #[error("{}", .0.message)]
-    Dial(DialError),
-    #[error("{0}")]
-    Hello(HelloError),
-    #[error("the node did not answer within {} s", .0.as_secs_f64())]
-    TimedOut(Duration),
-    #[error("the connection ended before the node had said welcome: {0}")]
-    NotWelcomed(End),
-}
-
-/// Sends a message of the control lane at once.
-fn send(outbound: &Outbound, id: u64, message: &FromClient) {
-    send_in(Lane::Control, outbound, id, message);
-}
-
-/// Sends a message at once, in the control lane or that of the calls.
-fn send_in(lane: Lane, outbound: &Outbound, id: u64, message: &FromClient) {
-    let mut payload = Vec::new();
-    match codec::encode_into(message, &mut payload) {
-        Ok(()) => outbound.push_and_flush(Kind::Message, lane, id, &[&payload]),
-        // Parameters of a job that are too large were refused when they were encoded.
-        Err(error) => tracing::error!(%error, "a message to the node could not be encoded"),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::{
-    send,
+    send::send,
     state::{Attachment, Exchange, Heard, Shared, Why},
 };
 use crate::{

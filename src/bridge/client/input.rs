@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    send,
-    state::{Attachment, Exchange, Heard, Shared, Trouble, Why},
+    send::send,
+    state::{Attachment, Exchange, Heard, RESTARTED, Shared, Trouble, Why},
 };
 use crate::{
     bridge::{
@@ -269,7 +269,7 @@ impl InputExchange {
             Err(InputFault::Refused(InputError::NoSuchJob { id }))
                 if state.opened_on.is_some_and(|on| Some(on) != node) =>
             {
-                InputError::JobLost { id, reason: super::RESTARTED.to_owned() }
+                InputError::JobLost { id, reason: RESTARTED.to_owned() }
             }
             Err(InputFault::Refused(error)) => error,
         };

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    ConnectFault,
+    fault::ConnectFault,
     state::{Heard, Shared, Trouble},
 };
 use crate::{

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    send,
-    state::{Attachment, Exchange, Heard, Shared, Trouble, Why},
+    send::send,
+    state::{Attachment, Exchange, Heard, RESTARTED, Shared, Trouble, Why},
 };
 use crate::{
     bridge::{
@@ -195,7 +195,7 @@ impl OutputExchange {
             Err(OutputFault::Refused(OutputError::NoSuchJob { id }))
                 if state.opened_on.is_some_and(|on| Some(on) != node) =>
             {
-                Err(OutputError::JobLost { id, reason: super::RESTARTED.to_owned() })
+                Err(OutputError::JobLost { id, reason: RESTARTED.to_owned() })
             }
             Err(OutputFault::Refused(error)) => Err(error),
         };

@@ -7,10 +7,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    RESTARTED,
     hold::Hold,
-    send,
-    state::{Attachment, Exchange, Heard, Shared, Why},
+    send::send,
+    state::{Attachment, Exchange, Heard, RESTARTED, Shared, Why},
 };
 use crate::{
     bridge::{

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    send, send_in,
-    state::{Attachment, Exchange, Heard, PendingCall, Shared, Why},
+    send::{send, send_in},
+    state::{Attachment, Exchange, Heard, PendingCall, RESTARTED, Shared, Why},
 };
 use crate::{
     bridge::{
@@ -229,7 +229,7 @@ impl RouteExchange {
             Err(RouteFault::Refused(CallError::NoSuchJob { job }))
                 if state.opened_on.is_some_and(|on| Some(on) != node) =>
             {
-                CallError::JobLost { job, reason: super::RESTARTED.to_owned() }
+                CallError::JobLost { job, reason: RESTARTED.to_owned() }
             }
             Err(RouteFault::Refused(error)) => error,
             Err(RouteFault::MessageDiffers(there)) => differs("", self.kind.message.difference(&there)),

@@ -24,6 +24,9 @@ use crate::{
     service::CallError,
 };
 
+/// Why a job is lost that the node knows nothing of.
+pub(super) const RESTARTED: &str = "the node that ran it was restarted and knows nothing of it";
+
 /// The state of one client.
 ///
 /// Locks are taken in this order: `state`, then `calls`. Those of exchanges are taken with neither held.
