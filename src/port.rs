@@ -4,6 +4,7 @@
 //! the other runs: a task polls, a handle's futures run on any executor, and the wakers of both are called without
 //! locks held. What a handle needs of its environment is one resolver.
 
+mod chunk;
 mod collected;
 mod error;
 mod input;
@@ -24,18 +25,19 @@ use futures::future::BoxFuture;
 
 #[cfg(feature = "cli")]
 pub(crate) use self::shown::ShownOutput;
-pub use self::{
-    error::{InputError, OutputError, SendError},
-    input::Input,
-    output::Output,
-};
 pub(crate) use self::{
+    chunk::Chunk,
     queue::{AnyInput, InputPort, PortEvent},
     reader::OutputReader,
     source::ChunkSource,
     spill::SpillFile,
-    store::{Chunk, OutputKind, OutputStore, WriteError, WriteFailure},
+    store::{OutputKind, OutputStore, WriteError, WriteFailure},
     writer::{ClientId, EncodedWriter, FoundInput, NotTaken, RemoteInput, WriterId},
+};
+pub use self::{
+    error::{InputError, OutputError, SendError},
+    input::Input,
+    output::Output,
 };
 use crate::{job::JobId, schema::TypeDescription};
 

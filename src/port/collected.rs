@@ -1,10 +1,10 @@
 //! The contents of a collected output: chunks in memory, and beyond a limit the older ones in a file.
 //!
-//! Bookkeeping only, done under the store's lock; the file is written and read by [`spill`](super::spill).
+//! Bookkeeping only, done under the store's lock; the file is written by the [`store`](super::store) and read by readers.
 
 use std::sync::Arc;
 
-use super::{spill::SpillFile, store::CHUNK_BYTES};
+use super::{chunk::CHUNK_BYTES, spill::SpillFile};
 
 pub(super) struct Entry {
     /// Items in the entries before this one.

@@ -12,8 +12,9 @@ use tokio::task::JoinHandle;
 
 use super::{
     OutputError,
+    chunk::Chunk,
     source::ChunkSource,
-    store::{Chunk, Next, OutputKind, OutputStore},
+    store::{Next, OutputKind, OutputStore},
 };
 
 /// Reads an output in order. Dropping it gives back what was not consumed of a streamed output.

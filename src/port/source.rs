@@ -7,7 +7,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{OutputError, store::Chunk};
+use super::{OutputError, chunk::Chunk};
 use crate::codec::{DecodeError, DecodePrefix, catching, decode_prefix, untrusted};
 
 /// Items for which room is made at once: their number comes from outside this type, and `()` takes no bytes.

@@ -9,40 +9,6 @@ use std::{
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::{collected::Spill, store::OutputStore};
-
-/// Writes `spill`, and what has to be written after it, without holding up the caller.
-pub(super) fn start(store: Arc<OutputStore>, spill: Spill) {
-    let blocking = store.blocking().clone();
-    let running = Spilling { store, spill: Some(spill) };
-    drop(blocking.spawn_blocking(move || running.run()));
-}
-
-/// A spill under way. If it is dropped before it ran, the pool is shut down, and the writers who wait for it are told.
-struct Spilling {
-    store: Arc<OutputStore>,
-    spill: Option<Spill>,
-}
-
-impl Spilling {
-    fn run(mut self) {
-        while let Some(spill) = &self.spill {
-            let create = || SpillFile::create(self.store.blocking().clone()).map(Arc::new);
-            let file = spill.file.clone().map_or_else(create, Ok);
-            let written = file.and_then(|file| file.write(spill.offset, &spill.chunks).map(|()| file));
-            self.spill = self.store.end_spill(spill, written.map_err(|error| error.to_string()));
-        }
-    }
-}
-
-impl Drop for Spilling {
-    fn drop(&mut self) {
-        if let Some(spill) = self.spill.take() {
-            self.store.end_spill(&spill, Err("the environment is closed".to_owned()));
-        }
-    }
-}
-
 /// An anonymous temporary file: the operating system removes it when it is closed, or when the process dies.
 pub(crate) struct SpillFile {
     /// One position for all: readers and the writer take turns, on blocking threads. `None` only while it is dropped.

@@ -13,8 +13,9 @@ use tokio::runtime::Handle;
 
 use super::{
     OutputError, OutputReader,
+    chunk::{CHUNK_BYTES, Chunk},
     collected::{Collected, Entry, Place, Spill},
-    spill::{self, SpillFile},
+    spill::SpillFile,
     streamed::Streamed,
 };
 use crate::{
@@ -23,9 +24,6 @@ use crate::{
     schema::TypeDescription,
 };
 
-/// About how many bytes are handed to a reader, or written to disk, as one piece.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
-
 /// How a named output is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputKind {
@@ -33,15 +31,6 @@ pub(crate) enum OutputKind {
     Collected,
     /// A bounded queue with one reader.
     Streamed,
-}
-
-/// A run of encoded items.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    /// Items of the output before this chunk.
-    pub first: u64,
-    pub items: u64,
-    pub bytes: Arc<Vec<u8>>,
 }
 
 /// Why an output does not take items; the job fails with it.
@@ -231,7 +220,7 @@ impl OutputStore {
         drop(state);
         readers.into_iter().for_each(Waker::wake);
         if let Some(spill) = spill {
-            spill::start(Arc::clone(self), spill);
+            Spilling::start(Arc::clone(self), spill);
         }
         Ok(())
     }
@@ -371,7 +360,7 @@ impl OutputStore {
     }
 
     /// `spill` is in the file, or why not. Returns what is to be written next, if anything.
-    pub(super) fn end_spill(&self, spill: &Spill, written: Result<Arc<SpillFile>, String>) -> Option<Spill> {
+    fn end_spill(&self, spill: &Spill, written: Result<Arc<SpillFile>, String>) -> Option<Spill> {
         let mut state = self.state.lock();
         let next = match &mut state.contents {
             Contents::Collected(collected) => {
@@ -408,6 +397,38 @@ impl OutputStore {
         match &self.state.lock().contents {
             Contents::Collected(collected) => look(collected),
             Contents::Streamed(_) => panic!("`{}` is a streamed output", self.name),
+        }
+    }
+}
+
+/// A spill under way. If it is dropped before it ran, the pool is shut down, and the writers who wait for it are told.
+struct Spilling {
+    store: Arc<OutputStore>,
+    spill: Option<Spill>,
+}
+
+impl Spilling {
+    /// Writes `spill`, and what has to be written after it, without holding up the caller.
+    fn start(store: Arc<OutputStore>, spill: Spill) {
+        let blocking = store.blocking.clone();
+        let running = Self { store, spill: Some(spill) };
+        drop(blocking.spawn_blocking(move || running.run()));
+    }
+
+    fn run(mut self) {
+        while let Some(spill) = &self.spill {
+            let create = || SpillFile::create(self.store.blocking.clone()).map(Arc::new);
+            let file = spill.file.clone().map_or_else(create, Ok);
+            let written = file.and_then(|file| file.write(spill.offset, &spill.chunks).map(|()| file));
+            self.spill = self.store.end_spill(spill, written.map_err(|error| error.to_string()));
+        }
+    }
+}
+
+impl Drop for Spilling {
+    fn drop(&mut self) {
+        if let Some(spill) = self.spill.take() {
+            self.store.end_spill(&spill, Err("the environment is closed".to_owned()));
         }
     }
 }

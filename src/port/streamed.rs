@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::store::{CHUNK_BYTES, Chunk};
+use super::chunk::{CHUNK_BYTES, Chunk};
 
 pub(super) struct Streamed {
     chunks: VecDeque<Chunk>,
