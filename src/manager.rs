@@ -37,13 +37,13 @@ pub(crate) use self::{
     recording::lost,
 };
 use self::{
-    dispatcher::{Dispatch, Dispatcher},
+    dispatcher::{Dispatch, Dispatcher, JobPrepared, ToManager},
     history::{History, Lookup},
-    messages::{JobEnded, JobPrepared, JobRefused},
+    messages::{AskJob, CancelJob, JobEnded, JobRefused, JobReply, TakeSnapshot},
     placement::Slots,
     record::Archived,
     reply::{Answer, ReplySlot},
-    supervisor::{AskJob, CancelJob, JobReply, JobSupervisor, TakeSnapshot},
+    supervisor::JobSupervisor,
 };
 use crate::{
     flow::JobPayload,
@@ -163,6 +163,7 @@ impl JobManager {
         let waiters = self.preparing.entry(id).or_default();
         waiters.push((slot.clone(), options.by.clone()));
         if waiters.len() == 1 {
+            let manager = ctx.address();
             Dispatcher::new(Dispatch {
                 job: id,
                 environment: Arc::clone(&self.environment),
@@ -171,7 +172,11 @@ impl JobManager {
                 limits: Arc::clone(&self.limits),
                 payload,
                 worker: self.worker.clone(),
-                manager: ctx.address(),
+                manager: ToManager {
+                    prepared: manager.clone().recipient(),
+                    refused: manager.clone().recipient(),
+                    ended: manager.recipient(),
+                },
                 slots: Rc::clone(&self.slots),
                 archived: self.recording.is_on(),
             })

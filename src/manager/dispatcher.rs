@@ -3,7 +3,8 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::SystemTime};
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MailboxError, Message, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MailboxError, Message, Recipient,
+    WrapFuture,
 };
 
 use crate::{
@@ -11,14 +12,14 @@ use crate::{
     job::{Attempt, BuildRefusal, JobId, JobOptions, Limits, TaskNode},
     link::{Holds, Refusal},
     manager::{
-        JobManager,
-        messages::{JobPrepared, JobRefused},
+        archive::PlainJob,
+        messages::{CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, StartJob},
         placement::{Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
-        supervisor::{CheckLease, JobSupervisor, SupervisorSetup},
+        supervisor::{JobSupervisor, SupervisorSetup},
     },
     protocol::WorkerOrder,
-    worker::{Order, Prepare, Prepared, Worker},
+    worker::{JobPorts, Order, Prepare, Prepared, Worker},
 };
 
 /// One for each job: has the flow built, brings the JobSupervisor into being, and places the tasks of each attempt.
@@ -30,7 +31,8 @@ pub(crate) struct Dispatcher {
     /// Taken by `Prepare`.
     payload: Option<JobPayload>,
     worker: Addr<Worker>,
-    manager: Addr<JobManager>,
+    /// The JobManager, for what it is told of the job.
+    manager: ToManager,
     /// Shared by the dispatchers of one JobManager, all on the control thread.
     slots: Rc<RefCell<Slots>>,
     archived: bool,
@@ -52,6 +54,13 @@ struct Unstarted {
     supervisor: JobSupervisor,
 }
 
+/// The JobManager, as its Dispatchers and JobSupervisors know it.
+pub(super) struct ToManager {
+    pub(super) prepared: Recipient<JobPrepared>,
+    pub(super) refused: Recipient<JobRefused>,
+    pub(super) ended: Recipient<JobEnded>,
+}
+
 /// What a [`Dispatcher`] is made of.
 pub(crate) struct Dispatch {
     pub(crate) job: JobId,
@@ -61,33 +70,25 @@ pub(crate) struct Dispatch {
     pub(crate) limits: Arc<Limits>,
     pub(crate) payload: JobPayload,
     pub(crate) worker: Addr<Worker>,
-    pub(crate) manager: Addr<JobManager>,
+    pub(super) manager: ToManager,
     pub(crate) slots: Rc<RefCell<Slots>>,
     /// The job is to be kept in an archive.
     pub(crate) archived: bool,
 }
 
-/// The JobManager wants the prepared job: run it.
+/// From a Dispatcher: the flow is built, the supervisor is ready.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct StartJob;
-
-/// The JobManager no longer wants the prepared job: forget it.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct DiscardJob;
-
-/// Place the tasks and have them started.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct DeployTasks {
-    pub(crate) attempt: Attempt,
+pub(super) struct JobPrepared {
+    pub(super) job: JobId,
+    /// What is to be kept of it, if there is an archive.
+    pub(super) record: Option<Box<PlainJob>>,
+    pub(super) name: String,
+    pub(super) ports: Arc<JobPorts>,
+    pub(super) holds: Holds,
+    pub(super) supervisor: Addr<JobSupervisor>,
+    pub(super) dispatcher: Addr<Dispatcher>,
 }
-
-/// The tasks have ended: they are no load any more.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct FreeSlots;
 
 impl Dispatcher {
     pub(crate) fn new(dispatch: Dispatch) -> Self {
@@ -172,12 +173,13 @@ impl Dispatcher {
             },
             ports: prepared.ports,
             worker: self.worker.clone(),
-            manager: self.manager.clone(),
-            dispatcher: ctx.address(),
+            ended: self.manager.ended.clone(),
+            deploy: ctx.address().recipient(),
+            free: ctx.address().recipient(),
         });
         let record = self.archived.then(|| Box::new(supervisor.first_record()));
         self.stage = Stage::Prepared(Box::new(Unstarted { context, supervisor }));
-        self.manager.do_send(JobPrepared {
+        self.manager.prepared.do_send(JobPrepared {
             job: self.job,
             record,
             name: self.name.clone(),
@@ -190,7 +192,7 @@ impl Dispatcher {
 
     fn refuse(&mut self, refusal: Refusal, ctx: &mut Context<Self>) {
         self.stage = Stage::Deployed;
-        self.manager.do_send(JobRefused { job: self.job, refusal });
+        self.manager.refused.do_send(JobRefused { job: self.job, refusal });
         ctx.stop();
     }
 
@@ -214,7 +216,7 @@ impl Drop for Dispatcher {
         if matches!(self.stage, Stage::Preparing) {
             // Only a panic in here leads past an answer, and whoever submitted must not wait for ever.
             let refusal = Refusal::Internal("the dispatcher broke off".to_owned());
-            self.manager.do_send(JobRefused { job: self.job, refusal });
+            self.manager.refused.do_send(JobRefused { job: self.job, refusal });
         }
     }
 }

@@ -1,20 +1,18 @@
-//! What the JobManager is told and asked.
+//! What the JobManager, its Dispatchers and its JobSupervisors are told and asked.
 
 use std::sync::Arc;
 
-use actix::{Addr, Message};
+use actix::Message;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     archive::{ArchiveError, PlainJob},
-    dispatcher::Dispatcher,
     record::EndedJob,
     reply::ReplySlot,
-    supervisor::JobSupervisor,
 };
 use crate::{
-    job::JobId,
-    link::{Holds, Opened, Refusal, Reply, Request, SubmitJob},
+    job::{Attempt, CancelReason, JobId, JobStatus},
+    link::{JobRequest, Opened, Refusal, Reply, Request, SubmitJob},
     worker::JobPorts,
 };
 
@@ -55,20 +53,6 @@ pub(crate) enum Ports {
 #[rtype(result = "()")]
 pub(crate) struct Close;
 
-/// From a Dispatcher: the flow is built, the supervisor is ready.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct JobPrepared {
-    pub(super) job: JobId,
-    /// What is to be kept of it, if there is an archive.
-    pub(super) record: Option<Box<PlainJob>>,
-    pub(super) name: String,
-    pub(super) ports: Arc<JobPorts>,
-    pub(super) holds: Holds,
-    pub(super) supervisor: Addr<JobSupervisor>,
-    pub(super) dispatcher: Addr<Dispatcher>,
-}
-
 /// From a Dispatcher: there will be no such job.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -82,14 +66,6 @@ pub(super) struct JobRefused {
 #[rtype(result = "()")]
 pub(super) struct JobEnded {
     pub(super) job: Arc<EndedJob>,
-}
-
-/// From the archive: a job that is about to begin is in it, or cannot be.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct JobRecorded {
-    pub(super) prepared: JobPrepared,
-    pub(super) recorded: Result<(), ArchiveError>,
 }
 
 /// From the archive: a job that has ended is in it, or cannot be as yet.
@@ -108,3 +84,62 @@ pub(super) struct Forgotten {
     pub(super) reply: ReplySlot<Result<Reply, Refusal>>,
     pub(super) recorded: Result<(), ArchiveError>,
 }
+
+/// To a Dispatcher: run the prepared job, which the JobManager wants.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct StartJob;
+
+/// To a Dispatcher: forget the prepared job, which the JobManager no longer wants.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct DiscardJob;
+
+/// To a Dispatcher: place the tasks and have them started.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct DeployTasks {
+    pub(super) attempt: Attempt,
+}
+
+/// To a Dispatcher: the tasks have ended, and are no load any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct FreeSlots;
+
+/// The slot of a request about a job.
+pub(super) type JobReply = ReplySlot<Result<Reply, Refusal>>;
+
+/// To a JobSupervisor: a client's question, passed on by the JobManager together with the way back to the client.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct AskJob {
+    pub(super) request: JobRequest,
+    pub(super) reply: JobReply,
+}
+
+/// To a JobSupervisor: cancel for a reason that no client can give.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct CancelJob(pub(super) CancelReason);
+
+/// To a JobSupervisor: a snapshot for the list of jobs.
+#[derive(Message)]
+#[rtype(result = "JobStatus")]
+pub(super) struct TakeSnapshot;
+
+/// To a JobSupervisor: what is to be kept of the job as it is now.
+#[derive(Message)]
+#[rtype(result = "PlainJob")]
+pub(super) struct TakeRecord;
+
+/// To a JobSupervisor: nobody holds the job any more; whether that is so for as long as its lease.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct CheckLease;
+
+/// To a JobSupervisor: the JobManager has taken over the record. Whoever waits for the job's end is told, and
+/// nothing is sent here any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Dismiss(pub(super) Arc<EndedJob>);

@@ -6,16 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use actix::{ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 
 use super::{
     JobManager, LiveJob,
-    archive::{Archive, Kept, PlainJob},
-    dispatcher::{DiscardJob, StartJob},
-    messages::{EndRecorded, Forgotten, JobPrepared, JobRecorded},
+    archive::{Archive, ArchiveError, Kept, PlainJob},
+    dispatcher::JobPrepared,
+    messages::{DiscardJob, Dismiss, EndRecorded, Forgotten, StartJob, TakeRecord},
     record::{Archived, EndedJob},
     reply::{Answer, ReplySlot},
-    supervisor::{Dismiss, TakeRecord},
 };
 use crate::{
     job::{JobId, Warning},
@@ -59,6 +58,14 @@ impl Recording {
             archive.forget(jobs, Box::new(|_| ()));
         }
     }
+}
+
+/// From the archive: a job that is about to begin is in it, or cannot be.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct JobRecorded {
+    pub(super) prepared: JobPrepared,
+    pub(super) recorded: Result<(), ArchiveError>,
 }
 
 impl JobManager {

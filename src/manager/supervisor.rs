@@ -10,29 +10,26 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseActFuture,
+    SpawnHandle, WrapFuture,
 };
 
 use self::answers::Read;
 use crate::{
-    job::{CancelReason, FailureCause, JobState, JobStatus, Limits, Outcome},
+    job::{FailureCause, JobState, JobStatus, Limits, Outcome},
     link::{JobRequest, Refusal, Reply},
     manager::{
-        JobManager,
         archive::PlainJob,
         completion::{Command, Completion, Conflict, Deadline, Event},
-        dispatcher::{DeployTasks, Dispatcher, FreeSlots},
-        messages::JobEnded,
+        messages::{
+            AskJob, CancelJob, CheckLease, DeployTasks, Dismiss, FreeSlots, JobEnded, JobReply, TakeRecord,
+            TakeSnapshot,
+        },
         record::{EndedJob, JobRecord},
-        reply::ReplySlot,
     },
     protocol::{Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
     worker::{JobPorts, Order, ReportProgress, Worker},
 };
-
-/// The slot of a request about a job.
-pub(crate) type JobReply = ReplySlot<Result<Reply, Refusal>>;
 
 /// One for each job. Runs on the control thread, so that it never queues behind user code.
 pub(crate) struct JobSupervisor {
@@ -59,8 +56,11 @@ pub(crate) struct JobSupervisor {
     /// be dropped.
     reads: usize,
     worker: Addr<Worker>,
-    manager: Addr<JobManager>,
-    dispatcher: Addr<Dispatcher>,
+    /// The JobManager, to be told of the end.
+    ended_to: Recipient<JobEnded>,
+    /// The Dispatcher, which ends when these are dropped.
+    deploy: Recipient<DeployTasks>,
+    free: Recipient<FreeSlots>,
 }
 
 /// What a [`JobSupervisor`] is made of.
@@ -71,46 +71,16 @@ pub(crate) struct SupervisorSetup {
     pub(crate) record: JobRecord,
     pub(crate) ports: Arc<JobPorts>,
     pub(crate) worker: Addr<Worker>,
-    pub(crate) manager: Addr<JobManager>,
-    pub(crate) dispatcher: Addr<Dispatcher>,
+    /// The JobManager, to be told of the end.
+    pub(super) ended: Recipient<JobEnded>,
+    /// The Dispatcher.
+    pub(super) deploy: Recipient<DeployTasks>,
+    pub(super) free: Recipient<FreeSlots>,
 }
-
-/// A client's question, passed on by the JobManager together with the way back to the client.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct AskJob {
-    pub(crate) request: JobRequest,
-    pub(crate) reply: JobReply,
-}
-
-/// Cancel for a reason that no client can give.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct CancelJob(pub(crate) CancelReason);
-
-/// A snapshot for the list of jobs.
-#[derive(Message)]
-#[rtype(result = "JobStatus")]
-pub(crate) struct TakeSnapshot;
-
-/// What is to be kept of the job as it is now.
-#[derive(Message)]
-#[rtype(result = "PlainJob")]
-pub(crate) struct TakeRecord;
-
-/// Nobody holds the job any more: whether that is so for as long as its lease.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct CheckLease;
-
-/// The JobManager has taken over the record: whoever waits for the job's end is told, and nothing is sent here any more.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Dismiss(pub(crate) Arc<EndedJob>);
 
 impl JobSupervisor {
     pub(crate) fn new(setup: SupervisorSetup) -> Self {
-        let SupervisorSetup { environment, limits, run_limit, record, ports, worker, manager, dispatcher } = setup;
+        let SupervisorSetup { environment, limits, run_limit, record, ports, worker, ended, deploy, free } = setup;
         let rules = record.setup(run_limit.is_some(), limits.restarts_max, limits.restart_window);
         Self {
             environment,
@@ -128,8 +98,9 @@ impl JobSupervisor {
             ended: None,
             reads: 0,
             worker,
-            manager,
-            dispatcher,
+            ended_to: ended,
+            deploy,
+            free,
         }
     }
 
@@ -165,7 +136,7 @@ impl JobSupervisor {
     fn execute(&mut self, command: Command, ctx: &mut Context<Self>) {
         match command {
             Command::Order(order) => self.order(order),
-            Command::StartTasks { attempt } => self.dispatcher.do_send(DeployTasks { attempt }),
+            Command::StartTasks { attempt } => self.deploy.do_send(DeployTasks { attempt }),
             Command::Arm(deadline) => self.arm(deadline, ctx),
             Command::Disarm(deadline) => {
                 if let Some(timer) = self.deadlines.remove(&deadline) {
@@ -208,7 +179,7 @@ impl JobSupervisor {
         for (_, input) in &self.ports.inputs {
             input.close();
         }
-        self.dispatcher.do_send(FreeSlots);
+        self.free.do_send(FreeSlots);
     }
 
     /// The outcome is known. The job ends for its clients once the last counters have been read, for the worker
@@ -233,7 +204,7 @@ impl JobSupervisor {
     fn finish(&mut self, progress: &Progress) {
         self.order(WorkerOrder::Release);
         self.is_over = true;
-        self.manager.do_send(JobEnded { job: Arc::new(self.ended_job(progress)) });
+        self.ended_to.do_send(JobEnded { job: Arc::new(self.ended_job(progress)) });
     }
 
     fn ended_job(&self, progress: &Progress) -> EndedJob {
@@ -309,7 +280,7 @@ impl Drop for JobSupervisor {
         job.plain.break_off(Outcome::Failed(cause), SystemTime::now());
         self.order(WorkerOrder::Release);
         let job = Arc::new(job);
-        self.manager.do_send(JobEnded { job: Arc::clone(&job) });
+        self.ended_to.do_send(JobEnded { job: Arc::clone(&job) });
         self.answer_all(&job);
     }
 }

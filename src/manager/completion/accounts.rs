@@ -1,6 +1,6 @@
 //! Whether what went into channels and operators came out of them.
 
-use super::{ChannelSetup, Setup, TaskSetup};
+use super::setup::{ChannelSetup, Setup, TaskSetup};
 use crate::{
     job::{FailureCause, TaskId, Warning},
     protocol::{OperatorAccount, Received, Sent, TaskReport},

@@ -2,11 +2,11 @@
 
 use actix::{ActorFutureExt, AsyncContext, Context, MailboxError, WrapFuture};
 
-use super::{JobReply, JobSupervisor};
+use super::JobSupervisor;
 use crate::{
     job::{CancelReason, Explanation, JobState, JobStatus},
     link::{Control, JobRequest, Refusal, Reply},
-    manager::{completion::Event, explain, record},
+    manager::{completion::Event, explain, messages::JobReply, record},
     protocol::Progress,
     worker::ReportProgress,
 };
