@@ -1,18 +1,22 @@
 //! Services: named, long-lived actors of a job, and the references by which they are called.
 
+mod any_gate;
 mod binding;
 mod call;
 mod directory;
 mod encoded;
+mod entrance;
 mod envelope;
 mod error;
 mod gate;
 mod instance;
+mod origin;
 mod pipeline;
 mod pump;
 mod queue;
 mod reference;
 mod remote;
+mod remote_end;
 mod table;
 mod tell;
 #[cfg(test)]
@@ -24,15 +28,14 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use self::{
-    binding::bound_to,
-    directory::{Origin, ServiceDirectory},
-    encoded::{Answer, Entrance, Receipt, Watcher, Withdraw},
-    gate::AnyGate,
+    any_gate::AnyGate,
+    binding::{FoundService, ServiceResolver, bound_to},
+    directory::ServiceDirectory,
+    entrance::{Answer, Entrance, Receipt, Tells, Watcher, Withdraw},
     instance::{ErasedService, Launch, service_recipe},
+    origin::Origin,
     pipeline::{RequestEnd, RequestPort, Tagged},
-    reference::{FoundService, ServiceResolver},
     remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
-    told::Tells,
 };
 pub use self::{
     call::Call,

@@ -1,8 +1,29 @@
-//! To what a reference is bound that is decoded.
+//! How references find their services, and to what one is bound that is decoded.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use super::ServiceResolver;
+use futures::future::BoxFuture;
+
+use crate::{
+    job::JobId,
+    service::{AnyGate, CallError, RemoteService},
+    timer::Timer,
+};
+
+/// A service that was looked up.
+pub(crate) enum FoundService {
+    /// It is in this process.
+    Gate(Arc<dyn AnyGate>),
+    /// It is, if it is at all, on the other side of a connection.
+    Remote(Arc<dyn RemoteService>),
+}
+
+/// Finds a service of any job of an environment.
+pub(crate) trait ServiceResolver: Send + Sync {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>>;
+    fn timer(&self) -> Timer;
+    fn call_deadline(&self) -> Duration;
+}
 
 thread_local! {
     /// That of the connection whose bytes are being decoded on this thread, if any are.

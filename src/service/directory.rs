@@ -1,26 +1,16 @@
 //! Which services a job has, and the context that a service's factory gets.
 
-use std::{any::type_name, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     job::JobId,
     service::{
-        CallError, Service, ServiceRef,
-        gate::{AnyGate, Gate, Home},
+        CallError, Origin, Service, ServiceRef,
+        any_gate::{AnyGate, Home},
+        reference::typed,
     },
     timer::Timer,
 };
-
-/// From where a reference is used. Decides who is refused first when a job ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Origin {
-    /// A client, or a service of another job.
-    Outside,
-    /// A task of the job.
-    Task,
-    /// A service of the job.
-    Service,
-}
 
 /// The gates of one job, by name.
 pub(crate) struct ServiceDirectory {
@@ -62,16 +52,6 @@ impl ServiceDirectory {
     pub(crate) fn job(&self) -> JobId {
         self.home.job
     }
-}
-
-/// The gate as that of `S`.
-pub(super) fn typed<S: Service>(gate: Arc<dyn AnyGate>) -> Result<Arc<Gate<S>>, CallError> {
-    let wrong = (gate.actor(), Arc::clone(&gate));
-    gate.into_any().downcast().map_err(|_| CallError::WrongService {
-        service: wrong.1.name().to_owned(),
-        asked: type_name::<S>().to_owned(),
-        registered: wrong.0.to_owned(),
-    })
 }
 
 impl fmt::Debug for ServiceDirectory {

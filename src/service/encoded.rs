@@ -5,58 +5,16 @@ use std::sync::{Arc, Weak};
 use actix::{Handler, Message};
 
 use crate::{
-    codec::{self, DecodeError},
+    codec,
     schema::TypeDescription,
     service::{
-        CallError, Service, ServiceMessage,
+        Answer, CallError, Entrance, Origin, Receipt, Service, ServiceMessage, Tells, Watcher, Withdraw,
         binding::resolver,
-        directory::Origin,
         envelope::{Admission, CallCell, Carried, Encoded, OnAdmission, Queued, ToldBatch, Verdict},
         gate::{Gate, Place},
-        told::{EncodedTells, Tells},
+        told::{EncodedTells, not_carried},
     },
 };
-
-/// One kind of message that one service accepts, as a connection delivers it. Messages keep the order in which they are
-/// handed in.
-pub(crate) trait Entrance: Send + Sync {
-    fn message_type(&self) -> Arc<TypeDescription>;
-    fn reply_type(&self) -> Arc<TypeDescription>;
-    /// Has `watcher` told each time the service begins to refuse messages for a further reason.
-    fn watch(&self, watcher: Weak<dyn Watcher>);
-    /// Puts messages into the queue, or into the line for room in it. They are decoded by the service, when their turn comes.
-    fn tell(&self, messages: &Tells, receipt: &Arc<dyn Receipt>);
-    /// As [`tell`](Self::tell), for one message that is to be answered. What is returned withdraws it, if it is not
-    /// settled yet.
-    fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>>;
-}
-
-/// Told that a service has refused a message, or refuses messages from outside from now on.
-pub(crate) trait Watcher: Send + Sync {
-    fn refuses(&self, error: CallError);
-}
-
-/// Told exactly once for each told message what became of it: at once, or when there was room or never will be. One that
-/// was queued may then turn out to be none, which the [`Watcher`] is told.
-pub(crate) trait Receipt: Watcher {
-    /// A message of so many bytes is in the queue.
-    fn queued(&self, bytes: usize);
-    fn refused(&self, bytes: usize, error: CallError);
-}
-
-/// Told at most once how a call ended, on the thread where it did; not at all if it was withdrawn.
-pub(crate) trait Answer: Send {
-    /// Why an encoded reply of so many bytes is not carried, if it is not.
-    fn refuses(&self, bytes: usize) -> Option<String>;
-    /// Of a length that is not [refused](Self::refuses).
-    fn reply(self: Box<Self>, bytes: Vec<u8>);
-    fn fail(self: Box<Self>, error: CallError);
-}
-
-/// Takes back a message that was not taken up yet.
-pub(crate) trait Withdraw: Send {
-    fn withdraw(self: Box<Self>);
-}
 
 pub(super) fn entrance<S, M>(gate: Arc<Gate<S>>, message: &'static str) -> Arc<dyn Entrance>
 where
@@ -77,10 +35,6 @@ impl<S: Service, M: ServiceMessage> TypedEntrance<S, M> {
     fn encoded(&self, bytes: &[u8]) -> Encoded<M> {
         Encoded::new(bytes, self.decode, resolver())
     }
-}
-
-pub(super) fn not_carried(service: &str, message: &str, error: &DecodeError) -> CallError {
-    CallError::NotCarried { service: service.to_owned(), message: message.to_owned(), why: error.to_string() }
 }
 
 impl<S, M> Entrance for TypedEntrance<S, M>

@@ -9,54 +9,19 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
-    time::Duration,
 };
 
 use parking_lot::Mutex;
 
 use crate::{
-    job::{Incarnation, JobId},
+    job::Incarnation,
     service::{
-        CallError, MessageTable, Service,
-        directory::Origin,
-        encoded::{Entrance, Watcher},
+        CallError, Entrance, MessageTable, Origin, Service, Watcher,
+        any_gate::{AnyGate, Home},
         envelope::{Admission, Queued, ToldBatch},
         queue::{Inner, Left, Live, Phase, Waiting},
     },
-    timer::Timer,
 };
-
-/// A gate whose service type is not known.
-pub(crate) trait AnyGate: Any + Send + Sync {
-    fn name(&self) -> &str;
-    /// The service's actor type.
-    fn actor(&self) -> &'static str;
-    /// Makes the gate part of its job. Only the first time counts.
-    fn attach(&self, home: Home);
-    /// The way in for encoded messages of the name `message`.
-    ///
-    /// # Errors
-    ///
-    /// `NotAccepted`.
-    fn entrance(self: Arc<Self>, message: &str) -> Result<Arc<dyn Entrance>, CallError>;
-    /// From now on answers services only: what came from tasks or from outside and waits for room is refused.
-    fn close_to_outside(&self);
-    /// The job has ended: later calls fail with `JobEnded`. Implies that nobody waits any more.
-    fn release(&self);
-    /// Messages taken up so far, over all instances.
-    fn handled(&self) -> u64;
-    /// Messages that were accepted and not taken up yet.
-    fn queued(&self) -> u64;
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-}
-
-/// What the gates of one job have in common.
-#[derive(Debug, Clone)]
-pub(crate) struct Home {
-    pub job: JobId,
-    pub timer: Timer,
-    pub call_deadline: Duration,
-}
 
 pub(crate) struct Gate<S> {
     name: Arc<str>,

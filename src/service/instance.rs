@@ -18,9 +18,9 @@ use crate::{
     job::{Incarnation, Limits},
     protocol::ServiceEvent,
     service::{
-        EventSink, Service, ServiceContext,
+        AnyGate, EventSink, Service, ServiceContext,
         envelope::Delivery,
-        gate::{AnyGate, Gate, Stop},
+        gate::{Gate, Stop},
         pump::{Pump, Shared, panic_message},
     },
 };

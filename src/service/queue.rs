@@ -9,7 +9,7 @@ use std::{
 use crate::{
     job::Incarnation,
     service::{
-        directory::Origin,
+        Origin,
         envelope::{Admission, CallEnvelope, Queued},
     },
 };

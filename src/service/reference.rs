@@ -1,6 +1,7 @@
 //! `ServiceRef`: the way to a service, from wherever one stands.
 
 use std::{
+    any::type_name,
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -13,28 +14,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     job::JobId,
     service::{
-        Call, CallError, Service, ServiceMessage, Tell, binding,
-        directory::{Origin, typed},
-        gate::{AnyGate, Gate},
-        remote::{RemoteEnd, RemoteService},
+        AnyGate, Call, CallError, FoundService, Origin, Service, ServiceMessage, ServiceResolver, Tell, binding,
+        gate::Gate, remote_end::RemoteEnd,
     },
     timer::Timer,
 };
-
-/// A service that was looked up.
-pub(crate) enum FoundService {
-    /// It is in this process.
-    Gate(Arc<dyn AnyGate>),
-    /// It is, if it is at all, on the other side of a connection.
-    Remote(Arc<dyn RemoteService>),
-}
-
-/// Finds a service of any job of an environment.
-pub(crate) trait ServiceResolver: Send + Sync {
-    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>>;
-    fn timer(&self) -> Timer;
-    fn call_deadline(&self) -> Duration;
-}
 
 /// A reference to a named service of a job.
 ///
@@ -239,6 +223,16 @@ impl<S: Service> ServiceRef<S> {
             }
         }
     }
+}
+
+/// The gate as that of `S`.
+pub(super) fn typed<S: Service>(gate: Arc<dyn AnyGate>) -> Result<Arc<Gate<S>>, CallError> {
+    let wrong = (gate.actor(), Arc::clone(&gate));
+    gate.into_any().downcast().map_err(|_| CallError::WrongService {
+        service: wrong.1.name().to_owned(),
+        asked: type_name::<S>().to_owned(),
+        registered: wrong.0.to_owned(),
+    })
 }
 
 impl<S> Clone for ServiceRef<S> {

@@ -9,11 +9,7 @@ use std::{
 
 use actix::Handler;
 
-use crate::service::{
-    Service, ServiceMessage,
-    encoded::{Entrance, entrance},
-    gate::Gate,
-};
+use crate::service::{Entrance, Service, ServiceMessage, encoded::entrance, gate::Gate};
 
 /// The messages that a service accepts, each under a name; filled by [`Service::messages`].
 ///
