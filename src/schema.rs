@@ -11,6 +11,7 @@ mod example;
 mod fingerprint;
 mod received;
 mod recorder;
+mod structure;
 mod text;
 mod trace;
 #[cfg(feature = "cli")]
@@ -18,7 +19,6 @@ mod value;
 
 use std::{
     any::{TypeId, type_name},
-    borrow::Cow,
     collections::HashMap,
     sync::{Arc, LazyLock},
 };
@@ -26,84 +26,12 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub(crate) use self::fingerprint::Fingerprint;
+use self::structure::Name;
+#[cfg(feature = "cli")]
+use self::structure::{Body, Form};
 #[cfg(feature = "cli")]
 pub(crate) use self::value::{Budget, Shown};
-
-/// The structure of a type. Node 0 is the type itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Schema {
-    nodes: Vec<Node>,
-    /// Each struct and enum once, however often it occurs: that is how recursion is finite here.
-    definitions: Vec<Definition>,
-}
-
-/// A name in a type. Those of this program are part of it, those of a peer were received.
-type Name = Cow<'static, str>;
-
-/// An index into `Schema::nodes`.
-type NodeId = usize;
-
-/// One place in a type where a value stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Node {
-    /// Not reached by any run so far.
-    Unknown,
-    /// Offered to the type's `Deserialize`, which did not read it.
-    Unread,
-    /// A value without parts; the label is its whole identity.
-    Plain(Name),
-    Option(NodeId),
-    List(NodeId),
-    Map(NodeId, NodeId),
-    Tuple(Vec<NodeId>),
-    /// An index into `Schema::definitions`.
-    Defined(usize),
-}
-
-/// A struct or an enum.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Definition {
-    name: Name,
-    form: Form,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Form {
-    Struct(Body),
-    Enum(Vec<Variant>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Variant {
-    name: Name,
-    body: Body,
-}
-
-/// The parts of a struct or of a variant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Body {
-    /// Not reached by any run so far.
-    Unknown,
-    /// The type refuses this variant's index: aliases lengthen the list of names that serde hands out.
-    Absent,
-    Unit,
-    Newtype(NodeId),
-    Tuple(Vec<NodeId>),
-    Fields(Vec<(Name, NodeId)>),
-}
-
-impl Body {
-    fn parts(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let (one, many, named): (Option<NodeId>, &[NodeId], &[(Name, NodeId)]) = match self {
-            Self::Unknown | Self::Absent | Self::Unit => (None, &[], &[]),
-            Self::Newtype(node) => (Some(*node), &[], &[]),
-            Self::Tuple(nodes) => (None, nodes, &[]),
-            Self::Fields(fields) => (None, &[], fields),
-        };
-        one.into_iter().chain(many.iter().copied()).chain(named.iter().map(|(_, node)| *node))
-    }
-}
+pub(crate) use self::{fingerprint::Fingerprint, structure::Schema};
 
 impl Schema {
     /// Finds the structure of `T`.

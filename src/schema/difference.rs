@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{Body, Definition, Form, Node, NodeId, Schema, text::brief};
+use super::{
+    structure::{Body, Definition, Form, Node, NodeId, Schema},
+    text::brief,
+};
 
 /// The first difference in reading order; `None` if there is none.
 pub(super) fn between(here: &Schema, there: &Schema) -> Option<String> {

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Body, Form, Node, NodeId, Schema, TypeDescription};
+use super::{
+    TypeDescription,
+    structure::{Body, Form, Node, NodeId, Schema},
+};
 
 /// Levels of nesting at most: an example is to be read at a glance.
 const DEPTH_MAX: usize = 8;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Form, Node, NodeId, Schema};
+use super::structure::{Body, Form, Node, NodeId, Schema};
 
 /// A hash of what a type looks like on the wire. Types with different fingerprints are never read as one another.
 ///

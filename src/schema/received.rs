@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Body, Fingerprint, Form, Hazards, Name, Node, NodeId, Schema, TypeDescription, Untraceable, fingerprint};
+use super::{
+    Fingerprint, Hazards, TypeDescription, Untraceable, fingerprint,
+    structure::{Body, Form, Name, Node, NodeId, Schema},
+};
 
 const NODES_MAX: usize = 8192;
 const DEFINITIONS_MAX: usize = 1024;

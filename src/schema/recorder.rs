@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{
-    Body, Node, NodeId,
+    structure::{Body, Node, NodeId},
     trace::{TraceError, Tracer, key_of},
 };
 

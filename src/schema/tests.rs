@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
-use super::*;
+use super::{structure::Node, *};
 
 fn text<T: DeserializeOwned>() -> String {
     match Schema::of::<T>() {

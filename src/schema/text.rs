@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Formatter, Write as _};
 
-use super::{Body, Form, Node, NodeId, Schema};
+use super::structure::{Body, Form, Node, NodeId, Schema};
 
 /// `WordCount { file: string, counts: [(string, u64)] }`. A definition is written out where it is first met, and named
 /// where it is met again.

@@ -15,7 +15,10 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{Body, Definition, Form, Node, NodeId, Schema, Variant, recorder::Recorder};
+use super::{
+    recorder::Recorder,
+    structure::{Body, Definition, Form, Node, NodeId, Schema, Variant},
+};
 
 const RUNS_MAX: usize = 10_000;
 const STEPS_MAX: usize = 2_000_000;

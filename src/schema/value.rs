@@ -5,7 +5,10 @@ use std::{cell::Cell, fmt};
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{Body, Form, Node, NodeId, Schema, TypeDescription};
+use super::{
+    TypeDescription,
+    structure::{Body, Form, Node, NodeId, Schema},
+};
 
 /// Levels of nesting at most, as for types that this program has.
 const DEPTH_MAX: usize = 128;
@@ -257,7 +260,7 @@ impl<'de> Visitor<'de> for Parts<'_> {
 
 struct Fields<'a> {
     shown: Shown<'a>,
-    fields: &'a [(super::Name, NodeId)],
+    fields: &'a [(super::structure::Name, NodeId)],
 }
 
 impl<'de> Visitor<'de> for Fields<'_> {
@@ -282,7 +285,7 @@ fn next<'de, A: SeqAccess<'de>>(parts: &mut A, shown: Shown<'_>) -> Result<Value
 
 struct Choice<'a> {
     shown: Shown<'a>,
-    variants: &'a [super::Variant],
+    variants: &'a [super::structure::Variant],
 }
 
 impl<'de> Visitor<'de> for Choice<'_> {
@@ -349,7 +352,7 @@ mod tests {
     use super::*;
     use crate::{
         codec::{self, decode_shown},
-        schema::Definition,
+        schema::structure::Definition,
     };
 
     #[derive(Debug, Clone, Serialize, Deserialize)]
