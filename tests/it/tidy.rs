@@ -1,5 +1,7 @@
 //! The shape of the code: what no compiler checks.
 
+mod circles;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
