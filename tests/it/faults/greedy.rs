@@ -156,10 +156,12 @@ fn senders_that_clients_left_behind_keep_no_other_out() {
         let input = job.input("numbers");
         deadline("the first item", input.send(0u64)).await.unwrap();
         // More than a node of version 1 remembered.
-        for _ in 0..5 {
+        for n in 0..5u128 {
             let mut client = Peer::client(node.address());
             for id in 1..=4_000u64 {
-                client.tell(id, &open_input(&job, "numbers", &fingerprint, id.into()));
+                // Version 1 knew senders by their numbers alone.
+                let writer = n << 64 | u128::from(id);
+                client.tell(id, &open_input(&job, "numbers", &fingerprint, writer));
             }
             for _ in 1..=4_000u64 {
                 let opened = client.next().expect("it is opened");
