@@ -21,7 +21,8 @@ pub enum CallError {
         /// The names that exist.
         existing: Vec<String>,
     },
-    /// The service is of another actor type. Refused: the type is wrong.
+    /// The service is of another actor type; on a node, of one with another name, whatever its module. Refused: the type is
+    /// wrong.
     #[error("service `{service}` is of type {registered}, not {asked}")]
     WrongService {
         /// The service's name.
@@ -123,7 +124,8 @@ pub enum CallError {
         /// Where they differ; *here* is this process, *there* the node.
         difference: String,
     },
-    /// The message could not be encoded, is larger than 16 MiB, or could not be decoded on the node. Refused.
+    /// The message could not be encoded, is larger than 16 MiB, or could not be decoded on the node. Refused. Of a told
+    /// message that the node could not decode, the next one is told: [`EarlierNotCarried`](Self::EarlierNotCarried).
     #[error("message `{message}` did not reach service `{service}`: {why}")]
     NotCarried {
         /// The service's name.
@@ -161,13 +163,30 @@ pub enum CallError {
         /// For how many they may wait.
         limit: usize,
     },
+    /// What befell messages that were told before this one, by the same reference or its clones: the node could not decode
+    /// them, and they are lost. Said once, by the next [`Tell`](crate::Tell) of a message of their type, which was itself not
+    /// sent: the service would take it if it is told again.
+    #[error(
+        "this message was not sent; of the messages `{message}` told to service `{service}` before it, {lost} did not reach it: {why}"
+    )]
+    EarlierNotCarried {
+        /// The service's name.
+        service: String,
+        /// The name of the messages.
+        message: String,
+        /// How many are lost.
+        lost: u64,
+        /// What was wrong with the first of them.
+        why: String,
+    },
 }
 
 /// What became of a message whose call failed; see [`CallError::fate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Fate {
-    /// The service never took it up and never will. Sending it again cannot do anything twice.
+    /// The service never took it up and never will. Sending it again cannot do anything twice. It was not at fault either,
+    /// if an [earlier message](CallError::EarlierNotCarried) was.
     NotSent,
     /// The service never took it up, and would refuse the same message again.
     Refused,
@@ -196,6 +215,7 @@ impl CallError {
             | Self::Unreachable { .. }
             | Self::JobLost { .. }
             | Self::TooManyCalls { .. }
+            | Self::EarlierNotCarried { .. }
             | Self::EnvironmentClosed => Fate::NotSent,
             Self::Timeout { .. } | Self::FateUnknown { .. } | Self::ReplyNotCarried { .. } => Fate::Unknown,
             Self::ServiceFailed { .. } => Fate::Failed,

@@ -29,8 +29,13 @@ use crate::{
 ///
 /// In a remote environment `Ok` means that the message was accepted for sending: it is in the service's queue or on the
 /// way there, together with at most 1 MiB of others (each counted with 64 bytes for itself), beyond which a tell waits.
-/// What is on the way is lost with the connection, or if the service refuses it; a service's refusal is told to the next
-/// tell.
+/// What is on the way is lost with the connection, or when the service stops before it is there.
+///
+/// One that the node cannot decode, because the type's `Deserialize` refuses the value or panics, is lost too. The next
+/// tell of a message of that type, by the same reference or a clone of it, fails with
+/// [`EarlierNotCarried`](CallError::EarlierNotCarried) because of it: that next message was not sent, and may be told again. A
+/// [`call`](ServiceRef::call), a message of another type, and other references hear nothing of it. Who has to know what became of a
+/// message calls.
 ///
 /// # Errors
 ///

@@ -47,7 +47,7 @@ impl RemoteService for ServiceWay {
                 open: false,
                 opened_on: None,
                 opening: Some(opening),
-                refused: None,
+                lost: None,
                 closed: None,
                 window_left: ROUTE_WINDOW,
                 line: VecDeque::new(),
@@ -84,14 +84,21 @@ struct State {
     opened_on: Option<u128>,
     /// Told how the first attempt to open it went.
     opening: Option<oneshot::Sender<Result<(), CallError>>>,
-    /// A refusal of a told message, which the next one is told.
-    refused: Option<CallError>,
+    /// Told messages that the node could not decode, until the next tell says so.
+    lost: Option<Lost>,
     /// Why nothing can be sent, until the next connection.
     closed: Option<CallError>,
     /// Of the window for told messages.
     window_left: usize,
     /// What waits for room, or for the route to be open. Entries whose sender has gone are passed over.
     line: VecDeque<Waiting>,
+}
+
+/// Told messages that are lost.
+struct Lost {
+    count: u64,
+    /// What was wrong with the first.
+    why: String,
 }
 
 enum Waiting {
@@ -205,6 +212,27 @@ impl RouteExchange {
         }
     }
 
+    /// The node could not decode a told message.
+    fn lost(&self, error: CallError) {
+        let why = if let CallError::NotCarried { why, .. } = error { why } else { error.to_string() };
+        let mut state = self.state.lock();
+        match &mut state.lost {
+            Some(lost) => lost.count += 1,
+            // Logged too, for there may be no next message that could say so.
+            None => {
+                tracing::warn!(job = %self.job, service = &*self.service, message = self.kind.name, why, "a told message was lost");
+                state.lost = Some(Lost { count: 1, why });
+            }
+        }
+    }
+
+    /// What a tell has to say instead of being sent.
+    fn obstacle(&self, state: &mut State) -> Option<CallError> {
+        let Some(Lost { count, why }) = state.lost.take() else { return state.closed.clone() };
+        let (service, message) = (self.service.to_string(), self.kind.name.to_owned());
+        Some(CallError::EarlierNotCarried { service, message, lost: count, why })
+    }
+
     fn opened(&self, opened: Result<(), RouteFault>) {
         let mut state = self.state.lock();
         let node = state.attachment.as_ref().map(|attachment| attachment.incarnation);
@@ -284,7 +312,7 @@ impl Exchange for RouteExchange {
             }
             // A service that has ended takes nothing more; one that could not read a message may read the next.
             FromNode::RouteRefused(error) if error.fate() == Fate::NotSent => self.close(&error),
-            FromNode::RouteRefused(error) => self.state.lock().refused = Some(error),
+            FromNode::RouteRefused(error) => self.lost(error),
             other => return Err(Violation::new(format_args!("{other:?} is nothing a route says"))),
         }
         Ok(Heard::GoesOn)
@@ -309,7 +337,7 @@ impl RemoteRoute for Route {
             return Some(Err(error));
         }
         let mut state = exchange.state.lock();
-        if let Some(error) = state.refused.take().or_else(|| state.closed.clone()) {
+        if let Some(error) = exchange.obstacle(&mut state) {
             return Some(Err(error));
         }
         (state.line.is_empty() && exchange.send_tell(&mut state, bytes)).then_some(Ok(()))

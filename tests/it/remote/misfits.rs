@@ -156,12 +156,64 @@ fn a_message_or_reply_that_is_not_carried_is_an_error_of_that_call_only() {
             assert!(error.to_string().contains("planned: ") || !error.to_string().contains("panicked"), "{error}");
             assert_eq!(deadline("the next call", call(0, 8)).await.unwrap(), Moody(8));
         }
-        // What the node refuses of a told message is told to the next one.
-        medium.tell(Take { message: Moody(UNREADABLE), reply: 0 }).await.unwrap();
-        assert_eq!(call(0, 9).await.unwrap(), Moody(9));
-        let error = medium.tell(Take { message: Moody(0), reply: 0 }).await.unwrap_err();
-        assert!(matches!(error, CallError::NotCarried { .. }), "{error:?}");
-        medium.tell(Take { message: Moody(0), reply: 0 }).await.unwrap();
+        assert_eq!(job.status().await.unwrap().restarts, 0, "the service knows nothing of it");
+        job.cancel().await.unwrap();
+        env.close().await;
+    });
+    drop(node);
+}
+
+/// Of how many earlier messages this one, which can be read, hears before it is taken, with what was wrong with the first.
+async fn told(medium: &ServiceRef<Medium>, message: u64) -> (u64, Option<String>) {
+    let (mut earlier, mut first) = (0, None);
+    loop {
+        match deadline("the tell", medium.tell(Take { message: Moody(message), reply: 0 })).await {
+            Ok(()) => return (earlier, first),
+            Err(error) => {
+                assert_eq!(error.fate(), Fate::NotSent, "the message at hand is good, and may be told again: {error}");
+                let CallError::EarlierNotCarried { service, message, lost, why } = error else { panic!("{error:?}") };
+                assert_eq!((&*service, &*message), ("medium", "take"));
+                earlier += lost;
+                first.get_or_insert(why);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_told_message_that_the_node_cannot_read_is_told_by_the_next_one_as_what_befell_an_earlier_one() {
+    let (node, address, key) = node(Limits::default());
+    block_on(async {
+        let env = connect(address, &key);
+        let job = env.submit(Spoilt { by: Moody(0) }).await.unwrap();
+        let medium: ServiceRef<Medium> = job.service("medium");
+        // A call comes behind what was told, so by its answer the node has said what it could not read.
+        let settled = async || assert_eq!(medium.call(Take { message: Moody(0), reply: 9 }).await.unwrap(), Moody(9));
+        assert_eq!(told(&medium, PANICS).await, (0, None));
+        settled().await;
+        // Another reference, and another kind of message, go another way.
+        assert_eq!(told(&job.service("medium"), 0).await, (0, None));
+        deadline("another kind", medium.tell(Inflate(1))).await.unwrap();
+        let error = medium.clone().tell(Take { message: Moody(0), reply: 0 }).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "this message was not sent; of the messages `take` told to service `medium` before it, 1 did not reach it: \
+             the type's `Deserialize` panicked: planned: it cannot be read"
+        );
+        assert_eq!(error.fate(), Fate::NotSent, "{error}");
+        assert_eq!(told(&medium, 0).await, (0, None), "it is heard of once");
+
+        // None is passed over, however many cannot be read before the next is told.
+        let (mut lost, mut first) = (0, None);
+        for bad in [UNREADABLE, PANICS, PANICS] {
+            let (earlier, why) = told(&medium, bad).await;
+            lost += earlier;
+            first = first.or(why);
+        }
+        settled().await;
+        let (earlier, why) = told(&medium, 0).await;
+        assert_eq!(lost + earlier, 3);
+        assert!(first.or(why).is_some_and(|why| why.contains("does not want to be read")), "that of the first");
         assert_eq!(job.status().await.unwrap().restarts, 0, "the service knows nothing of it");
         job.cancel().await.unwrap();
         env.close().await;

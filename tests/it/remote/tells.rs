@@ -95,10 +95,10 @@ pub fn jobs() -> JobRegistry {
     proscenium::jobs![Keeps]
 }
 
-/// Tells `number`, by one of the two ways. A message before it that could not be read is told by this one, which is then
-/// told again. How often that was so.
-async fn tell(ledger: &ServiceRef<Ledger>, number: u64) -> usize {
-    let mut refused = 0;
+/// Tells `number`, by one of the two ways. Of a message before it that could not be read this one hears, and is told again,
+/// as it was not sent. How many such messages it heard of.
+async fn tell(ledger: &ServiceRef<Ledger>, number: u64) -> u64 {
+    let mut lost_before = 0;
     loop {
         let told = match number % 97 {
             0 => {
@@ -108,11 +108,11 @@ async fn tell(ledger: &ServiceRef<Ledger>, number: u64) -> usize {
             _ => deadline("the tell", ledger.tell(Note(Entry(number)))).await,
         };
         match told {
-            Ok(()) => return refused,
-            Err(CallError::NotCarried { service, message, why }) => {
+            Ok(()) => return lost_before,
+            Err(CallError::EarlierNotCarried { service, message, lost, why }) => {
                 assert_eq!((&*service, &*message), ("ledger", "note"));
                 assert!(why.contains("it cannot be read"), "{why}");
-                refused += 1;
+                lost_before += lost;
             }
             Err(error) => panic!("{number}: {error}"),
         }
@@ -127,9 +127,9 @@ fn told_messages_keep_their_order_among_kinds_calls_and_misfits_however_short_th
             let env = connect(address, &key);
             let job = env.submit(Keeps {}).await.unwrap();
             let ledger: ServiceRef<Ledger> = job.service("ledger");
-            let mut refused = 0;
+            let mut lost = 0;
             for number in 1..=3_000 {
-                refused += tell(&ledger, number).await;
+                lost += tell(&ledger, number).await;
                 if number % 501 == 0 {
                     let last = deadline("the call", ledger.call(Last)).await.unwrap();
                     assert_eq!(last, number, "a call came before what was told before it");
@@ -137,7 +137,7 @@ fn told_messages_keep_their_order_among_kinds_calls_and_misfits_however_short_th
             }
             let expected: Vec<u64> = (1..=3_000).filter(|&number| number != UNREADABLE).collect();
             assert_eq!(deadline("all", ledger.call(All)).await.unwrap(), expected);
-            assert_eq!(refused, 1, "whoever told the message that could not be read hears of it once");
+            assert_eq!(lost, 1, "whoever told the message that could not be read hears of it once");
             job.cancel().await.unwrap();
             env.close().await;
         });
