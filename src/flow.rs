@@ -132,6 +132,10 @@ impl Flow {
     }
 
     /// A source that may never end: see [`Source`]. One instance.
+    ///
+    /// `build` may be called again, so it makes the source anew each time and cannot give away something there is only one of, such as
+    /// the receiver of a channel. Items that come from elsewhere in the program are what [`from_channel`](Self::from_channel) is
+    /// for.
     pub fn from_source<S>(&mut self, source: S) -> Stream<S::Item>
     where
         S: Source,
@@ -153,6 +157,9 @@ impl Flow {
     /// It ends by [`Input::finish`](crate::Input::finish) or by stopping the job, and by nothing else: that a sender
     /// or a client vanishes says nothing about whether it was done. At most `Limits::port_items` items wait; then
     /// senders wait.
+    ///
+    /// `T`'s `Deserialize` is run on made-up values while the flow is laid out, to learn
+    /// [the type's structure](crate::Job#when-are-two-types-the-same).
     pub fn from_channel<T>(&mut self, name: &str) -> Stream<T>
     where
         T: Serialize + DeserializeOwned + Send + 'static,

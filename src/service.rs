@@ -117,7 +117,9 @@ pub trait Service: actix::Actor<Context = actix::Context<Self>> {
 
 /// A message that can be sent to a service, in this process or another one: it and its result are serializable.
 ///
-/// Implemented for every such actix message.
+/// Implemented for every such actix message. In a remote environment both sides compare what message and result are made of
+/// before the first one is sent, for which their `Deserialize` is run on made-up values: see
+/// [when two types are the same](crate::Job#when-are-two-types-the-same).
 pub trait ServiceMessage:
     actix::Message<Result: Serialize + DeserializeOwned + Send + 'static> + Serialize + DeserializeOwned + Send + 'static
 {

@@ -33,6 +33,9 @@ use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
 /// The job and the name are looked up at the first read. Nothing is kept alive in the environment by an `Output`. Its
 /// futures need no particular runtime.
 ///
+/// `T` and the type of the output are the same if [their structure is](crate::Job#when-are-two-types-the-same): items of
+/// `struct Meters(u64)` are not to be read as `u64`. To find that out, `T`'s `Deserialize` is run on made-up values.
+///
 /// In a remote environment the node sends ahead up to 4 MiB, and reading goes on over a new connection where it was on a
 /// lost one. Of a streamed output, what a reader had taken and not confirmed when it vanished goes to the next one, which
 /// may so get items that the vanished one had handed out.

@@ -278,7 +278,7 @@ fn a_deserialize_that_misbehaves_is_untraceable() {
         A(Box<Circular>),
         B(Vec<u8>, Box<Circular>),
     }
-    assert_eq!(text::<Panics>(), "untraceable: its `Deserialize` panicked");
+    assert_eq!(text::<Panics>(), "untraceable: its `Deserialize` panicked on a made-up value");
     assert!(text::<(Fickle, Shape)>().contains("from run to run"), "{}", text::<(Fickle, Shape)>());
     assert!(text::<Insatiable>().contains("steps"), "{}", text::<Insatiable>());
     assert!(text::<Endless>().contains("nested deeper"), "{}", text::<Endless>());

@@ -139,7 +139,13 @@ impl Tracer {
             let result = catch_unwind(run).map_err(|payload| {
                 // The payload's own drop could panic; it is a string in nearly every case.
                 std::mem::forget(payload);
-                Failure::Final("its `Deserialize` panicked".to_owned())
+                // The panic hook has printed it, and its reader would look for the value among those that were sent. The hook
+                // itself is the program's, and is left alone.
+                tracing::warn!(
+                    "type" = type_name::<T>(),
+                    "a `Deserialize` panicked on a value that was made up to learn the type's structure; no data is concerned"
+                );
+                Failure::Final("its `Deserialize` panicked on a made-up value".to_owned())
             })?;
             if let Some(why) = self.fault {
                 return Err(Failure::Final(why));

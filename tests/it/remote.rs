@@ -5,6 +5,7 @@ mod between;
 mod cuts;
 mod lost;
 mod misfits;
+mod names;
 mod nodes;
 mod refusals;
 #[cfg(feature = "tls")]
@@ -54,6 +55,7 @@ pub fn jobs() -> proscenium::JobRegistry {
         .merge(cuts::jobs())
         .merge(nodes::jobs())
         .merge(misfits::jobs())
+        .merge(names::jobs())
         .merge(tells::jobs())
 }
 
