@@ -133,9 +133,9 @@ impl Flow {
 
     /// A source that may never end: see [`Source`]. One instance.
     ///
-    /// `build` may be called again, so it makes the source anew each time and cannot give away something there is only one of, such as
-    /// the receiver of a channel. Items that come from elsewhere in the program are what [`from_channel`](Self::from_channel) is
-    /// for.
+    /// `build` may be called again, so it makes the source anew each time and cannot give away something there is only
+    /// one of, such as the receiver of a channel. Items that come from elsewhere in the program are what
+    /// [`from_channel`](Self::from_channel) is for.
     pub fn from_source<S>(&mut self, source: S) -> Stream<S::Item>
     where
         S: Source,

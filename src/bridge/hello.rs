@@ -213,8 +213,8 @@ pub(crate) enum HelloError {
 }
 
 /// What a node says to a client whose key it does not have, or which has not proven to have it.
-pub(super) const KEY_UNKNOWN: &str = "the key is not one of the node's: it is of another node, or was revoked; an admin of this one makes keys for others by `key add` or \
-     `add_key`, and has its own in the node's key file";
+pub(super) const KEY_UNKNOWN: &str = "the key is not one of the node's: it is of another node, or was revoked; have an \
+     admin of this one make you one by `key add` or `add_key`, and give it by a key file or PROSCENIUM_KEY";
 
 impl HelloError {
     /// Whether the peer said that it does not have this side's key. It has not proven who it is.

@@ -109,8 +109,9 @@ pub(super) enum NodeCommand {
 pub(super) enum KeyCommand {
     /// Lists the node's named keys.
     List,
-    /// Makes a key and prints it: the text is the secret, and the node never shows it again. A file that it goes into must be its
-    /// owner's alone, for `--key-file` takes no other: `umask 077` before `> FILE`, or `chmod 600 FILE` after it.
+    /// Makes a key and prints it: the text is the secret, and the node never shows it again. A file that it goes into
+    /// must be its owner's alone, for `--key-file` takes no other: `umask 077` before `> FILE`, or `chmod 600 FILE`
+    /// after it.
     Add {
         /// What it is called: letters, digits, `.`, `_` and `-`.
         name: String,

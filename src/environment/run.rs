@@ -27,9 +27,9 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// its end and yields [`Drained`] if it completed or was stopped; any other outcome is an error.
 ///
 /// While it is awaited, Ctrl+C (SIGINT) belongs to the job: the first stops it (its sources end, what was emitted is
-/// processed), the second cancels it, the third prints the job's id and exits the process with code 130. Nothing else in this
-/// crate touches signals. Once SIGINT has been listened for, the operating system's default reaction to it does not
-/// come back in this process, not even after the job has ended.
+/// processed), the second cancels it, the third prints the job's id and exits the process with code 130. Nothing else
+/// in this crate touches signals. Once SIGINT has been listened for, the operating system's default reaction to it does
+/// not come back in this process, not even after the job has ended.
 ///
 /// # Errors
 ///
@@ -175,6 +175,8 @@ fn exit(job: Option<&JobHandle>) -> ! {
 }
 
 /// Why a job did not run to its end, or its end is not known.
+///
+/// Its `Display` says which of these it is; the cause is its [`source`](std::error::Error::source), as of [`JobError`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {

@@ -23,22 +23,24 @@ use crate::{
 ///
 /// # When are two types the same?
 ///
-/// Encoded values do not describe themselves, so a client and a node compare the *structure* of a type before the first value
-/// travels: of a job's parameters, of a message and its reply, of the items of an input or an output. It is made of
+/// Encoded values do not describe themselves, so a client and a node compare the *structure* of a type before the first
+/// value travels: of a job's parameters, of a message and its reply, of the items of an input or an output. It is made
+/// of
 ///
-/// * the names of structs and enums, of their fields and variants, in their order, as serde has them: `struct Desk2` differs from
-///   `struct Desk`, unless it says `#[serde(rename = "Desk")]`;
-/// * whether something is an option, a list, a map, a tuple or a struct, and for numbers and texts which type: `u32` differs from
-///   `u64`, and from `struct Meters(u32)`.
+/// * the names of structs and enums, of their fields and variants, in their order, as serde has them: `struct Desk2`
+///   differs from `struct Desk`, unless it says `#[serde(rename = "Desk")]`;
+/// * whether something is an option, a list, a map, a tuple or a struct, and for numbers and texts which type: `u32`
+///   differs from `u64`, and from `struct Meters(u32)`.
 ///
-/// Modules, crates and the names of aliases are no part of it, nor are type parameters but for the fields that they stand for. Of several differences an error tells the first.
-/// `#[serde(transparent)]`, `with` and code of one's own count by what they read. A type whose structure cannot be found out is
-/// known by its full Rust name instead: one with `untagged` or `flatten`, one that refuses made-up values, or that panics.
+/// Modules, crates and the names of aliases are no part of it, nor are type parameters but for the fields that they
+/// stand for. Of several differences an error tells the first. `#[serde(transparent)]`, `with` and code of one's own
+/// count by what they read. A type whose structure cannot be found out is known by its full Rust name instead: one with
+/// `untagged` or `flatten`, one that refuses made-up values, or that panics.
 ///
-/// To learn the structure, **the type's `Deserialize` is run on values that are made up** (0, 1, empty and short texts, every variant in
-/// turn), once for each type and process, in a local environment too, on whatever thread needs it first. A panic in there is caught
-/// and harms nothing, but the program's panic hook prints it first, and the value that it speaks of was never sent. A
-/// `Deserialize` that returns an error for values that it does not like is quiet.
+/// To learn the structure, **the type's `Deserialize` is run on values that are made up** (0, 1, empty and short texts,
+/// every variant in turn), once for each type and process, in a local environment too, on whatever thread needs it
+/// first. A panic in there is caught and harms nothing, but the program's panic hook prints it first, and the value
+/// that it speaks of was never sent. A `Deserialize` that returns an error for values that it does not like is quiet.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The name under which a node knows this type. To rename the type is still a difference, as its name is a part of its
     /// structure too: see [when two types are the same](Self#when-are-two-types-the-same).

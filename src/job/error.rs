@@ -115,8 +115,8 @@ pub enum BuildRefusal {
     },
     /// An operator that brings together equal instances of its inputs was given streams that differ in their number.
     #[error(
-        "`{operator}` needs streams of equal parallelism at every parallelism of the job, and not {left} and {right}; \
-         `gather` both, or give both the same number"
+        "`{operator}` brings together equal instances of its streams, which must have the same number of them whatever the job's \
+         parallelism; one has {left} here and the other {right}: `gather` both, or give both the same number"
     )]
     UnequalParallelism {
         /// The operator.

@@ -113,6 +113,10 @@ impl fmt::Display for Drained {
 }
 
 /// Why a job did not process everything its sources emitted, or why that is not known: an [`Outcome`] as an error.
+///
+/// As of every error of this crate, its `Display` says one thing, *the job failed*, and what is behind it is its
+/// [`source`](std::error::Error::source): print the chain of both, as error reporters such as `anyhow` do. An
+/// [`Outcome`] prints with its cause.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobError {

@@ -163,11 +163,12 @@ pub enum CallError {
         /// For how many they may wait.
         limit: usize,
     },
-    /// What befell messages that were told before this one, by the same reference or its clones: the node could not decode
-    /// them, and they are lost. Said once, by the next [`Tell`](crate::Tell) of a message of their type, which was itself not
-    /// sent: the service would take it if it is told again.
+    /// What befell messages that were told before this one, by the same reference or its clones: the node could not
+    /// decode them, and they are lost. Said once, by the next [`Tell`](crate::Tell) of a message of their type, which
+    /// was itself not sent: the service would take it if it is told again.
     #[error(
-        "this message was not sent; of the messages `{message}` told to service `{service}` before it, {lost} did not reach it: {why}"
+        "this message was not sent; of the messages `{message}` told to service `{service}` before it, {lost} did not \
+         reach it: {why}"
     )]
     EarlierNotCarried {
         /// The service's name.

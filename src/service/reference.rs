@@ -37,15 +37,15 @@ use crate::{
 ///
 /// # In a remote environment
 ///
-/// The same holds for a service on a node, for messages of all references that come from one environment. A message or a reply
-/// may have up to 16 MiB. Before the first message of a type is sent, both sides compare
+/// The same holds for a service on a node, for messages of all references that come from one environment. A message or
+/// a reply may have up to 16 MiB. Before the first message of a type is sent, both sides compare
 ///
 /// * the name of the actor type, without its module and its type parameters: the client may have an actor of its own for
 ///   `S`, if it is called the same ([`WrongService`](CallError::WrongService));
 /// * the name of the message in the [`MessageTable`], of which the client's need only have the messages that it sends
 ///   ([`NotAccepted`](CallError::NotAccepted));
-/// * the structure of the message and of its reply: see [when two types are the same](crate::Job#when-are-two-types-the-same)
-///   ([`TypeDiffers`](CallError::TypeDiffers)).
+/// * the structure of the message and of its reply: see [when two types are the
+///   same](crate::Job#when-are-two-types-the-same) ([`TypeDiffers`](CallError::TypeDiffers)).
 ///
 /// When the connection is lost, calls that were sent fail with
 /// [`CallError::FateUnknown`]; later ones wait, until their deadline, for it to be back.

@@ -13,9 +13,10 @@ use crate::service::{Entrance, Service, ServiceMessage, encoded::entrance, gate:
 
 /// The messages that a service accepts, each under a name; filled by [`Service::messages`].
 ///
-/// The name is what errors speak of, and what says in a remote environment which message is meant. It stays when the message's Rust
-/// type is renamed; but the structure of the message and of its reply is compared too, and a struct's or enum's name is a part of
-/// that, unless `#[serde(rename = "..")]` keeps the old one: see [when two types are the same](crate::Job#when-are-two-types-the-same).
+/// The name is what errors speak of, and what says in a remote environment which message is meant. It stays when the
+/// message's Rust type is renamed; but the structure of the message and of its reply is compared too, and a struct's or
+/// enum's name is a part of that, unless `#[serde(rename = "..")]` keeps the old one: see [when two types are the
+/// same](crate::Job#when-are-two-types-the-same).
 pub struct MessageTable<S> {
     entries: Vec<Entry<S>>,
     service: PhantomData<fn(&mut S)>,

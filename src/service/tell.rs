@@ -33,9 +33,9 @@ use crate::{
 ///
 /// One that the node cannot decode, because the type's `Deserialize` refuses the value or panics, is lost too. The next
 /// tell of a message of that type, by the same reference or a clone of it, fails with
-/// [`EarlierNotCarried`](CallError::EarlierNotCarried) because of it: that next message was not sent, and may be told again. A
-/// [`call`](ServiceRef::call), a message of another type, and other references hear nothing of it. Who has to know what became of a
-/// message calls.
+/// [`EarlierNotCarried`](CallError::EarlierNotCarried) because of it: that next message was not sent, and may be told
+/// again. A [`call`](ServiceRef::call), a message of another type, and other references hear nothing of it. Who has to
+/// know what became of a message calls.
 ///
 /// # Errors
 ///

@@ -39,14 +39,21 @@ impl<T: Send + 'static> Stream<T> {
         first(first(self).gather())
     }
 
-    /// Both streams' items in one stream. Each stream keeps its order; how they interleave is not defined.
+    /// Both streams' items in one stream, which ends when both have ended. How the two interleave is not defined.
+    /// Streams of different flows refuse the flow.
     ///
-    /// Ends when both have ended. Streams of different flows refuse the flow.
+    /// The result has as many instances as the wider of the two streams.
     ///
-    /// The result has as many instances as the wider of the two. The items of one that has fewer are dealt out to them in turn,
-    /// as by [`rebalance`](Self::rebalance), but within the process, so that they need no encoding: then it keeps its order, and
-    /// what was brought together by key stays together, no longer across instances. It costs a channel for each pair of
-    /// instances that have to do with each other.
+    /// * A stream with as many keeps its order: the items of its i-th instance come in their order to the i-th of the
+    ///   result, and those that were brought together by key stay together. With one instance on both sides, that is
+    ///   the order of the whole stream.
+    /// * A stream with fewer has its items dealt out in turn, as by [`rebalance`](Self::rebalance), but without
+    ///   encoding them. Of what one of its instances sent, two items that come to the same instance of the result keep
+    ///   their order; those that come to different ones may overtake each other, and equal keys no longer meet in one
+    ///   instance. So a `Vec` in a union with a split file keeps its order at a parallelism of 1 only;
+    ///   [`gather`](Self::gather) the wider stream where the order matters.
+    ///
+    /// It costs a channel for each pair of instances between which items may go.
     pub fn union(self, other: Stream<T>) -> Stream<T> {
         let shared = Rc::clone(&self.blueprint);
         if !Rc::ptr_eq(&shared, &other.blueprint) {
@@ -70,8 +77,8 @@ impl<T: Send + 'static> Stream<T> {
         self.fork("tee", |_| Box::new(|meter, left, right| Box::new(Tee::new(meter, left, right))))
     }
 
-    /// Two streams: the items that `f` says yes to, and the others. Each keeps the order of this one; nothing is kept of the
-    /// items. A branch that is never read holds the other up once it is full; each ends with this stream.
+    /// Two streams: the items that `f` says yes to, and the others. Each keeps the order of this one; nothing is kept
+    /// of the items. A branch that is never read holds the other up once it is full; each ends with this stream.
     pub fn split<F>(self, f: F) -> (Stream<T>, Stream<T>)
     where
         F: FnMut(&T) -> bool + Clone + Send + 'static,
@@ -157,8 +164,8 @@ impl<T: Send + 'static> Stream<T> {
 
     /// Gives every one of `parallelism` instances all items. A parallelism of 0 refuses the flow.
     ///
-    /// To give all of them to each instance of an operator that reads other streams too, [`connect`](Self::connect) what comes
-    /// of this: the operator then has as many instances.
+    /// To give all of them to each instance of an operator that reads other streams too, [`connect`](Self::connect)
+    /// what comes of this: the operator then has as many instances.
     pub fn broadcast(self, parallelism: usize) -> Stream<T>
     where
         T: Clone + Serialize + DeserializeOwned,
@@ -195,8 +202,8 @@ impl<T: Send + 'static> Stream<T> {
 }
 
 impl<K: Send + 'static, T: Send + 'static> Stream<(K, T)> {
-    /// Takes the first of each pair for the key of the second. Unlike [`key_by`](Self::key_by) it needs no copy of what an item has
-    /// already, as behind a join or a fold by key.
+    /// Takes the first of each pair for the key of the second. Unlike [`key_by`](Self::key_by) it needs no copy of what
+    /// an item has already, as behind a join or a fold by key.
     ///
     /// ```
     /// use proscenium::{LocalEnvironment, job_fn};
@@ -325,8 +332,8 @@ impl<T: Send + 'static> Exchange<T> {
         }
     }
 
-    /// Ends `stream` in this exchange, each instance in that of the same number if there are as many, and else in all of them in
-    /// turn.
+    /// Ends `stream` in this exchange, each instance in that of the same number if there are as many, and else in all
+    /// of them in turn.
     pub fn add_balanced(&mut self, stream: Stream<T>, kind: &'static str) {
         if stream.parallelism() == self.gates.len() {
             self.add(stream, kind, Pairing::OneToOne, |_, _| Single);

@@ -190,8 +190,8 @@ fn a_parallelism_that_cannot_be_refuses_the_flow() {
                 left: Parallelism::Fixed(1),
                 right: Parallelism::Job,
             },
-            "`zip` needs streams of equal parallelism at every parallelism of the job, and not 1 and the job's; `gather` \
-             both, or give both the same number",
+            "`zip` brings together equal instances of its streams, which must have the same number of them whatever the job's \
+             parallelism; one has 1 here and the other the job's: `gather` both, or give both the same number",
         ),
     ]);
 }
