@@ -133,7 +133,8 @@ impl NodeSide<'_> {
             Err(error) => return Err((error, Some(stream))),
         };
         let sealed = match greeting.encrypted {
-            true => self.encryption.seal(stream, &greeting.said).await.map_err(|error| (error, None))?,
+            // A place of its own, as most strangers do not come to it.
+            true => Box::pin(self.encryption.seal(stream, &greeting.said)).await.map_err(|error| (error, None))?,
             false => Sealed::clear(stream),
         };
         let Sealed { mut stream, binding, integrity } = sealed;

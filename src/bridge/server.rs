@@ -92,7 +92,8 @@ impl Server {
             self.state.lock().strangers.remove(number);
         }
         if let Some((established, from)) = met {
-            self.talk(established, from).await;
+            // A place of its own, so that a stranger takes no room for what it may never come to.
+            Box::pin(self.talk(established, from)).await;
         }
     }
 
@@ -114,7 +115,7 @@ impl Server {
                 tracing::debug!(%error, "a peer was refused");
                 if let Some(stream) = stream {
                     // It counts as a stranger for as long as it holds a descriptor.
-                    drain(stream).await;
+                    Box::pin(drain(stream)).await;
                 }
                 None
             }
