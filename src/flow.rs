@@ -24,7 +24,7 @@ mod stream;
 mod text;
 mod zip;
 
-use std::{cell::RefCell, fmt, rc::Rc};
+use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -33,7 +33,7 @@ pub use self::feedback::FutureStream;
 pub use self::files::Files;
 #[cfg(feature = "files")]
 pub use self::files::{Csv, CsvSink, JsonLinesSink};
-use self::graph::Blueprint;
+use self::graph::{Blueprint, InputPlan};
 pub use self::job::{IntoJob, Job, JobFn, JobPayload, job_fn};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
@@ -55,9 +55,10 @@ use crate::{
         head::{PartHead, PortHead, SourceHead},
         source::Source,
         task::{ChainTask, Head, Task},
+        wiring::InputId,
     },
-    job::{BuildRefusal, Parallelism},
-    port::InputPort,
+    job::{BuildRefusal, Limits, Parallelism},
+    port::{AnyInput, InputPort},
     schema::TypeDescription,
     service::{Service, ServiceContext, service_recipe},
 };
@@ -164,18 +165,23 @@ impl Flow {
     where
         T: Serialize + DeserializeOwned + Send + 'static,
     {
-        let port = {
+        let id = {
             let mut blueprint = self.blueprint.borrow_mut();
-            if blueprint.inputs.iter().any(|(input, _)| input == name) {
+            if blueprint.inputs.iter().any(|input| input.name == name) {
                 blueprint.refuse(BuildRefusal::DuplicateInput { input: name.to_owned() });
             }
-            let port = InputPort::<T>::new(name, TypeDescription::of::<T>(), &blueprint.options.limits);
-            blueprint.inputs.push((name.to_owned(), port.clone()));
-            port
+            let id = InputId(blueprint.inputs.len());
+            let open = |name: &str, limits: &Limits| -> Arc<dyn AnyInput> {
+                InputPort::<T>::new(name, TypeDescription::of::<T>(), limits)
+            };
+            blueprint.inputs.push(InputPlan { name: name.to_owned(), open });
+            id
         };
         self.source("from_channel", Parallelism::Fixed(1), Some(name.to_owned()), move |_| {
-            let port = port.clone();
-            Box::new(move |meter| Box::new(PortHead::new(meter, port)))
+            Box::new(move |meter| {
+                let port = meter.task.wiring.input::<InputPort<T>>(id);
+                Box::new(PortHead::new(meter, port))
+            })
         })
     }
 

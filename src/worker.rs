@@ -17,14 +17,17 @@ use self::{
     thread::{Occupied, Slot, Tenant, ThreadKey},
 };
 use crate::{
-    dataplane::{context::TaskContext, counters::SharedCounters},
+    dataplane::{
+        context::TaskContext,
+        counters::SharedCounters,
+        wiring::{Streams, Wiring},
+    },
     flow::{
         JobPayload,
         graph::{BuildOptions, KEYED_PARALLELISM_MAX, PARALLELISM_MAX, Plan, TaskPlan},
         job::plan,
     },
     job::{Attempt, BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId},
-    port::{AnyInput, OutputStore},
     protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
     timer::Timer,
@@ -60,6 +63,8 @@ struct Hosted {
     attempt: Attempt,
     events: Recipient<WorkerEvent>,
     plans: Vec<TaskPlan>,
+    /// Absent once the tasks have it.
+    wiring: Option<Arc<Wiring>>,
     /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
     early: Vec<TaskCommand>,
     tasks: Vec<HostedTask>,
@@ -157,8 +162,7 @@ impl HostedService {
 /// Where the outside reaches into a job: its services, outputs and inputs.
 pub(crate) struct JobPorts {
     pub directory: Arc<ServiceDirectory>,
-    pub outputs: Vec<(String, Arc<OutputStore>)>,
-    pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+    pub streams: Arc<Streams>,
 }
 
 /// Build the job's flow and get ready to host it.
@@ -225,12 +229,18 @@ impl Worker {
         }
     }
 
-    fn host(&mut self, job: JobId, attempt: Attempt, plan: Plan, events: Recipient<WorkerEvent>) -> Prepared {
-        let Plan { graph, tasks, services, outputs, inputs } = plan;
+    fn host(
+        &mut self,
+        (job, attempt): (JobId, Attempt),
+        plan: Plan,
+        (streams, wiring): (Arc<Streams>, Arc<Wiring>),
+        events: Recipient<WorkerEvent>,
+    ) -> Prepared {
+        let Plan { graph, tasks, services, .. } = plan;
         let gates = services.iter().map(|service| service.gate()).collect();
         let timer = self.config.timer.clone();
         let directory = ServiceDirectory::new(job, gates, timer, self.config.limits.call_deadline);
-        let ports = Arc::new(JobPorts { directory, outputs, inputs });
+        let ports = Arc::new(JobPorts { directory, streams });
         let slots = self.service_slots.len();
         let services = services
             .into_iter()
@@ -253,6 +263,7 @@ impl Worker {
             tasks: hosted.collect(),
             audiences: Audiences::of(&graph),
             plans: tasks,
+            wiring: Some(wiring),
             early: Vec::new(),
             services,
             ports: Arc::clone(&ports),
@@ -273,6 +284,7 @@ impl Worker {
 
     fn start_tasks(&mut self, job: JobId, attempt: Attempt, slots: &[u32]) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        let Some(wiring) = hosted.wiring.take() else { return };
         for (index, plan) in hosted.plans.drain(..).enumerate() {
             let task = &mut hosted.tasks[index];
             task.slot = slots.get(index).map_or(index, |slot| *slot as usize) % self.task_slots.len();
@@ -290,6 +302,7 @@ impl Worker {
                     blocking: self.config.blocking.clone(),
                 },
                 plan,
+                wiring: Arc::clone(&wiring),
                 limits: Limits::clone(&self.config.limits),
                 counters: Arc::clone(&task.counters),
                 events: hosted.events.clone(),
@@ -426,7 +439,7 @@ impl Worker {
         let tasks = hosted.tasks.iter().zip(&hosted.graph.tasks).map(|(task, node)| {
             let (counters, mut wait) = task.counters.read();
             if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
-                let port = hosted.ports.inputs.iter().find(|(name, _)| name == input);
+                let port = hosted.ports.streams.inputs.iter().find(|(name, _)| name == input);
                 *senders = port.map_or(0, |(_, port)| port.senders());
             }
             if let Some((job, task)) = task.held_by(&at_work) {
@@ -460,7 +473,6 @@ impl Handler<Prepare> for Worker {
             parallelism: parallelism.unwrap_or(self.config.task_threads.min(KEYED_PARALLELISM_MAX)),
             error_policy,
             limits: Limits::clone(&self.config.limits),
-            blocking: self.config.blocking.clone(),
         };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
@@ -472,11 +484,17 @@ impl Handler<Prepare> for Worker {
             return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
         }
         // `build` is user code that may block: it must not run on the control thread.
-        let planned = self.config.blocking.spawn_blocking(move || plan(&payload, options));
-        Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
-            let plan = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
+        let blocking = self.config.blocking.clone();
+        let planned = self.config.blocking.spawn_blocking(move || {
+            let limits = options.limits.clone();
+            let plan = plan(&payload, options)?;
             plan.graph.check_names()?;
-            Ok(worker.host(job, attempt, plan, events))
+            let wired = plan.wire(&limits, &blocking);
+            Ok((plan, wired))
+        });
+        Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
+            let (plan, wired) = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
+            Ok(worker.host((job, attempt), plan, wired, events))
         }))
     }
 }
@@ -492,7 +510,8 @@ impl Handler<Order> for Worker {
                 self.start_tasks(job, attempt, &slots);
             }
             WorkerOrder::DropTasks { attempt } if self.hosts(job, attempt) => {
-                let plans = self.jobs.get_mut(&job).map(|hosted| std::mem::take(&mut hosted.plans));
+                let plans =
+                    self.jobs.get_mut(&job).map(|hosted| (std::mem::take(&mut hosted.plans), hosted.wiring.take()));
                 self.drop_elsewhere(plans);
             }
             WorkerOrder::CommandTasks { attempt, command } if self.hosts(job, attempt) => {

@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -18,6 +19,7 @@ use crate::{
         loops::{LoopPart, LoopPlan},
         mark::Mark,
         wide::widely,
+        wiring::Wiring,
     },
     job::{DeadLetter, ErrorPolicy, FailureCause, Limits, message_of},
     protocol::{OperatorAccount, Received, Sent, TaskReport, Wait},
@@ -100,7 +102,7 @@ pub(crate) struct TaskState {
     pub context: Rc<TaskContext>,
     pub operators: Vec<OperatorInfo>,
     pub limits: Limits,
-    pub counters: std::sync::Arc<SharedCounters>,
+    pub counters: Arc<SharedCounters>,
     /// The operator whose user code ran last, and the position of its item: what a panic is attributed to.
     at: Cell<(usize, u64)>,
     /// Why the task last returned `Pending`; written by the stage or head that had to wait.
@@ -110,6 +112,8 @@ pub(crate) struct TaskState {
     pub holding: Cell<bool>,
     /// Its part in a feedback loop, if it is in one.
     pub looped: Option<LoopPart>,
+    /// Where the task finds what it shares with others, when it is made.
+    pub wiring: Arc<Wiring>,
     pub items_out: Cell<u64>,
     dead: RefCell<Vec<DeadLetter>>,
     dead_count: Cell<u64>,
@@ -135,9 +139,14 @@ impl TaskState {
         context: TaskContext,
         operators: Vec<OperatorInfo>,
         limits: Limits,
-        counters: std::sync::Arc<SharedCounters>,
+        counters: Arc<SharedCounters>,
         looped: Option<LoopPlan>,
+        wiring: Arc<Wiring>,
     ) -> Self {
+        let looped = looped.map(|plan| {
+            let watch = wiring.loop_watch(plan.id);
+            LoopPart::new(plan, watch)
+        });
         let report = ReportParts { operators: vec![OperatorAccount::default(); operators.len()], ..Default::default() };
         Self {
             context: Rc::new(context),
@@ -147,7 +156,8 @@ impl TaskState {
             at: Cell::new((0, 0)),
             wait: Cell::default(),
             holding: Cell::new(false),
-            looped: looped.map(LoopPart::new),
+            looped,
+            wiring,
             items_out: Cell::new(0),
             dead: RefCell::default(),
             dead_count: Cell::new(0),

@@ -200,11 +200,11 @@ impl<T> OutLane<T> {
 
     fn offer_in_loop(&mut self, batch: &mut Vec<T>, bytes: usize, looped: &LoopPart) -> Result<Offer, Failure> {
         let future = looped.plan.channels.get(&self.channel).and_then(Option::as_ref);
-        if let Some(future) = future.filter(|_| looped.plan.watch.has_ended()) {
+        if let Some(future) = future.filter(|_| looped.watch.has_ended()) {
             let (future, items) = (future.to_string(), batch.len() as u64);
             return Err(FailureCause::LoopEnded { future, items }.into());
         }
-        looped.plan.watch.take_token();
+        looped.watch.take_token();
         let offer = match self.place {
             Place::Closing => self.sender.offer_freely(batch, bytes, looped.plan.items_max),
             Place::Entry | Place::Inner => self.sender.offer(batch, bytes),
@@ -500,7 +500,7 @@ impl<T> Head<T> for GateHead<T> {
             TaskCommand::Resume | TaskCommand::Stop => self.gate.hold_back(None),
             TaskCommand::EndLoop { id: ended } if ended == *id => {
                 if let Some(looped) = &self.state.looped {
-                    looped.plan.watch.end();
+                    looped.watch.end();
                 }
                 orders.mark(Mark::End);
             }

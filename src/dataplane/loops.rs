@@ -64,11 +64,10 @@ impl LoopWatch {
     }
 }
 
-/// One task's part in a loop, as the plan has it.
+/// A loop, as the plan has it for one of its tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct LoopPlan {
     pub id: LoopId,
-    pub watch: Arc<LoopWatch>,
     /// The channels that lie within the loop; for those that close it, the name of the future they fill.
     pub channels: Arc<HashMap<usize, Option<Arc<str>>>>,
     pub items_max: usize,
@@ -89,6 +88,7 @@ impl LoopPlan {
 #[derive(Debug)]
 pub(crate) struct LoopPart {
     pub plan: LoopPlan,
+    pub watch: Arc<LoopWatch>,
     sent: Cell<u64>,
     received: Cell<u64>,
     /// Tokens of this task's own.
@@ -109,9 +109,10 @@ enum Exit {
 }
 
 impl LoopPart {
-    pub fn new(plan: LoopPlan) -> Self {
+    pub fn new(plan: LoopPlan, watch: Arc<LoopWatch>) -> Self {
         Self {
             plan,
+            watch,
             sent: Cell::new(0),
             received: Cell::new(0),
             tokens: Cell::new(0),
@@ -163,7 +164,7 @@ impl LoopPart {
             return;
         }
         self.exit.set(Exit::Shut);
-        let watch = &self.plan.watch;
+        let watch = &self.watch;
         if before == Exit::Open {
             watch.shut.store(true, Ordering::Relaxed);
         }
@@ -194,7 +195,7 @@ impl LoopPart {
     }
 
     fn give_back(&self, tokens: usize) {
-        if self.plan.watch.give_back(tokens) {
+        if self.watch.give_back(tokens) {
             self.hint.set(true);
         }
     }
@@ -206,7 +207,7 @@ mod tests {
 
     fn part(watch: &Arc<LoopWatch>) -> LoopPart {
         let channels = Arc::new(HashMap::new());
-        LoopPart::new(LoopPlan { id: LoopId(0), watch: Arc::clone(watch), channels, items_max: 1 })
+        LoopPart::new(LoopPlan { id: LoopId(0), channels, items_max: 1 }, Arc::clone(watch))
     }
 
     #[test]

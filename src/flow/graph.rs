@@ -10,13 +10,16 @@ use crate::{
     dataplane::{
         chain::{OperatorInfo, Recipe},
         channel::LaneLimits,
+        edge::EdgePlan,
         hash::KEY_GROUPS,
-        loops::LoopPlan,
+        loops::{LoopPlan, LoopWatch},
         task::Task,
+        wiring::{Streams, Wiring},
     },
     flow::loops,
     job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
-    port::{AnyInput, OutputStore},
+    port::{AnyInput, OutputKind, OutputStore},
+    schema::TypeDescription,
     service::ErasedService,
 };
 
@@ -25,8 +28,43 @@ pub(crate) struct Plan {
     pub graph: Graph,
     pub tasks: Vec<TaskPlan>,
     pub services: Vec<Box<dyn ErasedService>>,
-    pub outputs: Vec<(String, Arc<OutputStore>)>,
-    pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+    pub outputs: Vec<OutputPlan>,
+    pub inputs: Vec<InputPlan>,
+    pub edges: Vec<EdgePlan>,
+    /// How many tasks each loop has.
+    pub loops: Vec<usize>,
+    pub lane_limits: LaneLimits,
+}
+
+impl Plan {
+    /// Where the outside reaches into the job, and what its tasks share, for the first attempt.
+    pub fn wire(&self, limits: &Limits, blocking: &tokio::runtime::Handle) -> (Arc<Streams>, Arc<Wiring>) {
+        let outputs = self.outputs.iter().map(|OutputPlan { name, kind, description }| {
+            let store = OutputStore::new(name, *kind, Arc::clone(description), limits, blocking.clone());
+            (name.clone(), store)
+        });
+        let inputs = self.inputs.iter().map(|InputPlan { name, open }| (name.clone(), open(name, limits)));
+        let streams = Arc::new(Streams { outputs: outputs.collect(), inputs: inputs.collect() });
+        let edges = self.edges.iter().map(|edge| edge.wire(self.lane_limits)).collect();
+        let loops = self.loops.iter().map(|&tasks| Arc::new(LoopWatch::new(tasks))).collect();
+        (Arc::clone(&streams), Arc::new(Wiring::new(edges, loops, streams)))
+    }
+}
+
+/// An output in a plan.
+#[derive(Debug, Clone)]
+pub(crate) struct OutputPlan {
+    pub name: String,
+    pub kind: OutputKind,
+    pub description: Arc<TypeDescription>,
+}
+
+/// An input in a plan.
+#[derive(Debug, Clone)]
+pub(crate) struct InputPlan {
+    pub name: String,
+    /// The items' type is known to it alone.
+    pub open: fn(&str, &Limits) -> Arc<dyn AnyInput>,
 }
 
 /// What it takes to start one task.
@@ -47,8 +85,6 @@ pub(crate) struct BuildOptions {
     pub parallelism: usize,
     pub error_policy: ErrorPolicy,
     pub limits: Limits,
-    /// Where outputs spill to disk.
-    pub blocking: tokio::runtime::Handle,
 }
 
 /// The most instances a chain may have.
@@ -70,8 +106,9 @@ pub(crate) struct Blueprint {
     pub services: Vec<Box<dyn ErasedService>>,
     /// Their names.
     service_names: HashSet<String>,
-    pub outputs: Vec<(String, Arc<OutputStore>)>,
-    pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+    pub outputs: Vec<OutputPlan>,
+    pub inputs: Vec<InputPlan>,
+    pub edges: Vec<EdgePlan>,
     pub futures: Vec<Future>,
     /// Streams nobody has consumed yet: where each comes from.
     pub open: HashMap<u64, (usize, usize)>,
@@ -128,6 +165,7 @@ impl Blueprint {
             service_names: HashSet::new(),
             outputs: Vec::new(),
             inputs: Vec::new(),
+            edges: Vec::new(),
             futures: Vec::new(),
             open: HashMap::new(),
             next_stream: 0,
@@ -254,11 +292,12 @@ impl Blueprint {
         }
         self.spread_services();
         let loops = loops::find(&self);
+        let lane_limits = self.lane_limits();
         let mut graph = Graph {
             services: self.services.iter().map(|service| service.name().to_owned()).collect(),
-            outputs: self.outputs.iter().map(|(name, _)| name.clone()).collect(),
-            inputs: self.inputs.iter().map(|(name, _)| name.clone()).collect(),
-            loops: vec![Vec::new(); loops.count],
+            outputs: self.outputs.iter().map(|output| output.name.clone()).collect(),
+            inputs: self.inputs.iter().map(|input| input.name.clone()).collect(),
+            loops: vec![Vec::new(); loops.tasks.len()],
             ..Graph::default()
         };
         let mut tasks = Vec::new();
@@ -299,6 +338,7 @@ impl Blueprint {
             let name = format!("{} [{}] => {} [{}]", a.name, a.instance, b.name, b.instance);
             graph.channels.push(ChannelNode { from, to, name });
         }
-        Ok(Plan { graph, tasks, services: self.services, outputs: self.outputs, inputs: self.inputs })
+        let (services, outputs, inputs, edges) = (self.services, self.outputs, self.inputs, self.edges);
+        Ok(Plan { graph, tasks, services, outputs, inputs, edges, loops: loops.tasks, lane_limits })
     }
 }

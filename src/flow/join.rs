@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     dataplane::{
         chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage},
+        edge::Pairing,
         exchange::ByKey,
         mark::Mark,
     },
@@ -22,7 +23,7 @@ use crate::{
         aggregate::Table,
         keyed::{KeyedStream, key_parallelism},
         operator::Map,
-        stream::{Exchange, Pairing, Stream},
+        stream::{Exchange, Stream},
     },
     job::{BuildRefusal, Parallelism},
 };

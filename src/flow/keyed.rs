@@ -5,11 +5,11 @@ use std::{cell::RefCell, fmt, hash::Hash, ops::AddAssign, rc::Rc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    dataplane::{chain::BoxStage, exchange::ByKey, hash::KEY_GROUPS},
+    dataplane::{chain::BoxStage, edge::Pairing, exchange::ByKey, hash::KEY_GROUPS},
     flow::{
         aggregate::{Combine, Fold, FoldByKey, Folding, MapWithState, Reduce},
         graph::Blueprint,
-        stream::{Exchange, Pairing, Stream},
+        stream::{Exchange, Stream},
     },
     job::{BuildRefusal, Parallelism},
 };

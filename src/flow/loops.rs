@@ -5,21 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    dataplane::loops::{LoopPlan, LoopWatch},
-    flow::graph::Blueprint,
-    protocol::LoopId,
-};
+use crate::{dataplane::loops::LoopPlan, flow::graph::Blueprint, protocol::LoopId};
 
 /// The loops of a flow: for each the chains in it, and the channels that lie within it as [`LoopPlan`] has them.
 pub(crate) struct Loops {
     pub of_chain: HashMap<usize, LoopPlan>,
-    pub count: usize,
+    /// How many tasks each has.
+    pub tasks: Vec<usize>,
 }
 
 /// Finds the loops: the strongly connected parts of the graph of chains, each of which a future closes.
 pub(crate) fn find(blueprint: &Blueprint) -> Loops {
-    let mut loops = Loops { of_chain: HashMap::new(), count: 0 };
+    let mut loops = Loops { of_chain: HashMap::new(), tasks: Vec::new() };
     if blueprint.futures.is_empty() {
         return loops;
     }
@@ -35,15 +32,14 @@ pub(crate) fn find(blueprint: &Blueprint) -> Loops {
             // What fills it does not come from it: a stream like any other.
             continue;
         }
-        let plan = plan(blueprint, &members, loops.count);
-        loops.count += 1;
+        let plan = plan(blueprint, &members, loops.tasks.len());
+        loops.tasks.push(members.iter().map(|&chain| blueprint.chains[chain].parallelism).sum());
         loops.of_chain.extend(members.into_iter().map(|chain| (chain, plan.clone())));
     }
     loops
 }
 
 fn plan(blueprint: &Blueprint, members: &HashSet<usize>, index: usize) -> LoopPlan {
-    let tasks = members.iter().map(|&chain| blueprint.chains[chain].parallelism).sum();
     let inner = blueprint.channels.iter().enumerate().filter(|(_, (from, to))| {
         // Of a chain with itself there is a channel only by way of a future.
         members.contains(&from.0) && members.contains(&to.0)
@@ -54,7 +50,6 @@ fn plan(blueprint: &Blueprint, members: &HashSet<usize>, index: usize) -> LoopPl
     };
     LoopPlan {
         id: LoopId(u32::try_from(index).unwrap_or(u32::MAX)),
-        watch: Arc::new(LoopWatch::new(tasks)),
         channels: Arc::new(inner.map(|(channel, _)| (channel, fills(channel))).collect()),
         items_max: blueprint.options.limits.loop_items_max,
     }

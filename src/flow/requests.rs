@@ -13,6 +13,7 @@ use crate::{
     dataplane::{
         chain::{Ending, Failure, Meter},
         context::TaskContext,
+        edge::Pairing,
         error::TaskError,
         exchange::InTurn,
         mark::Mark,
@@ -21,7 +22,7 @@ use crate::{
     flow::{
         Flow,
         sink::ForEach,
-        stream::{Exchange, Pairing, Stream},
+        stream::{Exchange, Stream},
     },
     job::{ErrorPolicy, Parallelism, ServiceId},
     protocol::{TaskCommand, Wait},

@@ -7,7 +7,7 @@ mod shape;
 
 use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc, sync::Arc};
 
-pub(crate) use self::shape::{Exchange, Junction, Pairing};
+pub(crate) use self::shape::{Exchange, Junction};
 use crate::{
     dataplane::{
         chain::{BoxStage, Meter, StageFactory},

@@ -9,10 +9,8 @@ type Bring = fn(Stream<u32>, Stream<u32>);
 
 #[test]
 fn streams_of_two_flows_are_not_brought_together() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
     let blueprint = || {
-        let (limits, blocking) = (Limits::default(), runtime.handle().clone());
-        let options = BuildOptions { parallelism: 1, error_policy: ErrorPolicy::Fail, limits, blocking };
+        let options = BuildOptions { parallelism: 1, error_policy: ErrorPolicy::Fail, limits: Limits::default() };
         Rc::new(RefCell::new(Blueprint::new(options)))
     };
     let ways: [(&str, Bring); 5] = [

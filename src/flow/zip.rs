@@ -18,12 +18,13 @@ use self::backlog::{Backlog, Next};
 use crate::{
     dataplane::{
         chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage},
+        edge::Pairing,
         exchange::Single,
         mark::Mark,
     },
     flow::{
         connect::check,
-        stream::{Exchange, Pairing, Stream},
+        stream::{Exchange, Stream},
     },
     job::{BuildRefusal, FailureCause},
     port::SpillFile,

@@ -172,11 +172,11 @@ impl JobSupervisor {
 
     fn seal_outputs(&mut self, complete: bool) {
         let why = self.completion.verdict().map(ToString::to_string).unwrap_or_default();
-        for (_, output) in &self.ports.outputs {
+        for (_, output) in &self.ports.streams.outputs {
             output.seal(complete, why.clone());
         }
         // A source closes its own, unless the job ended before the source was made.
-        for (_, input) in &self.ports.inputs {
+        for (_, input) in &self.ports.streams.inputs {
             input.close();
         }
         self.free.do_send(FreeSlots);
@@ -208,11 +208,11 @@ impl JobSupervisor {
     }
 
     fn ended_job(&self, progress: &Progress) -> EndedJob {
-        EndedJob { plain: self.plain_job(progress), outputs: Some(self.ports.outputs.clone()) }
+        EndedJob { plain: self.plain_job(progress), outputs: Some(self.ports.streams.outputs.clone()) }
     }
 
     fn plain_job(&self, progress: &Progress) -> PlainJob {
-        let finished = self.ports.inputs.iter().filter(|(_, input)| input.is_finished());
+        let finished = self.ports.streams.inputs.iter().filter(|(_, input)| input.is_finished());
         PlainJob {
             status: self.record.status(&self.completion, progress),
             dead_letters: self.record.dead.letters(),

@@ -16,6 +16,7 @@ use crate::{
         context::TaskContext,
         counters::SharedCounters,
         task::Task,
+        wiring::Wiring,
     },
     flow::graph::TaskPlan,
     job::{Attempt, FailureCause, JobId, Limits, ServiceId, TaskId},
@@ -29,6 +30,7 @@ pub(crate) struct TaskSetup {
     pub attempt: Attempt,
     pub task: TaskId,
     pub plan: TaskPlan,
+    pub wiring: Arc<Wiring>,
     pub context: TaskContext,
     pub limits: Limits,
     pub counters: Arc<SharedCounters>,
@@ -122,11 +124,11 @@ impl TaskActor {
 
 impl Running {
     fn new(setup: TaskSetup, occupied: Occupied) -> Self {
-        let TaskSetup { job, attempt, task, plan, context, limits, counters, events } = setup;
+        let TaskSetup { job, attempt, task, plan, wiring, context, limits, counters, events } = setup;
         let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
         let service = plan.service;
-        let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped));
+        let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped, wiring));
         let stage = Stage::Unmade(plan.recipe);
         Self { job, attempt, task, service, state, events, stage, reported: false, early: Vec::new(), span, occupied }
     }

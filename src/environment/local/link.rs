@@ -167,7 +167,7 @@ impl Host for LocalLink {
         Box::pin(async move {
             let ports = ports.await;
             let outputs = match &ports {
-                Ok(Ports::Live(ports)) => &ports.outputs,
+                Ok(Ports::Live(ports)) => &ports.streams.outputs,
                 Ok(Ports::Ended(ended)) => match &ended.outputs {
                     Some(outputs) => outputs,
                     None => {
@@ -192,7 +192,7 @@ impl Host for LocalLink {
         Box::pin(async move {
             match ports.await {
                 Ok(Ports::Live(ports)) => {
-                    let inputs = &ports.inputs;
+                    let inputs = &ports.streams.inputs;
                     let found = inputs.iter().find(|(name, _)| *name == input).map(|(_, port)| Arc::clone(port));
                     found.ok_or_else(|| InputError::NoSuchInput {
                         input,

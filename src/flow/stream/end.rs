@@ -1,18 +1,19 @@
 //! Where streams end: closures, sinks, outputs.
 
-use std::{fmt::Display, sync::Arc};
+use std::fmt::Display;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    dataplane::error::TaskError,
+    dataplane::{error::TaskError, wiring::OutputId},
     flow::{
+        graph::OutputPlan,
         sink::{ForEach, OutputStage, Sink, SinkStage},
         stream::Stream,
         text::LineSink,
     },
     job::BuildRefusal,
-    port::{OutputKind, OutputStore},
+    port::OutputKind,
     schema::TypeDescription,
 };
 
@@ -91,21 +92,22 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        let store = {
+        let id = {
             let mut blueprint = self.blueprint.borrow_mut();
-            if blueprint.outputs.iter().any(|(existing, _)| existing == name) {
+            if blueprint.outputs.iter().any(|existing| existing.name == name) {
                 blueprint.refuse(BuildRefusal::DuplicateOutput { output: name.to_owned() });
             }
-            let options = &blueprint.options;
+            let id = OutputId(blueprint.outputs.len());
             let description = TypeDescription::of::<T>();
-            let store = OutputStore::new(name, output, description, &options.limits, options.blocking.clone());
-            blueprint.outputs.push((name.to_owned(), Arc::clone(&store)));
+            blueprint.outputs.push(OutputPlan { name: name.to_owned(), kind: output, description });
             blueprint.chains[self.chain].outputs.push(name.to_owned());
-            store
+            id
         };
         self.end(kind, move |_| {
-            let store = Arc::clone(&store);
-            Box::new(move |meter| Box::new(OutputStage::new(meter, store)))
+            Box::new(move |meter| {
+                let store = meter.task.wiring.output(id);
+                Box::new(OutputStage::new(meter, store))
+            })
         });
     }
 }

@@ -1,14 +1,15 @@
 //! Operators that change how many streams or instances there are.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, marker::PhantomData, rc::Rc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     dataplane::{
         chain::{BoxStage, Meter, StageFactory},
-        channel::Gate,
-        exchange::{ExchangeStage, GateHead, InTurn, OutLane, Route, Single, ToAll},
+        edge::{Edge, EdgePlan, Feed, Pairing},
+        exchange::{ExchangeStage, GateHead, InTurn, Route, Single, ToAll},
+        wiring::EdgeId,
     },
     flow::{
         graph::{Blueprint, PARALLELISM_MAX},
@@ -297,21 +298,14 @@ impl<T> Junction<T> {
     }
 }
 
-/// Which producers have a channel to which consumers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pairing {
-    AllToAll,
-    OneToOne,
-}
-
 /// An exchange in the making: a new chain, and the chains that feed it.
 pub(crate) struct Exchange<T> {
     blueprint: Rc<RefCell<Blueprint>>,
     asked: usize,
     chain: usize,
-    gates: Vec<Arc<Gate<T>>>,
-    /// The channel of each lane, for each gate.
-    channels: Rc<RefCell<Vec<Vec<usize>>>>,
+    consumers: usize,
+    edge: EdgeId,
+    items: PhantomData<fn(T)>,
 }
 
 impl<T: Send + 'static> Exchange<T> {
@@ -319,23 +313,17 @@ impl<T: Send + 'static> Exchange<T> {
         let mut shared = blueprint.borrow_mut();
         let asked = said.in_job(shared.options.parallelism);
         let chain = shared.add_chain(said, false);
-        let parallelism = shared.chains[chain].parallelism;
-        let limits = shared.lane_limits();
+        let consumers = shared.chains[chain].parallelism;
+        let edge = EdgeId(shared.edges.len());
+        shared.edges.push(EdgePlan::new::<T>(consumers));
         drop(shared);
-        let gates = (0..parallelism).map(|_| Gate::new(limits)).collect();
-        Self {
-            blueprint: Rc::clone(blueprint),
-            asked,
-            chain,
-            gates,
-            channels: Rc::new(RefCell::new(vec![Vec::new(); parallelism])),
-        }
+        Self { blueprint: Rc::clone(blueprint), asked, chain, consumers, edge, items: PhantomData }
     }
 
     /// Ends `stream` in this exchange, each instance in that of the same number if there are as many, and else in all
     /// of them in turn.
     pub fn add_balanced(&mut self, stream: Stream<T>, kind: &'static str) {
-        if stream.parallelism() == self.gates.len() {
+        if stream.parallelism() == self.consumers {
             self.add(stream, kind, Pairing::OneToOne, |_, _| Single);
         } else {
             self.add(stream, kind, Pairing::AllToAll, |instance, lanes| InTurn(instance % lanes));
@@ -355,10 +343,8 @@ impl<T: Send + 'static> Exchange<T> {
         pairing: Pairing,
         route: impl Fn(usize, usize) -> R + 'static,
     ) {
-        let producers = stream.parallelism();
-        let consumers = self.gates.len();
+        let (producers, consumers, edge) = (stream.parallelism(), self.consumers, self.edge);
         let weigh = stream.weigh.take();
-        let mut lanes: Vec<RefCell<Vec<OutLane<T>>>> = Vec::new();
         let mut blueprint = self.blueprint.borrow_mut();
         if self.asked != consumers {
             let (operator, asked) = (kind.to_owned(), self.asked);
@@ -367,26 +353,24 @@ impl<T: Send + 'static> Exchange<T> {
         if consumers == 0 {
             blueprint.refuse(BuildRefusal::ZeroParallelism { operator: kind.to_owned() });
         }
+        let feed = Feed { producers, pairing, first_channel: blueprint.channels.len() };
         for producer in 0..producers {
-            let mut own = Vec::new();
-            for (consumer, gate) in self.gates.iter().enumerate() {
-                if pairing == Pairing::OneToOne && producer != consumer {
-                    continue;
-                }
-                let channel = blueprint.channels.len();
-                blueprint.channels.push(((stream.chain, producer), (self.chain, consumer)));
-                self.channels.borrow_mut()[consumer].push(channel);
-                own.push(OutLane::new(channel, gate.add_lane()));
-            }
-            lanes.push(RefCell::new(own));
+            let to = feed.channels_of(producer, consumers);
+            blueprint.channels.extend(to.map(|(to, _)| ((stream.chain, producer), (self.chain, to))));
         }
+        let feeds = &mut blueprint.edges[edge.0].feeds;
+        let number = feeds.len();
+        feeds.push(feed);
         let operator = (stream.chain, blueprint.chains[stream.chain].operators.len());
         blueprint.chains[self.chain].fed_by.get_or_insert(operator);
         drop(blueprint);
         stream.end(kind, move |instance| {
-            let own = lanes.get(instance).map(|own| own.take()).unwrap_or_default();
-            let (route, weigh) = (route(instance, own.len().max(1)), weigh.clone());
-            Box::new(move |meter| ExchangeStage::boxed(meter, route, own, weigh))
+            let lanes = feed.channels_of(instance, consumers).count();
+            let (route, weigh) = (route(instance, lanes.max(1)), weigh.clone());
+            Box::new(move |meter| {
+                let lanes = Edge::take_lanes(&meter.task.wiring, edge, number, instance);
+                ExchangeStage::boxed(meter, route, lanes, weigh)
+            })
         });
     }
 
@@ -397,10 +381,12 @@ impl<T: Send + 'static> Exchange<T> {
 
     /// The stream on the other side, to be taken once. What feeds it may still be added.
     pub fn finish(&self) -> Stream<T> {
-        let (gates, channels) = (self.gates.clone(), Rc::clone(&self.channels));
+        let edge = self.edge;
         new_chain(&self.blueprint, self.chain, move |instance| {
-            let (gate, channels) = (Arc::clone(&gates[instance]), channels.borrow()[instance].clone());
-            Box::new(move |task| Box::new(GateHead::new(task, gate, channels)))
+            Box::new(move |task| {
+                let (gate, channels) = Edge::take_gate(&task.wiring, edge, instance);
+                Box::new(GateHead::new(task, gate, channels))
+            })
         })
     }
 }

@@ -67,7 +67,7 @@ impl JobSupervisor {
     }
 
     pub(super) fn explanation(&self, progress: Result<Progress, MailboxError>) -> Explanation {
-        let outputs = self.ports.outputs.iter();
+        let outputs = self.ports.streams.outputs.iter();
         let unread: Vec<String> =
             outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
         explain::explain(&self.record, &self.completion, &progress.unwrap_or_default(), &unread)
@@ -113,7 +113,7 @@ impl JobSupervisor {
             }
             JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
             JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
-            JobRequest::OutputTypes => Ok(Reply::OutputTypes(record::output_types(&self.ports.outputs))),
+            JobRequest::OutputTypes => Ok(Reply::OutputTypes(record::output_types(&self.ports.streams.outputs))),
             JobRequest::Open { .. } => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
         };
         reply.answer(answer);

@@ -1,0 +1,148 @@
+//! All channels of one exchange: as data in a plan, and as they are for the tasks of one attempt.
+
+use std::{any::Any, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::dataplane::{
+    channel::{Gate, LaneLimits},
+    exchange::OutLane,
+    wiring::{EdgeId, Wiring},
+};
+
+/// Which producers have a channel to which consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pairing {
+    AllToAll,
+    OneToOne,
+}
+
+/// A chain that an exchange is fed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Feed {
+    pub producers: usize,
+    pub pairing: Pairing,
+    /// The channels are numbered from here on: by producer, and of one producer by consumer.
+    pub first_channel: usize,
+}
+
+impl Feed {
+    /// The consumers to which a producer has channels, with the channel of each.
+    pub fn channels_of(self, producer: usize, consumers: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (to, first) = match self.pairing {
+            Pairing::AllToAll => (0..consumers, self.first_channel + producer * consumers),
+            // A producer that nobody is paired with has no channel.
+            Pairing::OneToOne => {
+                (producer.min(consumers)..(producer + 1).min(consumers), self.first_channel + producer)
+            }
+        };
+        to.enumerate().map(move |(index, consumer)| (consumer, first + index))
+    }
+}
+
+/// An exchange in a plan.
+#[derive(Debug, Clone)]
+pub(crate) struct EdgePlan {
+    pub consumers: usize,
+    pub feeds: Vec<Feed>,
+    /// The items' type is known to it alone.
+    wire: fn(&EdgePlan, LaneLimits) -> Box<dyn Any + Send + Sync>,
+}
+
+impl EdgePlan {
+    pub fn new<T: Send + 'static>(consumers: usize) -> Self {
+        let wire = |plan: &EdgePlan, limits| Box::new(Edge::<T>::new(plan, limits)) as Box<dyn Any + Send + Sync>;
+        Self { consumers, feeds: Vec::new(), wire }
+    }
+
+    /// The channels, for the tasks of one attempt.
+    pub fn wire(&self, limits: LaneLimits) -> Box<dyn Any + Send + Sync> {
+        (self.wire)(self, limits)
+    }
+}
+
+/// The ends of channels until their tasks take them.
+pub(crate) struct Edge<T> {
+    /// For each feed, for each producer.
+    lanes: Mutex<Vec<Vec<Vec<OutLane<T>>>>>,
+    gates: Mutex<Vec<Option<Receiving<T>>>>,
+}
+
+/// What a consumer receives by: its gate, and the channel of each lane.
+type Receiving<T> = (Arc<Gate<T>>, Vec<usize>);
+
+impl<T: Send + 'static> Edge<T> {
+    fn new(plan: &EdgePlan, limits: LaneLimits) -> Self {
+        let mut gates: Vec<Receiving<T>> = (0..plan.consumers).map(|_| (Gate::new(limits), Vec::new())).collect();
+        let mut lanes = Vec::new();
+        for feed in &plan.feeds {
+            let mut of_feed = Vec::new();
+            for producer in 0..feed.producers {
+                let mut own = Vec::new();
+                for (consumer, channel) in feed.channels_of(producer, plan.consumers) {
+                    let (gate, channels) = &mut gates[consumer];
+                    channels.push(channel);
+                    own.push(OutLane::new(channel, gate.add_lane()));
+                }
+                of_feed.push(own);
+            }
+            lanes.push(of_feed);
+        }
+        Self { lanes: Mutex::new(lanes), gates: Mutex::new(gates.into_iter().map(Some).collect()) }
+    }
+
+    fn of(wiring: &Wiring, id: EdgeId) -> &Self {
+        let edge = wiring.edge(id).and_then(|edge| edge.downcast_ref());
+        edge.unwrap_or_else(|| panic!("edge {} is missing, or of another type", id.0))
+    }
+
+    /// The lanes of a producer, to be taken once.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the plan has no such edge of this type.
+    pub fn take_lanes(wiring: &Wiring, id: EdgeId, feed: usize, producer: usize) -> Vec<OutLane<T>> {
+        let mut lanes = Self::of(wiring, id).lanes.lock();
+        lanes.get_mut(feed).and_then(|lanes| lanes.get_mut(producer)).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The gate of a consumer, to be taken once.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the plan has no such consumer, or it was taken.
+    pub fn take_gate(wiring: &Wiring, id: EdgeId, consumer: usize) -> (Arc<Gate<T>>, Vec<usize>) {
+        let gate = Self::of(wiring, id).gates.lock().get_mut(consumer).and_then(Option::take);
+        gate.unwrap_or_else(|| panic!("gate {consumer} of edge {} is not there", id.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_numbered_by_producer_and_then_by_consumer() {
+        let all = Feed { producers: 2, pairing: Pairing::AllToAll, first_channel: 10 };
+        assert_eq!(all.channels_of(0, 3).collect::<Vec<_>>(), [(0, 10), (1, 11), (2, 12)]);
+        assert_eq!(all.channels_of(1, 3).collect::<Vec<_>>(), [(0, 13), (1, 14), (2, 15)]);
+        let one = Feed { pairing: Pairing::OneToOne, ..all };
+        assert_eq!(one.channels_of(1, 2).collect::<Vec<_>>(), [(1, 11)]);
+        assert_eq!(one.channels_of(2, 2).count(), 0);
+    }
+
+    #[test]
+    fn each_end_of_a_channel_is_taken_once_and_lanes_come_in_the_order_of_channels() {
+        let mut plan = EdgePlan::new::<u8>(2);
+        plan.feeds.push(Feed { producers: 2, pairing: Pairing::AllToAll, first_channel: 0 });
+        plan.feeds.push(Feed { producers: 2, pairing: Pairing::OneToOne, first_channel: 4 });
+        let streams = Arc::new(super::super::wiring::Streams { outputs: Vec::new(), inputs: Vec::new() });
+        let limits = LaneLimits { batches: 1, bytes: 1 };
+        let wiring = Wiring::new(vec![plan.wire(limits)], Vec::new(), streams);
+        let (_, channels) = Edge::<u8>::take_gate(&wiring, EdgeId(0), 1);
+        assert_eq!(channels, [1, 3, 5]);
+        assert_eq!(Edge::<u8>::take_lanes(&wiring, EdgeId(0), 0, 1).len(), 2);
+        assert_eq!(Edge::<u8>::take_lanes(&wiring, EdgeId(0), 1, 0).len(), 1);
+        assert_eq!(Edge::<u8>::take_lanes(&wiring, EdgeId(0), 1, 0).len(), 0);
+    }
+}
