@@ -49,7 +49,7 @@ use crate::{
     flow::JobPayload,
     job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobStatus, Limits},
     link::{Holds, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
-    worker::{CloseWorker, JobPorts, Worker},
+    worker::{JobPorts, WorkerLink},
 };
 
 /// What a [`JobManager`] is made of.
@@ -59,7 +59,7 @@ pub(crate) struct ManagerConfig {
     pub(crate) task_threads: usize,
     pub(crate) service_threads: usize,
     pub(crate) placement: Box<dyn Placement>,
-    pub(crate) worker: Addr<Worker>,
+    pub(crate) worker: Arc<dyn WorkerLink>,
     /// Where jobs are kept beyond the process, and those that are there.
     pub(crate) recording: Recording,
     /// Dropped once the manager has closed and all of its jobs have ended.
@@ -72,7 +72,7 @@ pub(crate) struct JobManager {
     limits: Arc<Limits>,
     info: EnvironmentInfo,
     opened: Instant,
-    worker: Addr<Worker>,
+    worker: Arc<dyn WorkerLink>,
     slots: Rc<RefCell<Slots>>,
     /// Those who wait for the flow of their job to be built.
     preparing: HashMap<JobId, Vec<Opener>>,
@@ -171,7 +171,7 @@ impl JobManager {
                 options,
                 limits: Arc::clone(&self.limits),
                 payload,
-                worker: self.worker.clone(),
+                worker: Arc::clone(&self.worker),
                 manager: ToManager {
                     prepared: manager.clone().recipient(),
                     refused: manager.clone().recipient(),
@@ -256,8 +256,7 @@ impl JobManager {
             return;
         }
         self.closing = Closing::Worker;
-        let closed = self.worker.clone().send(CloseWorker);
-        // Whatever the worker answers, there is nothing left to do here.
+        let closed = self.worker.close();
         ctx.spawn(closed.into_actor(self).map(|_, _, ctx| ctx.stop()));
     }
 }

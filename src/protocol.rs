@@ -13,8 +13,8 @@ use crate::job::{Attempt, DeadLetter, FailureCause, Incarnation, JobId, ServiceI
 pub(crate) enum WorkerOrder {
     /// Make an instance of the service from its factory and start it.
     StartService { service: ServiceId, incarnation: Incarnation },
-    /// Start all tasks of the attempt, each on the given slot (index into the worker's task threads).
-    StartTasks { attempt: Attempt, slots: Vec<u32> },
+    /// Start these tasks of the attempt, each on the given slot (index into the worker's task threads).
+    StartTasks { attempt: Attempt, tasks: Vec<(TaskId, u32)> },
     /// The tasks of the attempt will never be started: drop what they were to be made of.
     DropTasks { attempt: Attempt },
     /// Change the course of those tasks of the attempt that the command is for: see [`TaskCommand::audience`].

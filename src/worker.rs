@@ -1,6 +1,7 @@
 //! The worker: hosts the task and service actors of its process.
 
 mod audience;
+mod link;
 mod task;
 mod thread;
 
@@ -10,6 +11,7 @@ use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, Recipient, R
 
 use parking_lot::Mutex;
 
+pub(crate) use self::link::{Embedded, Unprepared, WorkerLink};
 pub(crate) use self::thread::Threads;
 use self::{
     audience::Audiences,
@@ -186,16 +188,16 @@ pub(crate) struct Prepared {
 /// An order of the JobSupervisor.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Order {
-    pub job: JobId,
-    pub order: WorkerOrder,
+struct Order {
+    job: JobId,
+    order: WorkerOrder,
 }
 
 /// What do the counters of this job read?
 #[derive(Message)]
 #[rtype(result = "Progress")]
-pub(crate) struct ReportProgress {
-    pub job: JobId,
+struct ReportProgress {
+    job: JobId,
 }
 
 impl actix::dev::MessageResponse<Worker, ReportProgress> for Progress {
@@ -210,7 +212,7 @@ impl actix::dev::MessageResponse<Worker, ReportProgress> for Progress {
 /// Stop all threads. All jobs have been released.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct CloseWorker;
+struct CloseWorker;
 
 /// One task thread for each core this process may use.
 pub(crate) fn task_threads_default() -> usize {
@@ -282,12 +284,13 @@ impl Worker {
         self.jobs.get(&job).is_some_and(|hosted| hosted.attempt == attempt)
     }
 
-    fn start_tasks(&mut self, job: JobId, attempt: Attempt, slots: &[u32]) {
+    fn start_tasks(&mut self, job: JobId, attempt: Attempt, placed: &[(TaskId, u32)]) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         let Some(wiring) = hosted.wiring.take() else { return };
+        let slots: HashMap<TaskId, u32> = placed.iter().copied().collect();
         for (index, plan) in hosted.plans.drain(..).enumerate() {
             let task = &mut hosted.tasks[index];
-            task.slot = slots.get(index).map_or(index, |slot| *slot as usize) % self.task_slots.len();
+            task.slot = slots.get(&TaskId(index as u32)).map_or(index, |slot| *slot as usize) % self.task_slots.len();
             let setup = TaskSetup {
                 job,
                 attempt,
@@ -506,8 +509,8 @@ impl Handler<Order> for Worker {
         tracing::trace!(%job, ?order, "worker order");
         match order {
             WorkerOrder::StartService { service, incarnation } => self.start_service(job, service, incarnation),
-            WorkerOrder::StartTasks { attempt, slots } if self.hosts(job, attempt) => {
-                self.start_tasks(job, attempt, &slots);
+            WorkerOrder::StartTasks { attempt, tasks } if self.hosts(job, attempt) => {
+                self.start_tasks(job, attempt, &tasks);
             }
             WorkerOrder::DropTasks { attempt } if self.hosts(job, attempt) => {
                 let plans =

@@ -3,13 +3,12 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::SystemTime};
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MailboxError, Message, Recipient,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture,
 };
 
 use crate::{
     flow::JobPayload,
-    job::{Attempt, BuildRefusal, JobId, JobOptions, Limits, TaskNode},
+    job::{Attempt, JobId, JobOptions, Limits, TaskId, TaskNode},
     link::{Holds, Refusal},
     manager::{
         archive::PlainJob,
@@ -19,7 +18,7 @@ use crate::{
         supervisor::{JobSupervisor, SupervisorSetup},
     },
     protocol::WorkerOrder,
-    worker::{JobPorts, Order, Prepare, Prepared, Worker},
+    worker::{JobPorts, Prepare, Prepared, Unprepared, WorkerLink},
 };
 
 /// One for each job: has the flow built, brings the JobSupervisor into being, and places the tasks of each attempt.
@@ -30,7 +29,7 @@ pub(crate) struct Dispatcher {
     limits: Arc<Limits>,
     /// Taken by `Prepare`.
     payload: Option<JobPayload>,
-    worker: Addr<Worker>,
+    worker: Arc<dyn WorkerLink>,
     /// The JobManager, for what it is told of the job.
     manager: ToManager,
     /// Shared by the dispatchers of one JobManager, all on the control thread.
@@ -69,7 +68,7 @@ pub(crate) struct Dispatch {
     pub(crate) options: JobOptions,
     pub(crate) limits: Arc<Limits>,
     pub(crate) payload: JobPayload,
-    pub(crate) worker: Addr<Worker>,
+    pub(crate) worker: Arc<dyn WorkerLink>,
     pub(super) manager: ToManager,
     pub(crate) slots: Rc<RefCell<Slots>>,
     /// The job is to be kept in an archive.
@@ -123,21 +122,20 @@ impl Dispatcher {
             error_policy: self.options.error_policy,
             events: context.address().recipient(),
         };
-        // A fresh clone, because actix never wakes a sender that waits for room in a mailbox; a clone has room.
-        let answer = self.worker.clone().send(prepare);
+        let answer = self.worker.prepare(prepare);
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, context, ctx)));
     }
 
     fn prepared(
         &mut self,
-        answer: Result<Result<Prepared, BuildRefusal>, MailboxError>,
+        answer: Result<Prepared, Unprepared>,
         context: Context<JobSupervisor>,
         ctx: &mut Context<Self>,
     ) {
         let prepared = match answer {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(refusal)) => return self.refuse(Refusal::Build(refusal), ctx),
-            Err(_) => return self.refuse(Refusal::EnvironmentClosed, ctx),
+            Ok(prepared) => prepared,
+            Err(Unprepared::Refused(refusal)) => return self.refuse(Refusal::Build(refusal), ctx),
+            Err(Unprepared::Gone) => return self.refuse(Refusal::EnvironmentClosed, ctx),
         };
         let graph = &prepared.graph;
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
@@ -172,7 +170,7 @@ impl Dispatcher {
                 holds: holds.clone(),
             },
             ports: prepared.ports,
-            worker: self.worker.clone(),
+            worker: Arc::clone(&self.worker),
             ended: self.manager.ended.clone(),
             deploy: ctx.address().recipient(),
             free: ctx.address().recipient(),
@@ -238,7 +236,7 @@ impl Handler<DiscardJob> for Dispatcher {
     fn handle(&mut self, _: DiscardJob, ctx: &mut Self::Context) {
         if let Stage::Prepared(unstarted) = std::mem::replace(&mut self.stage, Stage::Deployed) {
             unstarted.supervisor.discard();
-            self.worker.do_send(Order { job: self.job, order: WorkerOrder::Release });
+            self.worker.order(self.job, WorkerOrder::Release);
         }
         ctx.stop();
     }
@@ -252,7 +250,8 @@ impl Handler<DeployTasks> for Dispatcher {
         let slots = self.slots.borrow_mut().take(&self.tasks);
         tracing::debug!(environment = %self.environment, job = %self.job, tasks = slots.len(), ?slots, "tasks placed");
         self.placed.clone_from(&slots);
-        self.worker.do_send(Order { job: self.job, order: WorkerOrder::StartTasks { attempt, slots } });
+        let tasks = (0..).map(TaskId).zip(slots).collect();
+        self.worker.order(self.job, WorkerOrder::StartTasks { attempt, tasks });
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseActFuture,
-    SpawnHandle, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, SpawnHandle,
+    WrapFuture,
 };
 
 use self::answers::Read;
@@ -28,7 +28,7 @@ use crate::{
         record::{EndedJob, JobRecord},
     },
     protocol::{Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
-    worker::{JobPorts, Order, ReportProgress, Worker},
+    worker::{JobPorts, WorkerLink},
 };
 
 /// One for each job. Runs on the control thread, so that it never queues behind user code.
@@ -55,7 +55,7 @@ pub(crate) struct JobSupervisor {
     /// Questions whose answer waits for the worker. It does not stop before they are answered, for with it they would
     /// be dropped.
     reads: usize,
-    worker: Addr<Worker>,
+    worker: Arc<dyn WorkerLink>,
     /// The JobManager, to be told of the end.
     ended_to: Recipient<JobEnded>,
     /// The Dispatcher, which ends when these are dropped.
@@ -70,7 +70,7 @@ pub(crate) struct SupervisorSetup {
     pub(crate) run_limit: Option<Duration>,
     pub(crate) record: JobRecord,
     pub(crate) ports: Arc<JobPorts>,
-    pub(crate) worker: Addr<Worker>,
+    pub(crate) worker: Arc<dyn WorkerLink>,
     /// The JobManager, to be told of the end.
     pub(super) ended: Recipient<JobEnded>,
     /// The Dispatcher.
@@ -150,7 +150,7 @@ impl JobSupervisor {
 
     fn order(&self, order: WorkerOrder) {
         tracing::debug!(environment = %self.environment, job = %self.record.id, ?order, "order");
-        self.worker.do_send(Order { job: self.record.id, order });
+        self.worker.order(self.record.id, order);
     }
 
     fn arm(&mut self, deadline: Deadline, ctx: &mut Context<Self>) {
@@ -195,8 +195,8 @@ impl JobSupervisor {
         for warning in self.completion.warnings() {
             tracing::warn!(%environment, %job, name, %warning, "job ended with a warning");
         }
-        let progress = self.worker.clone().send(ReportProgress { job });
-        ctx.spawn(progress.into_actor(self).map(|progress, this, _| this.finish(&progress.unwrap_or_default())));
+        let progress = self.worker.progress(job);
+        ctx.spawn(progress.into_actor(self).map(|progress, this, _| this.finish(&progress)));
     }
 
     /// The JobManager hears of the end before any client does, so that whatever a client asks next finds the record; and
@@ -345,10 +345,10 @@ impl Handler<TakeSnapshot> for JobSupervisor {
     type Result = ResponseActFuture<Self, JobStatus>;
 
     fn handle(&mut self, _: TakeSnapshot, _: &mut Self::Context) -> Self::Result {
-        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
+        let progress = self.worker.progress(self.record.id);
         Box::pin(progress.into_actor(self).map(|progress, this, _| match &this.ended {
             Some(ended) => ended.plain.status.clone(),
-            None => this.status(progress),
+            None => this.status(&progress),
         }))
     }
 }
@@ -357,8 +357,8 @@ impl Handler<TakeRecord> for JobSupervisor {
     type Result = ResponseActFuture<Self, PlainJob>;
 
     fn handle(&mut self, _: TakeRecord, _: &mut Self::Context) -> Self::Result {
-        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
-        Box::pin(progress.into_actor(self).map(|progress, this, _| this.plain_job(&progress.unwrap_or_default())))
+        let progress = self.worker.progress(self.record.id);
+        Box::pin(progress.into_actor(self).map(|progress, this, _| this.plain_job(&progress)))
     }
 }
 

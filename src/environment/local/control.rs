@@ -17,7 +17,7 @@ use crate::{
     job::Limits,
     manager::{JobManager, ManagerConfig, Placement, Recording},
     timer::Timer,
-    worker::{Worker, WorkerConfig},
+    worker::{Embedded, Worker, WorkerConfig},
 };
 
 /// How long user code on the blocking pool may still take once the environment is closed. It was told to end before
@@ -94,7 +94,7 @@ fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -
                 task_threads,
                 service_threads,
                 placement,
-                worker,
+                worker: Arc::new(Embedded(worker)),
                 recording,
                 closed,
             })

@@ -1,6 +1,6 @@
 //! What a client's question about a live job is answered with.
 
-use actix::{ActorFutureExt, AsyncContext, Context, MailboxError, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::JobSupervisor;
 use crate::{
@@ -8,7 +8,6 @@ use crate::{
     link::{Control, JobRequest, Refusal, Reply},
     manager::{completion::Event, explain, messages::JobReply, record},
     protocol::Progress,
-    worker::ReportProgress,
 };
 
 /// What is read from the job once its counters are known.
@@ -22,13 +21,13 @@ impl JobSupervisor {
     /// Answers with what the job looks like once the worker has said how far it is. The worker reads atomics on this
     /// very thread, so this is quick however busy the tasks are.
     pub(super) fn read(&mut self, read: Read, replies: Vec<JobReply>, ctx: &mut Context<Self>) {
-        let progress = self.worker.clone().send(ReportProgress { job: self.record.id });
+        let progress = self.worker.progress(self.record.id);
         self.reads += 1;
         ctx.spawn(progress.into_actor(self).map(move |progress, this, ctx| {
             let reply = match (&this.ended, read) {
                 (Some(ended), Read::Status) => Reply::Status(Box::new(ended.plain.status.clone())),
-                (_, Read::Status) => Reply::Status(Box::new(this.status(progress))),
-                (_, Read::Explanation) => Reply::Explanation(this.explanation(progress)),
+                (_, Read::Status) => Reply::Status(Box::new(this.status(&progress))),
+                (_, Read::Explanation) => Reply::Explanation(this.explanation(&progress)),
             };
             for slot in replies {
                 slot.answer(Ok(reply.clone()));
@@ -38,8 +37,8 @@ impl JobSupervisor {
         }));
     }
 
-    pub(super) fn status(&self, progress: Result<Progress, MailboxError>) -> JobStatus {
-        let mut status = self.record.status(&self.completion, &progress.unwrap_or_default());
+    pub(super) fn status(&self, progress: &Progress) -> JobStatus {
+        let mut status = self.record.status(&self.completion, progress);
         // Whoever reads `Ended` can rely on it at once, to delete the job say; so it does not show before `finish`.
         if status.state == JobState::Ended {
             status.state = self.visible_state();
@@ -66,11 +65,11 @@ impl JobSupervisor {
         }
     }
 
-    pub(super) fn explanation(&self, progress: Result<Progress, MailboxError>) -> Explanation {
+    pub(super) fn explanation(&self, progress: &Progress) -> Explanation {
         let outputs = self.ports.streams.outputs.iter();
         let unread: Vec<String> =
             outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
-        explain::explain(&self.record, &self.completion, &progress.unwrap_or_default(), &unread)
+        explain::explain(&self.record, &self.completion, progress, &unread)
     }
 
     pub(super) fn control(&mut self, control: Control, ctx: &mut Context<Self>) -> Result<Reply, Refusal> {

@@ -1,0 +1,67 @@
+//! How the JobManager speaks to a worker, wherever that is.
+
+use actix::{Addr, MailboxError};
+use futures::future::BoxFuture;
+
+use super::{CloseWorker, Order, Prepare, Prepared, ReportProgress, Worker};
+use crate::{
+    job::{BuildRefusal, JobId},
+    protocol::{Progress, WorkerOrder},
+};
+
+/// The way to one worker. What goes over it arrives in order, or never, and then the worker is lost.
+pub(crate) trait WorkerLink: Send + Sync {
+    /// Has the worker build a job's flow and get ready to host it.
+    fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>>;
+    fn order(&self, job: JobId, order: WorkerOrder);
+    /// What the counters of this job read; nothing, if the worker is gone.
+    fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
+    /// Has all its threads stopped. All jobs have been released.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Why a worker does not host a job.
+#[derive(Debug)]
+pub(crate) enum Unprepared {
+    Refused(BuildRefusal),
+    Gone,
+}
+
+/// The worker of this very process, an actor on the control thread.
+pub(crate) struct Embedded(pub Addr<Worker>);
+
+impl Embedded {
+    /// A fresh clone, because actix never wakes a sender that waits for room in a mailbox; a clone has room.
+    fn address(&self) -> Addr<Worker> {
+        self.0.clone()
+    }
+}
+
+impl WorkerLink for Embedded {
+    fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>> {
+        let prepared = self.address().send(prepare);
+        Box::pin(async move {
+            match prepared.await {
+                Ok(prepared) => prepared.map_err(Unprepared::Refused),
+                Err(MailboxError::Closed | MailboxError::Timeout) => Err(Unprepared::Gone),
+            }
+        })
+    }
+
+    fn order(&self, job: JobId, order: WorkerOrder) {
+        self.0.do_send(Order { job, order });
+    }
+
+    fn progress(&self, job: JobId) -> BoxFuture<'static, Progress> {
+        let progress = self.address().send(ReportProgress { job });
+        Box::pin(async move { progress.await.unwrap_or_default() })
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let closed = self.address().send(CloseWorker);
+        Box::pin(async move {
+            // Whatever the worker answers, there is nothing left of it.
+            let _ = closed.await;
+        })
+    }
+}
