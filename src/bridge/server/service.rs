@@ -25,13 +25,14 @@ use crate::{
 /// The calls of one connection that are not answered yet.
 pub(super) struct Calls {
     tally: Arc<Tally>,
+    outbound: Arc<Outbound>,
     /// Without a value between the arrival of a call and its being queued.
     underway: Mutex<HashMap<u64, Option<Box<dyn Withdraw>>>>,
 }
 
 impl Calls {
-    pub(super) fn new(tally: &Arc<Tally>) -> Arc<Self> {
-        Arc::new(Self { tally: Arc::clone(tally), underway: Mutex::default() })
+    pub(super) fn new(tally: &Arc<Tally>, outbound: &Arc<Outbound>) -> Arc<Self> {
+        Arc::new(Self { tally: Arc::clone(tally), outbound: Arc::clone(outbound), underway: Mutex::default() })
     }
 
     /// The inner error is the client's to know: those who have the same key have too many together.
@@ -91,25 +92,24 @@ impl Calls {
 /// Takes the answer of one call to its client.
 pub(super) struct SessionAnswer {
     id: u64,
-    outbound: Arc<Outbound>,
     calls: Weak<Calls>,
 }
 
 impl SessionAnswer {
-    pub(super) fn new(id: u64, outbound: &Arc<Outbound>, calls: &Arc<Calls>) -> Self {
-        Self { id, outbound: Arc::clone(outbound), calls: Arc::downgrade(calls) }
+    pub(super) fn new(id: u64, calls: &Arc<Calls>) -> Self {
+        Self { id, calls: Arc::downgrade(calls) }
     }
 
     fn send(&self, kind: Kind, payload: &[u8]) {
         // Without the session there is nobody who waits.
         let Some(calls) = self.calls.upgrade() else { return };
         let alone = calls.end(self.id);
-        self.outbound.enqueue(kind, Lane::Calls, self.id, &[payload]);
+        calls.outbound.enqueue(kind, Lane::Calls, self.id, &[payload]);
         // If nobody else waits, the one who does is best served from here. Else each write takes several answers along.
         if alone {
-            self.outbound.flush();
+            calls.outbound.flush();
         } else {
-            self.outbound.wake();
+            calls.outbound.wake();
         }
     }
 }
@@ -119,7 +119,7 @@ impl Answer for SessionAnswer {
         if bytes > CALL_BYTES_MAX {
             return Some(format!("it takes {bytes} bytes, and may take {CALL_BYTES_MAX}"));
         }
-        self.calls.upgrade().and_then(|calls| calls.tally.keeps_no_reply(self.outbound.backlog(), bytes))
+        self.calls.upgrade().and_then(|calls| calls.tally.keeps_no_reply(calls.outbound.backlog(), bytes))
     }
 
     fn reply(self: Box<Self>, bytes: Vec<u8>) {

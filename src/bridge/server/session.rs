@@ -106,6 +106,7 @@ impl Session {
         access: Access,
         tally: Arc<Tally>,
     ) -> Self {
+        let calls = Calls::new(&tally, &outbound);
         Self {
             server,
             client,
@@ -117,7 +118,7 @@ impl Session {
             decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)),
             streams: Rc::default(),
             tasks: JoinSet::new(),
-            calls: Calls::new(&tally),
+            calls,
             tally,
             touched: Vec::new(),
             telling: Telling::default(),
@@ -461,15 +462,15 @@ impl Session {
         let Some((route, bytes)) = message.payload.split_first_chunk::<8>() else {
             return Err(Violation::new("a call that names no route"));
         };
-        let route = self.route(u64::from_le_bytes(*route))?;
+        let entrance = self.route(u64::from_le_bytes(*route), |route| Arc::clone(&route.entrance))?;
         let begun = self.calls.begin(message.id)?;
-        let answer = SessionAnswer::new(message.id, &self.outbound, &self.calls);
+        let answer = SessionAnswer::new(message.id, &self.calls);
         if let Err(error) = begun {
             Box::new(answer).fail(error);
             return Ok(());
         }
         let resolver = self.access.resolver(&self.server);
-        if let Some(withdraw) = bound_to(resolver, || route.entrance.call(bytes, Box::new(answer))) {
+        if let Some(withdraw) = bound_to(resolver, || entrance.call(bytes, Box::new(answer))) {
             self.calls.is_underway(message.id, withdraw);
         }
         Ok(())
@@ -479,7 +480,7 @@ impl Session {
     fn tell(&mut self, message: &Message<'_>) -> Result<(), Violation> {
         if !self.telling.takes(message) {
             self.hand_in();
-            let route = self.route(message.id)?;
+            let route = self.route(message.id, Clone::clone)?;
             if !self.touched.iter().any(|touched| Arc::ptr_eq(touched, &route.credit)) {
                 route.credit.reading(true);
                 self.touched.push(Arc::clone(&route.credit));
@@ -497,8 +498,8 @@ impl Session {
         }
     }
 
-    fn route(&self, id: u64) -> Result<Route, Violation> {
-        let route = self.streams.borrow().routes.get(&id).cloned().flatten();
+    fn route<R>(&self, id: u64, what: impl FnOnce(&Route) -> R) -> Result<R, Violation> {
+        let route = self.streams.borrow().routes.get(&id).and_then(Option::as_ref).map(what);
         route.ok_or_else(|| Violation::new("a message over a route that is not open"))
     }
 }
