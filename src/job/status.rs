@@ -29,7 +29,7 @@ pub enum JobState {
     /// The tasks have earned the job's outcome. `stop` and `cancel` alike stop the services, and keep that outcome; only if a
     /// service fails more often than it may be restarted, or a task of a pipeline fails, does the job fail.
     Idle,
-    /// All tasks ended; the services are being stopped.
+    /// All tasks ended; the services are being stopped, and only calls between them are taken.
     StoppingServices,
     /// The job has its outcome; nothing of it runs any more.
     Ended,

@@ -64,16 +64,16 @@ impl JobRecord {
 
     /// A snapshot; `progress` supplies the counters.
     pub(crate) fn status(&self, completion: &Completion, progress: &Progress) -> JobStatus {
-        let mut tasks: Vec<TaskStatus> = self.graph.tasks.iter().map(|task| task_status(task, completion)).collect();
-        for (task, counters, _) in &progress.tasks {
-            if let Some(status) = tasks.get_mut(task.index()) {
-                status.counters = *counters;
-            }
-        }
+        let mut status = self.uncounted(completion);
+        count(&mut status, progress);
+        status
+    }
+
+    /// A snapshot whose counters are yet to be [`count`]ed.
+    pub(crate) fn uncounted(&self, completion: &Completion) -> JobStatus {
         let service = |(index, name): (usize, &String)| {
-            let (handled, queued) = progress.services.get(index).copied().unwrap_or_default();
             let (state, restarts) = completion.service_state(service_id(index));
-            ServiceStatus { name: name.clone(), state, handled, queued, restarts }
+            ServiceStatus { name: name.clone(), state, handled: 0, queued: 0, restarts }
         };
         JobStatus {
             id: self.id,
@@ -92,9 +92,21 @@ impl JobRecord {
             ended_at: self.ended_at,
             lease: self.lease,
             held_by: self.holds.holder(),
-            tasks,
+            tasks: self.graph.tasks.iter().map(|task| task_status(task, completion)).collect(),
             services: self.graph.services.iter().enumerate().map(service).collect(),
         }
+    }
+}
+
+/// Enters the counters.
+pub(crate) fn count(status: &mut JobStatus, progress: &Progress) {
+    for (task, counters, _) in &progress.tasks {
+        if let Some(status) = status.tasks.get_mut(task.index()) {
+            status.counters = *counters;
+        }
+    }
+    for (service, (handled, queued)) in status.services.iter_mut().zip(&progress.services) {
+        (service.handled, service.queued) = (*handled, *queued);
     }
 }
 

@@ -345,10 +345,9 @@ impl Handler<TakeSnapshot> for JobSupervisor {
     type Result = ResponseActFuture<Self, JobStatus>;
 
     fn handle(&mut self, _: TakeSnapshot, _: &mut Self::Context) -> Self::Result {
-        let progress = self.worker.progress(self.record.id);
-        Box::pin(progress.into_actor(self).map(|progress, this, _| match &this.ended {
+        Box::pin(self.snapshot().into_actor(self).map(|(status, _), this, _| match &this.ended {
             Some(ended) => ended.plain.status.clone(),
-            None => this.status(&progress),
+            None => status,
         }))
     }
 }

@@ -1,18 +1,33 @@
 //! Services: calls and their answers.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::{Context as TaskContext, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use futures::{FutureExt, future::join_all};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use proscenium::{
-    ActorState, BuildRefusal, CallError, FailureCause, Fate, JobId, JobState, Limits, MessageTable, Outcome, Service,
-    ServiceContext, ServiceRef,
+    ActorState, BuildRefusal, CallError, Environment, FailureCause, Fate, JobHandle, JobId, JobState, JobStatus,
+    Limits, LocalEnvironment, MessageTable, Outcome, QueryError, Service, ServiceContext, ServiceRef,
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::{Unconstrained, unconstrained};
 
 use crate::support::{
-    Answer, Counter, Door, Doorway, Echo, Increment, Journal, LateAnswer, Pen, Place, SlowAnswer, Total, completed,
-    deadline, each_environment, each_place_with, ended, idle, job, read, refusal, registered, sorted, start,
+    Answer, Counter, Door, Doorway, Echo, Increment, Journal, LateAnswer, Pen, Place, SlowAnswer, Total, block_on,
+    completed, deadline, each_environment, each_place_with, ended, idle, job, on_a_thread, read, refusal, registered,
+    sorted, start,
 };
 
 job!(CountItems { items: u64, pen: Pen }, |job, flow| {
@@ -412,6 +427,76 @@ fn what_a_service_had_accepted_is_answered_before_it_stops_and_later_calls_are_r
         assert_eq!(deadline("the answer", slow).await.unwrap().unwrap(), 2);
         assert_eq!(deadline("the answer", queued).await.unwrap().unwrap(), 3);
         assert_eq!(ended(&job).await, Outcome::Completed);
+    });
+}
+
+/// Looks at a job again as soon as it is answered, on the very thread that answers, and calls its service when it reads that
+/// services are being stopped: nobody can be quicker.
+struct Hasty {
+    job: JobHandle,
+    echo: ServiceRef<Echo>,
+    asked: Mutex<Pin<Box<Unconstrained<BoxFuture<'static, Result<JobStatus, QueryError>>>>>>,
+    /// Answers that have come and were not looked at.
+    wakes: AtomicUsize,
+    /// What the call came to at once; it is over then.
+    called: mpsc::Sender<Option<Result<u64, CallError>>>,
+}
+
+impl Hasty {
+    fn begin(job: &JobHandle) -> mpsc::Receiver<Option<Result<u64, CallError>>> {
+        let (called, outcome) = mpsc::channel();
+        let asked = Mutex::new(Box::pin(unconstrained(job.status().boxed())));
+        let (job, echo, wakes) = (job.clone(), job.service("echo"), AtomicUsize::new(0));
+        Waker::from(Arc::new(Self { job, echo, asked, wakes, called })).wake();
+        outcome
+    }
+
+    fn look(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        let mut asked = self.asked.lock().unwrap();
+        while let Poll::Ready(status) = asked.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
+            if status.unwrap().state == JobState::StoppingServices {
+                self.called.send(self.echo.call(Answer(4)).now_or_never()).unwrap();
+                **asked = unconstrained(pending().boxed());
+            } else {
+                **asked = unconstrained(self.job.status().boxed());
+            }
+        }
+    }
+}
+
+impl Wake for Hasty {
+    fn wake(self: Arc<Self>) {
+        if self.wakes.fetch_add(1, Ordering::SeqCst) > 0 {
+            return;
+        }
+        let mut wakes = 1;
+        while wakes > 0 {
+            self.look();
+            wakes = self.wakes.fetch_sub(wakes, Ordering::SeqCst) - wakes;
+        }
+    }
+}
+
+#[test]
+fn who_reads_that_services_are_stopped_finds_them_closed() {
+    block_on(async {
+        let env = LocalEnvironment::new("test");
+        for _ in 0..100 {
+            let (tasks, service) = (Door::new().await, Door::new().await);
+            let job = start(&env, Answering { door: tasks.way() }).await;
+            let late = tokio::spawn(job.service::<Echo>("echo").call(LateAnswer(1, service.way())));
+            let first = service.arrival_of("1").await;
+            let visitor = tasks.arrival().await;
+            let called = Hasty::begin(&job);
+            visitor.admit();
+            let called = on_a_thread("the call", move || called.recv().unwrap());
+            assert_eq!(called, Some(Err(CallError::Stopping { service: "echo".to_owned() })));
+            first.admit();
+            assert_eq!(deadline("the answer", late).await.unwrap().unwrap(), 1);
+            assert_eq!(ended(&job).await, Outcome::Completed);
+        }
+        env.close().await;
     });
 }
 

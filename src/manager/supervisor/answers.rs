@@ -2,11 +2,11 @@
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::JobSupervisor;
+use super::{JobReply, JobSupervisor};
 use crate::{
     job::{CancelReason, Explanation, JobState, JobStatus},
     link::{Control, JobRequest, Refusal, Reply},
-    manager::{completion::Event, explain, messages::JobReply, record},
+    manager::{completion::Event, explain, record},
     protocol::Progress,
 };
 
@@ -21,12 +21,12 @@ impl JobSupervisor {
     /// Answers with what the job looks like once the worker has said how far it is. The worker reads atomics on this
     /// very thread, so this is quick however busy the tasks are.
     pub(super) fn read(&mut self, read: Read, replies: Vec<JobReply>, ctx: &mut Context<Self>) {
-        let progress = self.worker.progress(self.record.id);
+        let snapshot = self.snapshot();
         self.reads += 1;
-        ctx.spawn(progress.into_actor(self).map(move |progress, this, ctx| {
+        ctx.spawn(snapshot.into_actor(self).map(move |(status, progress), this, ctx| {
             let reply = match (&this.ended, read) {
                 (Some(ended), Read::Status) => Reply::Status(Box::new(ended.plain.status.clone())),
-                (_, Read::Status) => Reply::Status(Box::new(this.status(&progress))),
+                (_, Read::Status) => Reply::Status(Box::new(status)),
                 (_, Read::Explanation) => Reply::Explanation(this.explanation(&progress)),
             };
             for slot in replies {
@@ -37,8 +37,10 @@ impl JobSupervisor {
         }));
     }
 
-    pub(super) fn status(&self, progress: &Progress) -> JobStatus {
-        let mut status = self.record.status(&self.completion, progress);
+    /// What the job looks like now, with the counters that the worker reads next. It has by then done what it was ordered up
+    /// to now, so that whoever reads a state finds it so; and what a state says of the counters holds of these.
+    pub(super) fn snapshot(&self) -> impl Future<Output = (JobStatus, Progress)> + use<> {
+        let mut status = self.record.uncounted(&self.completion);
         // Whoever reads `Ended` can rely on it at once, to delete the job say; so it does not show before `finish`.
         if status.state == JobState::Ended {
             status.state = self.visible_state();
@@ -46,7 +48,12 @@ impl JobSupervisor {
             status.outcome = None;
             status.ended_at = None;
         }
-        status
+        let progress = self.worker.progress(self.record.id);
+        async move {
+            let progress = progress.await;
+            record::count(&mut status, &progress);
+            (status, progress)
+        }
     }
 
     /// The state that clients see while the job is live.
@@ -65,7 +72,7 @@ impl JobSupervisor {
         }
     }
 
-    pub(super) fn explanation(&self, progress: &Progress) -> Explanation {
+    fn explanation(&self, progress: &Progress) -> Explanation {
         let outputs = self.ports.streams.outputs.iter();
         let unread: Vec<String> =
             outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
