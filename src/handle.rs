@@ -109,6 +109,9 @@ impl JobHandle {
     /// It survives the loss of the connection to a node. If the node is gone, the outcome is [`Outcome::Lost`]; while it
     /// cannot be reached and may be there, that is an error.
     ///
+    /// Nothing is asked before it is first polled. A node answers all that it was asked before it ends; who asks later is told
+    /// only when [`Connect::reconnect_limit`](crate::Connect::reconnect_limit) has passed, as for any node that is not there.
+    ///
     /// A job with services and without autostop whose tasks have finished waits for `stop` ([`JobState::Idle`]), and so does
     /// this.
     ///

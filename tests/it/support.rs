@@ -14,10 +14,12 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use proscenium::{
-    BuildRefusal, ControlError, Environment, IntoJob, JobHandle, JobState, JobStatus, Outcome, SubmitError,
+    BuildRefusal, ControlError, Environment, IntoJob, JobHandle, JobState, JobStatus, Outcome, QueryError, SubmitError,
 };
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 
 pub use self::{
     door::{Door, Doorway, Visitor},
@@ -148,6 +150,19 @@ where
 /// The whole of a job's output.
 pub async fn read<T: DeserializeOwned + Send + 'static>(job: &JobHandle, output: &str) -> Vec<T> {
     deadline("the output", job.output(output)).await.unwrap()
+}
+
+/// Waits for the end of the job on a task of its own, and has asked for it when this returns: what goes on does not have to
+/// yield first, and whoever ends the node may be quick.
+pub fn waiting_for(job: &JobHandle) -> JoinHandle<Result<Outcome, QueryError>> {
+    let mut wait = Box::pin(job.wait());
+    let at_once = wait.as_mut().now_or_never();
+    tokio::spawn(async move {
+        match at_once {
+            Some(outcome) => outcome,
+            None => wait.await,
+        }
+    })
 }
 
 /// Follows the job until its state is `state`.

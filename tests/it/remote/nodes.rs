@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Everything, Held, connect, node};
 use crate::support::{
     Answer, Door, Echo, Journal, NodeProcess, block_on, deadline, each_environment, ended, idle, job, reached,
+    waiting_for,
 };
 
 job!(
@@ -187,7 +188,7 @@ fn a_node_that_is_told_to_drain_lets_jobs_end_and_tells_who_waits() {
         let held = env.submit(Held { door: door.way(), pen: journal.pen() }).autostop(true).await.unwrap();
         let idle = env.submit(Everything { pen: journal.pen() }).await.unwrap();
         let visitor = door.arrival().await;
-        let waits = [tokio::spawn(held.wait()), tokio::spawn(idle.wait())];
+        let waits = [waiting_for(&held), waiting_for(&idle)];
         deadline("the order", env.stop_node(NodeStop::Drain)).await.unwrap();
         reached(&held, JobState::Draining).await;
         let refused = env.submit(Everything { pen: journal.pen() }).await.unwrap_err();
@@ -216,7 +217,7 @@ fn the_first_signal_drains_a_node_and_the_second_cancels() {
         let env = node.connect().await.unwrap();
         let job = env.submit(Held { door: door.way(), pen: journal.pen() }).autostop(true).await.unwrap();
         let visitor = door.arrival().await;
-        let wait = tokio::spawn(job.wait());
+        let wait = waiting_for(&job);
         signal(&node, "-TERM");
         reached(&job, JobState::Draining).await;
         signal(&node, "-INT");
@@ -234,8 +235,7 @@ fn a_node_that_is_dropped_cancels_its_jobs_and_tells_who_waits() {
         let (node, address, key) = node(Limits::default());
         let (env, journal) = (connect(address, &key), Journal::new());
         let job = env.submit(Everything { pen: journal.pen() }).await.unwrap();
-        let waiting = tokio::spawn(job.wait());
-        tokio::task::yield_now().await;
+        let waiting = waiting_for(&job);
         // Answered after the other question has been asked.
         assert!(job.status().await.unwrap().is_running());
         tokio::task::spawn_blocking(move || drop(node)).await.unwrap();
