@@ -443,10 +443,10 @@ struct Hasty {
 }
 
 impl Hasty {
-    fn begin(job: &JobHandle) -> mpsc::Receiver<Option<Result<u64, CallError>>> {
+    fn begin(job: &JobHandle, echo: &ServiceRef<Echo>) -> mpsc::Receiver<Option<Result<u64, CallError>>> {
         let (called, outcome) = mpsc::channel();
         let asked = Mutex::new(Box::pin(unconstrained(job.status().boxed())));
-        let (job, echo, wakes) = (job.clone(), job.service("echo"), AtomicUsize::new(0));
+        let (job, echo, wakes) = (job.clone(), echo.clone(), AtomicUsize::new(0));
         Waker::from(Arc::new(Self { job, echo, asked, wakes, called })).wake();
         outcome
     }
@@ -485,10 +485,13 @@ fn who_reads_that_services_are_stopped_finds_them_closed() {
         for _ in 0..100 {
             let (tasks, service) = (Door::new().await, Door::new().await);
             let job = start(&env, Answering { door: tasks.way() }).await;
-            let late = tokio::spawn(job.service::<Echo>("echo").call(LateAnswer(1, service.way())));
+            let echo: ServiceRef<Echo> = job.service("echo");
+            // It is found by then, and the call in question goes straight to it.
+            assert_eq!(echo.call(Answer(0)).await, Ok(0));
+            let late = tokio::spawn(echo.call(LateAnswer(1, service.way())));
             let first = service.arrival_of("1").await;
             let visitor = tasks.arrival().await;
-            let called = Hasty::begin(&job);
+            let called = Hasty::begin(&job, &echo);
             visitor.admit();
             let called = on_a_thread("the call", move || called.recv().unwrap());
             assert_eq!(called, Some(Err(CallError::Stopping { service: "echo".to_owned() })));
