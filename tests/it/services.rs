@@ -430,12 +430,14 @@ fn what_a_service_had_accepted_is_answered_before_it_stops_and_later_calls_are_r
     });
 }
 
+type Asked = BoxFuture<'static, Result<JobStatus, QueryError>>;
+
 /// Looks at a job again as soon as it is answered, on the very thread that answers, and calls its service when it reads that
 /// services are being stopped: nobody can be quicker.
 struct Hasty {
     job: JobHandle,
     echo: ServiceRef<Echo>,
-    asked: Mutex<Pin<Box<Unconstrained<BoxFuture<'static, Result<JobStatus, QueryError>>>>>>,
+    asked: Mutex<Pin<Box<Unconstrained<Asked>>>>,
     /// Answers that have come and were not looked at.
     wakes: AtomicUsize,
     /// What the call came to at once; it is over then.
