@@ -63,7 +63,7 @@ use crate::{
     service::{Service, ServiceContext, service_recipe},
 };
 
-/// What [`Job::build`](crate::Job::build) lays a job out on: sources, and through their streams everything else.
+/// What [`Job::build`] lays a job out on: sources, and through their streams everything else.
 ///
 /// Methods do not fail: what is wrong with a flow is recorded, and `submit` is refused with the first thing recorded.
 pub struct Flow {

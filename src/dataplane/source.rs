@@ -8,7 +8,7 @@ use std::{
 
 use crate::dataplane::{context::TaskContext, error::TaskError};
 
-/// One part of a [`BatchSource`].
+/// One part of a [`BatchSource`](crate::BatchSource).
 pub trait Part: Send + 'static {
     /// What is read.
     type Item;

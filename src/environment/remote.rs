@@ -48,7 +48,7 @@ use crate::{
 /// | what | happens |
 /// |---|---|
 /// | a question, `wait`, `watch`, `stop` and the like | is asked again over the new connection |
-/// | `submit` | is repeated with the same [`JobId`](crate::JobId), so there is one job at most |
+/// | `submit` | is repeated with the same [`JobId`], so there is one job at most |
 /// | a call that was sent | fails with [`FateUnknown`](crate::CallError::FateUnknown), and is not repeated |
 /// | a call or a told message that was not sent | waits for the connection, a call until its deadline |
 /// | a told message on its way | is lost |

@@ -10,7 +10,7 @@ use crate::schema::TypeDescription;
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// What [`Job::build`] returns when a flow cannot be laid out. Takes any error by `?`.
+/// What [`Job::build`](crate::Job::build) returns when a flow cannot be laid out. Takes any error by `?`.
 ///
 /// It is not an [`Error`](std::error::Error) itself, so that the conversion from every error type can exist.
 pub struct BuildError(BoxError);

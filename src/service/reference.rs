@@ -42,7 +42,7 @@ use crate::{
 ///
 /// * the name of the actor type, without its module and its type parameters: the client may have an actor of its own for
 ///   `S`, if it is called the same ([`WrongService`](CallError::WrongService));
-/// * the name of the message in the [`MessageTable`], of which the client's need only have the messages that it sends
+/// * the name of the message in the [`MessageTable`](crate::MessageTable), of which the client's need only have the messages that it sends
 ///   ([`NotAccepted`](CallError::NotAccepted));
 /// * the structure of the message and of its reply: see [when two types are the
 ///   same](crate::Job#when-are-two-types-the-same) ([`TypeDiffers`](CallError::TypeDiffers)).
