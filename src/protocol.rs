@@ -13,7 +13,7 @@ use crate::job::{Attempt, DeadLetter, FailureCause, Incarnation, JobId, ServiceI
 pub(crate) enum WorkerOrder {
     /// Make an instance of the service from its factory and start it.
     StartService { service: ServiceId, incarnation: Incarnation },
-    /// Start these tasks of the attempt, each on the given slot (index into the worker's task threads).
+    /// Start the tasks of the attempt, each on its slot (index into the worker's task threads).
     StartTasks { attempt: Attempt, tasks: Vec<(TaskId, u32)> },
     /// The tasks of the attempt will never be started: drop what they were to be made of.
     DropTasks { attempt: Attempt },

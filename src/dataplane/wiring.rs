@@ -1,8 +1,8 @@
 //! What the tasks of one attempt share, by number.
 //!
-//! A plan names channels, loops, outputs and inputs by their numbers; a task that is made finds the live object there. So a
-//! plan can be made in any process and as often as is wanted, and what lives as long as the job, outputs and inputs, is the
-//! same for every attempt.
+//! A plan names channels, loops, outputs and inputs by their numbers; a task that is made finds the live object there.
+//! Outputs and inputs live as long as the job, channels and loops as long as the attempt. The gates of services, and the
+//! queues of pipeline services, are not here: their recipes hold them.
 
 use std::{
     any::Any,

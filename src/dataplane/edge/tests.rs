@@ -24,3 +24,19 @@ fn each_end_of_a_channel_is_taken_once_and_lanes_come_in_the_order_of_channels()
     assert_eq!(Edge::<u8>::take_lanes(&wiring, EdgeId(0), 1, 0).len(), 1);
     assert_eq!(Edge::<u8>::take_lanes(&wiring, EdgeId(0), 1, 0).len(), 0);
 }
+
+#[test]
+fn an_edge_is_wired_as_often_as_is_wanted_each_time_with_channels_of_its_own() {
+    let mut plan = EdgePlan::new::<u8>(1);
+    plan.feeds.push(Feed { producers: 1, pairing: Pairing::OneToOne, first_channel: 0 });
+    let wire = || {
+        let streams = Arc::new(crate::dataplane::wiring::Streams { outputs: Vec::new(), inputs: Vec::new() });
+        Wiring::new(vec![plan.wire(LaneLimits { batches: 1, bytes: 1 })], Vec::new(), streams)
+    };
+    let (first, second) = (wire(), wire());
+    assert_eq!(Edge::<u8>::take_lanes(&first, EdgeId(0), 0, 0).len(), 1);
+    assert_eq!(Edge::<u8>::take_lanes(&second, EdgeId(0), 0, 0).len(), 1, "what one attempt took, another one has");
+    let (one, _) = Edge::<u8>::take_gate(&first, EdgeId(0), 0);
+    let (other, _) = Edge::<u8>::take_gate(&second, EdgeId(0), 0);
+    assert!(!Arc::ptr_eq(&one, &other));
+}
