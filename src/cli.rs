@@ -40,7 +40,7 @@ use crate::flow::{Described, JobRegistry};
 /// refused, 2 for what cannot be understood, 3 if there is no node that serves this client, 4 if there is no such job,
 /// or more than one that is meant, 5 if a job was not waited for any longer, for a job that was waited for 10 if it
 /// failed, 11 if it was stopped, 12 if it was cancelled, 13 if it is lost, 130 if it was interrupted, and 141 if
-/// whoever read the output has gone.
+/// the reader of the output has gone.
 ///
 /// The program's own version is not known here; see [`CommandLine::version`].
 ///

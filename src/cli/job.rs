@@ -87,8 +87,8 @@ fn submit(
         submit = submit.lease(*lease);
     }
     let job = submit.blocking()?;
-    // From before the id is known on, since whoever interrupts the wait is to be told of it. Not while the job is submitted:
-    // a node may not answer, and then nothing is there to be told of.
+    // Ctrl+C is taken over as soon as there is a job whose id can be told, and not while it is submitted: a node may not
+    // answer, and then there is nothing to tell.
     let interrupts = waiting.wait.then(|| block_on(env.interrupts()));
     if !waiting.wait && screen.is_json() {
         screen.json(&json::job(&job.blocking().status()?))?;

@@ -5,7 +5,7 @@
 //! no batch is on its way within it.
 //!
 //! That is found out in two steps. Within this process each batch on its way, and each task that is not at rest, holds a
-//! token of the loop's [`LoopWatch`]; whoever gives the last one back *hints* to the JobSupervisor. The supervisor takes the
+//! token of the loop's [`LoopWatch`]; the task that gives the last one back *hints* to the JobSupervisor. The supervisor takes the
 //! hint for no more than that, for it speaks of one process: it asks every task whether it is at rest and how many batches it
 //! has sent and received within the loop, twice, and only if both times all were at rest, what was sent had been received,
 //! and nothing had moved in between, it ends the loop. That is the four counter method of Mattern (1987), "Algorithms for
@@ -31,7 +31,7 @@ pub(crate) struct LoopWatch {
     tokens: AtomicUsize,
     /// Tasks by which items may yet leave the loop.
     exits: AtomicUsize,
-    /// There was one that is none any more. A loop that nothing ever leaves goes round for what its closures do.
+    /// A task led out of the loop once and does so no longer. Where none ever did, the loop runs for what its closures do.
     shut: AtomicBool,
     /// It was found quiet and told to end: nothing that comes round now can go round again.
     ended: AtomicBool,
@@ -44,14 +44,14 @@ impl LoopWatch {
         Self { tokens: AtomicUsize::new(tasks), exits, shut: AtomicBool::new(false), ended: AtomicBool::new(false) }
     }
 
-    /// A batch is about to be on its way. Before it is, so that whoever takes it cannot give its token back first.
+    /// Takes a token for a batch before it is sent: its consumer could else give the token back first.
     pub fn take_token(&self) {
         self.tokens.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns whether those were the last ones.
     fn give_back(&self, tokens: usize) -> bool {
-        // `AcqRel`: whoever sees the last one given back sees all that was done under the others.
+        // `AcqRel`: the thread that gives back the last token sees all that was done under the others.
         tokens > 0 && self.tokens.fetch_sub(tokens, Ordering::AcqRel) == tokens
     }
 

@@ -138,7 +138,7 @@ pub(super) struct TakeRecord;
 #[rtype(result = "()")]
 pub(super) struct CheckLease;
 
-/// To a JobSupervisor: the JobManager has taken over the record. Whoever waits for the job's end is told, and
+/// To a JobSupervisor: the JobManager has taken over the record. Clients that wait for the job's end are told, and
 /// nothing is sent here any more.
 #[derive(Message)]
 #[rtype(result = "()")]
