@@ -41,6 +41,7 @@ pub use self::process::{Process, ProcessContext, SideOutputError};
 #[cfg(feature = "cli")]
 pub(crate) use self::registry::Described;
 pub use self::registry::JobRegistry;
+pub(crate) use self::registry::Opening;
 pub use self::requests::RequestStream;
 pub use self::sink::Sink;
 pub use self::source::{

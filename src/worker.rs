@@ -27,7 +27,7 @@ use crate::{
     flow::{
         JobPayload,
         graph::{BuildOptions, KEYED_PARALLELISM_MAX, PARALLELISM_MAX, Plan, TaskPlan},
-        job::plan,
+        job::{Unplanned, plan},
     },
     job::{Attempt, BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId},
     protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
@@ -169,7 +169,7 @@ pub(crate) struct JobPorts {
 
 /// Build the job's flow and get ready to host it.
 #[derive(Message)]
-#[rtype(result = "Result<Prepared, BuildRefusal>")]
+#[rtype(result = "Result<Prepared, Unplanned>")]
 pub(crate) struct Prepare {
     pub job: JobId,
     pub attempt: Attempt,
@@ -467,7 +467,7 @@ impl Actor for Worker {
 }
 
 impl Handler<Prepare> for Worker {
-    type Result = ResponseActFuture<Self, Result<Prepared, BuildRefusal>>;
+    type Result = ResponseActFuture<Self, Result<Prepared, Unplanned>>;
 
     fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
         let Prepare { job, attempt, payload, parallelism, error_policy, events } = prepare;
@@ -479,12 +479,12 @@ impl Handler<Prepare> for Worker {
         };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
-            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
+            return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
         }
         if options.parallelism > PARALLELISM_MAX {
             let (operator, asked) = ("submit".to_owned(), options.parallelism);
             let refusal = BuildRefusal::TooParallel { operator, asked, limit: PARALLELISM_MAX };
-            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
+            return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
         }
         // `build` is user code that may block: it must not run on the control thread.
         let blocking = self.config.blocking.clone();
@@ -493,7 +493,7 @@ impl Handler<Prepare> for Worker {
             let plan = plan(&payload, options)?;
             plan.graph.check_names()?;
             let wired = plan.wire(&limits, &blocking);
-            Ok((plan, wired))
+            Ok::<_, Unplanned>((plan, wired))
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let (plan, wired) = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;

@@ -62,9 +62,9 @@ fn job(which: u8, parameters: &[u8]) -> EncodedJob {
 /// Parameters of a job that is known, from a peer that has the key. What is taken for a job is one that can be sent on.
 pub fn parameters(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
-    if let Ok(payload) = registry().open(job(*which, bytes)) {
+    if let Ok(payload) = registry().open(&job(*which, bytes)) {
         let sent_on = payload.0.encode().expect("what was read can be written");
-        let again = registry().open(sent_on);
+        let again = registry().open(&sent_on);
         // A length can be written in more bytes than it takes, which are then too few for as many elements without any.
         let is_as_before = match &again {
             Ok(_) => true,
@@ -83,7 +83,7 @@ pub fn json(data: &[u8]) {
     if let Ok(payload) = registry().read_json(&job(*which, &[]).name, &text) {
         let sent = payload.0.encode().expect("what was read can be written");
         // JSON may be nested as deep as what a node takes, and no deeper.
-        registry().open(sent).expect("what was read can be sent to a node");
+        registry().open(&sent).expect("what was read can be sent to a node");
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
         for (number, (which, text)) in JSON.into_iter().enumerate() {
             let payload = registry().read_json(&job(which, &[]).name, text).unwrap();
             let encoded = payload.0.encode().unwrap();
-            assert!(registry().open(job(which, &encoded.parameters)).is_ok(), "{text}");
+            assert!(registry().open(&job(which, &encoded.parameters)).is_ok(), "{text}");
             let Some(corpus) = std::env::var_os("PROSCENIUM_SEEDS") else { continue };
             for (target, bytes) in [("json", text.as_bytes()), ("parameters", &encoded.parameters)] {
                 let folder = Path::new(&corpus).join(target);

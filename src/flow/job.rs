@@ -11,7 +11,7 @@ use crate::{
         graph::{Blueprint, BuildOptions, Plan},
         registry::encode,
     },
-    job::{BuildError, BuildRefusal, EncodedJob, NotSendable},
+    job::{BuildError, BuildRefusal, EncodedJob, JobRefusal, NotSendable},
     schema::TypeDescription,
 };
 
@@ -101,7 +101,7 @@ where
     JobFn { name: name.into(), build }
 }
 
-/// What travels of a job: its value, moved within the process, or its name and encoded parameters.
+/// What travels of a job within a process: its value, or what came of it from another, still encoded.
 pub struct JobPayload(pub(crate) Box<dyn ErasedJob>);
 
 impl fmt::Debug for JobPayload {
@@ -113,11 +113,31 @@ impl fmt::Debug for JobPayload {
 /// A job whose type is no longer known.
 pub(crate) trait ErasedJob: Send {
     fn name(&self) -> &str;
-    fn build(&self, flow: &mut Flow) -> Result<(), BuildError>;
+    fn build(&self, flow: &mut Flow) -> Result<(), Unbuilt>;
     /// The form in which it goes to another process.
     fn encode(&self) -> Result<EncodedJob, NotSendable>;
     /// The type of the parameters; none for a closure.
     fn describe(&self) -> Option<Arc<TypeDescription>>;
+}
+
+/// Why a job laid out no flow.
+pub(crate) enum Unbuilt {
+    /// It came encoded, and could not be decoded.
+    Job(JobRefusal),
+    Flow(BuildError),
+}
+
+/// Why a job has no plan.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unplanned {
+    Job(JobRefusal),
+    Flow(BuildRefusal),
+}
+
+impl From<BuildRefusal> for Unplanned {
+    fn from(refusal: BuildRefusal) -> Self {
+        Self::Flow(refusal)
+    }
 }
 
 pub(super) struct Typed<J>(pub(super) J);
@@ -127,8 +147,8 @@ impl<J: Job> ErasedJob for Typed<J> {
         J::NAME
     }
 
-    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
-        self.0.build(flow)
+    fn build(&self, flow: &mut Flow) -> Result<(), Unbuilt> {
+        self.0.build(flow).map_err(Unbuilt::Flow)
     }
 
     fn encode(&self) -> Result<EncodedJob, NotSendable> {
@@ -148,8 +168,8 @@ where
         &self.name
     }
 
-    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
-        (self.build)(flow)
+    fn build(&self, flow: &mut Flow) -> Result<(), Unbuilt> {
+        (self.build)(flow).map_err(Unbuilt::Flow)
     }
 
     fn encode(&self) -> Result<EncodedJob, NotSendable> {
@@ -191,30 +211,33 @@ mod sealed {
 }
 
 /// Runs `build` of a job and makes its plan. A panic in it is caught here.
-pub(crate) fn plan(payload: &JobPayload, options: BuildOptions) -> Result<Plan, BuildRefusal> {
+pub(crate) fn plan(payload: &JobPayload, options: BuildOptions) -> Result<Plan, Unplanned> {
     let job: &dyn ErasedJob = &*payload.0;
     let blueprint = Rc::new(RefCell::new(Blueprint::new(options)));
     let mut flow = Flow::on(&blueprint);
     match catch(|| job.build(&mut flow)) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => {
+        Ok(Err(Unbuilt::Job(refusal))) => return Err(Unplanned::Job(refusal)),
+        Ok(Err(Unbuilt::Flow(error))) => {
             // An error recorded by a flow method came first and is usually the cause.
             let refusal = blueprint.borrow_mut().refusal.take();
-            return Err(refusal.unwrap_or_else(|| BuildRefusal::User(error.message())));
+            return Err(refusal.unwrap_or_else(|| BuildRefusal::User(error.message())).into());
         }
-        Err(panic) => return Err(BuildRefusal::Panicked(panic)),
+        Err(panic) => return Err(BuildRefusal::Panicked(panic).into()),
     }
     drop(flow);
     match Rc::try_unwrap(blueprint) {
         // Factories are user code too: they clone captured state.
         Ok(blueprint) => {
-            catch(|| blueprint.into_inner().finish()).unwrap_or_else(|panic| Err(BuildRefusal::Panicked(panic)))
+            let plan = catch(|| blueprint.into_inner().finish());
+            Ok(plan.unwrap_or_else(|panic| Err(BuildRefusal::Panicked(panic)))?)
         }
         Err(shared) => {
             let blueprint = shared.borrow();
             let at = blueprint.open.values().min().copied();
             let operator = at.map_or("?", |(chain, operator)| blueprint.chains[chain].operators[operator].kind);
-            Err(blueprint.refusal.clone().unwrap_or(BuildRefusal::Unconsumed { operator: operator.to_owned() }))
+            let refusal = blueprint.refusal.clone();
+            Err(refusal.unwrap_or_else(|| BuildRefusal::Unconsumed { operator: operator.to_owned() }).into())
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Which job types a process can run, and the form in which a job comes to it.
 
+mod sealed;
+
 use std::{fmt, sync::Arc};
 
+pub(crate) use self::sealed::Opening;
+use self::sealed::Sealed;
 use crate::{
     codec,
     flow::{Job, JobPayload, job::Typed},
@@ -131,20 +135,39 @@ impl JobRegistry {
         })
     }
 
+    /// A job of a type known here, which is decoded where its flow is built: no code of the user's runs here.
+    pub(crate) fn sealed(&self, job: EncodedJob, opening: Opening) -> Result<JobPayload, JobRefusal> {
+        Ok(JobPayload(Box::new(Sealed::new(*self.find(&job)?, job, opening))))
+    }
+
+    fn find(&self, job: &EncodedJob) -> Result<&Entry, JobRefusal> {
+        let known = self.entries.iter().find(|entry| entry.name == job.name);
+        known.ok_or_else(|| JobRefusal::Unknown {
+            name: job.name.clone(),
+            known: self.names().map(str::to_owned).collect(),
+        })
+    }
+
     /// Decodes a job, once it is sure that it is one of a type known here.
-    pub(crate) fn open(&self, job: EncodedJob) -> Result<JobPayload, JobRefusal> {
-        let EncodedJob { name, version, fingerprint, parameters } = job;
-        let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else {
-            return Err(JobRefusal::Unknown { name, known: self.names().map(str::to_owned).collect() });
-        };
-        let description = (entry.describe)();
-        if description.fingerprint() != fingerprint {
-            return Err(JobRefusal::TypeDiffers { name, there: Box::new((*description).clone()) });
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn open(&self, job: &EncodedJob) -> Result<JobPayload, JobRefusal> {
+        self.find(job)?.open(job)
+    }
+}
+
+impl Entry {
+    /// Decodes a job, once it is sure that it is one of this type.
+    fn open(&self, job: &EncodedJob) -> Result<JobPayload, JobRefusal> {
+        let name = || job.name.clone();
+        let description = (self.describe)();
+        if description.fingerprint() != job.fingerprint {
+            return Err(JobRefusal::TypeDiffers { name: name(), there: Box::new((*description).clone()) });
         }
-        if entry.version != version {
-            return Err(JobRefusal::VersionDiffers { name, here: version, there: entry.version });
+        if self.version != job.version {
+            return Err(JobRefusal::VersionDiffers { name: name(), here: job.version, there: self.version });
         }
-        (entry.decode)(&parameters).map_err(|error| JobRefusal::Parameters { name, message: error.to_string() })
+        let decoded = (self.decode)(&job.parameters);
+        decoded.map_err(|error| JobRefusal::Parameters { name: name(), message: error.to_string() })
     }
 }
 
@@ -225,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_known_job_comes_back() {
-        let payload = crate::jobs![Count].open(encoded(&Count { to: 7 })).expect("it is known");
+        let payload = crate::jobs![Count].open(&encoded(&Count { to: 7 })).expect("it is known");
         assert_eq!(payload.0.name(), "count");
     }
 
@@ -234,8 +257,8 @@ mod tests {
         let registry = crate::jobs![Count];
         let unknown = EncodedJob { name: "sum".to_owned(), ..encoded(&Count { to: 1 }) };
         let known = vec!["count".to_owned()];
-        assert_eq!(registry.open(unknown).err(), Some(JobRefusal::Unknown { name: "sum".to_owned(), known }));
-        match registry.open(encoded(&older::Count { until: 1 })) {
+        assert_eq!(registry.open(&unknown).err(), Some(JobRefusal::Unknown { name: "sum".to_owned(), known }));
+        match registry.open(&encoded(&older::Count { until: 1 })) {
             Err(JobRefusal::TypeDiffers { name, there }) => {
                 let difference = TypeDescription::of::<older::Count>().difference(&there);
                 assert_eq!(
@@ -247,9 +270,9 @@ mod tests {
         }
         let old = EncodedJob { version: 1, ..encoded(&Count { to: 1 }) };
         let differs = JobRefusal::VersionDiffers { name: "count".to_owned(), here: 1, there: 2 };
-        assert_eq!(registry.open(old).err(), Some(differs));
+        assert_eq!(registry.open(&old).err(), Some(differs));
         let cut = EncodedJob { parameters: Vec::new(), ..encoded(&Count { to: 1 }) };
-        assert!(matches!(registry.open(cut), Err(JobRefusal::Parameters { .. })));
+        assert!(matches!(registry.open(&cut), Err(JobRefusal::Parameters { .. })));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use actix::{
 };
 
 use crate::{
-    flow::JobPayload,
+    flow::{JobPayload, job::Unplanned},
     job::{Attempt, JobId, JobOptions, Limits, TaskId, TaskNode},
     link::{Holds, Refusal},
     manager::{
@@ -134,7 +134,8 @@ impl Dispatcher {
     ) {
         let prepared = match answer {
             Ok(prepared) => prepared,
-            Err(Unprepared::Refused(refusal)) => return self.refuse(Refusal::Build(refusal), ctx),
+            Err(Unprepared::Unplanned(Unplanned::Job(refusal))) => return self.refuse(Refusal::Job(refusal), ctx),
+            Err(Unprepared::Unplanned(Unplanned::Flow(refusal))) => return self.refuse(Refusal::Build(refusal), ctx),
             Err(Unprepared::Gone) => return self.refuse(Refusal::EnvironmentClosed, ctx),
         };
         let graph = &prepared.graph;

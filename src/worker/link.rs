@@ -5,7 +5,8 @@ use futures::future::BoxFuture;
 
 use super::{CloseWorker, Order, Prepare, Prepared, ReportProgress, Worker};
 use crate::{
-    job::{BuildRefusal, JobId},
+    flow::job::Unplanned,
+    job::JobId,
     protocol::{Progress, WorkerOrder},
 };
 
@@ -23,7 +24,7 @@ pub(crate) trait WorkerLink: Send + Sync {
 /// Why a worker does not host a job.
 #[derive(Debug)]
 pub(crate) enum Unprepared {
-    Refused(BuildRefusal),
+    Unplanned(Unplanned),
     Gone,
 }
 
@@ -42,7 +43,7 @@ impl WorkerLink for Embedded {
         let prepared = self.address().send(prepare);
         Box::pin(async move {
             match prepared.await {
-                Ok(prepared) => prepared.map_err(Unprepared::Refused),
+                Ok(prepared) => prepared.map_err(Unprepared::Unplanned),
                 Err(MailboxError::Closed | MailboxError::Timeout) => Err(Unprepared::Gone),
             }
         })

@@ -2,11 +2,11 @@
 
 use std::{cell::RefCell, collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc};
 
-use futures::future::{Either, select};
+use futures::future::{Either, join, select};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::AsyncRead,
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, oneshot},
     task::{AbortHandle, JoinSet},
 };
 
@@ -33,6 +33,7 @@ use crate::{
         outbound::Outbound,
     },
     codec,
+    flow::Opening,
     job::{EncodedJob, JobId, JobOptions, NAME_BYTES_MAX},
     link::{JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
@@ -40,8 +41,11 @@ use crate::{
     service::{Answer, CallError, bound_to},
 };
 
-/// Bytes of parameters whose digest costs less than the way to another thread and back.
+/// Bytes of parameters that are no burden: their digest costs less than the way to another thread and back.
 const DIGESTED_HERE_MAX: usize = 4096;
+
+/// Is never sent: that it is dropped is what is waited for.
+enum Never {}
 
 /// Answers that are made for one client at the same time, of those that are made at once.
 const ANSWERS_AT_ONCE: usize = 8;
@@ -376,7 +380,7 @@ impl Session {
             if !server.accepts_jobs() {
                 return Err(Refusal::EnvironmentClosed);
             }
-            let permit = decoding.acquire_owned().await;
+            let turn = decoding.acquire_owned().await;
             let (key, blocking) = (access.key(), server.host.blocking().clone());
             // First, so that of another key's job nothing shows, and nothing is noted, but that it does not exist.
             let claim = if access.is_unlimited() { None } else { Some(server.claim(job, &access.0).await?) };
@@ -391,18 +395,28 @@ impl Session {
             if !server.remembers(job, digest) {
                 return Err(Refusal::Internal(format!("{job} was submitted before, as another job")));
             }
-            let opening = Arc::clone(&server);
-            let opened = blocking.spawn_blocking(move || {
-                bound_to(access.resolver(&opening), || opening.config.registry.open(encoded)).map_err(Refusal::Job)
-            });
-            let payload = opened.await.unwrap_or(Err(Refusal::EnvironmentClosed))?;
-            drop((permit, pending));
+            // The bytes count until they are decoded, or dropped because nobody needs them; where they are few, it is not
+            // worth being woken for.
+            let (decodes, decoded) = oneshot::channel::<Never>();
+            let is_large = encoded.parameters.len() > DIGESTED_HERE_MAX;
+            let opening = Opening { resolver: access.resolver(&server), held: Box::new((turn, decodes)) };
+            let payload = server.config.registry.sealed(encoded, opening).map_err(Refusal::Job)?;
             let submitted =
                 async { server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened) };
-            match claim {
-                Some(claim) => claim.follow(submitted).await,
-                None => submitted.await,
-            }
+            let submitted = async {
+                match claim {
+                    Some(claim) => claim.follow(submitted).await,
+                    None => submitted.await,
+                }
+            };
+            let counted = async move {
+                if is_large {
+                    let _ = decoded.await;
+                }
+                drop(pending);
+            };
+            let (submitted, ()) = join(submitted, counted).await;
+            submitted
         })
     }
 
