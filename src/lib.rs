@@ -26,6 +26,7 @@ mod service;
 #[cfg(feature = "store")]
 mod store;
 mod timer;
+mod timestamp;
 mod worker;
 
 pub use bridge::{Key, KeyError};
@@ -66,3 +67,4 @@ pub use service::{
 };
 #[cfg(feature = "store")]
 pub use store::HistoryError;
+pub use timestamp::Timestamp;

@@ -1,18 +1,12 @@
 //! A process: user code with a state, timers and side outputs for each key.
 
+mod clock;
 mod context;
 mod keys;
 mod side;
 mod stage;
 
-use std::{
-    cell::RefCell,
-    fmt,
-    hash::Hash,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, fmt, hash::Hash, rc::Rc, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -31,6 +25,7 @@ use crate::{
         stream::{Junction, Stream},
     },
     job::BuildRefusal,
+    timestamp::Timestamp,
 };
 
 /// A process for each key, in the making; [`KeyedStream::process`] begins one. It ends in [`stream`](Self::stream), without
@@ -101,19 +96,19 @@ where
         Self { stream, plan }
     }
 
-    /// What is done when a timer fires: `on_timer(ctx, key, at, state)`, where `at` is the instant it was set for. Without it
+    /// What is done when a timer fires: `on_timer(ctx, key, at, state)`, where `at` is the time it was set for. Without it
     /// timers fire to no effect.
     ///
-    /// Timers go by the clock of the process, not by anything in the items. They fire without another item, not before
-    /// their instant, in the order of their instants, those of one instant in the order in which they were set; of one key
-    /// and one instant there is one. If many are due they take turns with the items. While the job is paused none fires;
-    /// what is due by then fires when it is resumed. At the end of the input all that are set fire at once, in the same
-    /// order; from then on no new timer can be set.
+    /// Timers go by [`ProcessContext::now`], which says what happens when the machine's clock is set, and not by anything
+    /// in the items. They fire without another item, not before their time, in the order of their times, those of one time
+    /// in the order in which they were set; of one key and one time there is one. If many are due they take turns with the
+    /// items. While the job is paused none fires; what is due by then fires when it is resumed. At the end of the input all
+    /// that are set fire at once, in the same order; from then on no new timer can be set.
     ///
     /// A timer that fails or panics fails the job at item 0, or is a dead letter under *skip*.
     pub fn on_timer<F>(self, f: F) -> Self
     where
-        F: FnMut(&mut ProcessContext<'_, U>, &K, Instant, &mut S) -> Result<(), TaskError> + Clone + Send + 'static,
+        F: FnMut(&mut ProcessContext<'_, U>, &K, Timestamp, &mut S) -> Result<(), TaskError> + Clone + Send + 'static,
     {
         self.plan.borrow_mut().timer = Some(Box::new(move || Box::new(f.clone())));
         self

@@ -55,8 +55,23 @@ job!(
     }
 );
 
+job!(
+    /// A timer for each item, after as many milliseconds as it says; what time the process has by then, in seconds.
+    Timed {}, |job, flow| {
+        let timed = flow.from_channel::<u64>("delays").key_by(|delay| *delay).parallelism(1).process(|ctx, _, delay, (): &mut ()| {
+            ctx.fire_after(Duration::from_millis(delay));
+            Ok(())
+        });
+        let timed = timed.on_timer(|ctx, delay, _, ()| {
+            ctx.emit((*delay, ctx.now().as_micros() / 1_000_000));
+            Ok(())
+        });
+        timed.stream().stream_out("fired");
+    }
+);
+
 pub fn jobs() -> JobRegistry {
-    jobs![Talkative, Doored, Brief, greedy::Plentiful, greedy::WithNames]
+    jobs![Talkative, Doored, Brief, Timed, greedy::Plentiful, greedy::WithNames]
 }
 
 /// Waits until the node holds no more than `before`: descriptors of its own and threads, but for those that build flows,

@@ -6,17 +6,17 @@ use std::{
         LazyLock, Mutex,
         mpsc::{Receiver, Sender, channel},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use proscenium::{Input, JobHandle, JobState, LocalEnvironment, job_fn};
+use proscenium::{Input, JobHandle, JobState, LocalEnvironment, Timestamp, job_fn};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
     DEADLINE, block_on, cancel, deadline, each_environment, ended, job, output_of, reached, registered, sorted, start,
 };
 
-registered![Delayed, Patient, Past, ChainOfTimers, AtTheEnd, PausedTimers, Restless];
+registered![Delayed, Stamped, Patient, Past, ChainOfTimers, AtTheEnd, PausedTimers, Restless];
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -54,6 +54,38 @@ fn a_timer_fires_without_another_item() {
             assert_eq!(deadline("the end", out.next()).await.unwrap(), None);
             let _ = ended(&job).await;
         }
+    });
+}
+
+job!(Stamped {}, |job, flow| {
+    // The times of all items of the key are its state, with that of a timer behind each.
+    let process = flow.from_batch(0..100u32).key_by(|_| 0u8).process(|ctx, _, _, stamps: &mut Vec<Timestamp>| {
+        stamps.push(ctx.now());
+        ctx.fire_at(ctx.now() - LONG);
+        Ok(())
+    });
+    let process = process.on_timer(|ctx, _, at, stamps| {
+        assert!(at + LONG <= ctx.now(), "it was set for a time that was past");
+        stamps.push(ctx.now());
+        Ok(())
+    });
+    let process = process.on_end(|ctx, _, stamps| {
+        ctx.emit(std::mem::take(stamps));
+        Ok(())
+    });
+    process.stream().collect("out");
+});
+
+#[test]
+fn times_of_a_process_are_those_of_the_machine_and_never_go_back() {
+    each_environment(async |env| {
+        let before = Timestamp::from(SystemTime::now());
+        let out: Vec<Vec<Timestamp>> = output_of(env, Stamped {}).await;
+        let after = Timestamp::from(SystemTime::now());
+        let [stamps] = &out[..] else { panic!("one key, but {out:?}") };
+        assert!(stamps.len() > 100, "timers fired too");
+        assert!(stamps.is_sorted(), "{stamps:?}");
+        assert!(before <= stamps[0] && stamps[stamps.len() - 1] <= after, "{before} {stamps:?} {after}");
     });
 }
 

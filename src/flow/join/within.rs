@@ -1,20 +1,19 @@
 //! Joins of streams that do not end: of items that came within a time of each other.
 
-use std::{
-    collections::VecDeque,
-    hash::Hash,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, hash::Hash, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Side, merge};
-use crate::flow::{keyed::KeyedStream, process::Process, stream::Stream};
+use crate::{
+    flow::{keyed::KeyedStream, process::Process, stream::Stream},
+    timestamp::Timestamp,
+};
 
 /// What came of a key on both sides, with the time at which it came.
 struct Recent<A, B> {
-    lefts: VecDeque<(Instant, A)>,
-    rights: VecDeque<(Instant, B)>,
+    lefts: VecDeque<(Timestamp, A)>,
+    rights: VecDeque<(Timestamp, B)>,
 }
 
 impl<A, B> Default for Recent<A, B> {
@@ -25,8 +24,8 @@ impl<A, B> Default for Recent<A, B> {
 
 impl<A, B> Recent<A, B> {
     /// Forgets what came longer than `retention` ago.
-    fn forget(&mut self, now: Instant, retention: Duration) {
-        let is_old = |at: Instant| now.saturating_duration_since(at) > retention;
+    fn forget(&mut self, now: Timestamp, retention: Duration) {
+        let is_old = |at: Timestamp| now.saturating_duration_since(at) > retention;
         while self.lefts.front().is_some_and(|(at, _)| is_old(*at)) {
             self.lefts.pop_front();
         }
@@ -42,8 +41,8 @@ where
     A: Clone + Serialize + DeserializeOwned + Send + 'static,
 {
     /// Pairs of an item of this stream and one of `other` that have the same key and reached the join within `retention` of
-    /// each other, by the clock of the process that runs it. For streams that do not end; of those that do,
-    /// [`join`](Self::join) makes all pairs.
+    /// each other, as [`ProcessContext::now`](crate::ProcessContext::now) has the time. For streams that do not end; of
+    /// those that do, [`join`](Self::join) makes all pairs.
     ///
     /// Each pair comes out once, when the later of the two is there, in the order of that one's arrival. Items that came
     /// longer ago are forgotten, those of a key for which nothing comes any more too: what is held
@@ -102,8 +101,7 @@ mod tests {
 
     #[test]
     fn what_came_too_long_ago_is_forgotten_on_both_sides() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
+        let at = |seconds| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
         let mut recent = Recent { lefts: VecDeque::new(), rights: VecDeque::new() };
         recent.lefts.extend([0, 3, 7].map(|seconds| (at(seconds), seconds)));
         recent.rights.extend([1, 2, 9].map(|seconds| (at(seconds), seconds)));

@@ -1,23 +1,21 @@
 //! What user code of a process is given beside the item and the state.
 
-use std::{
-    cell::Cell,
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, fmt, time::Duration};
 
 use super::{
+    clock::Clock,
     keys::Orders,
     side::{Side, SideOutputError, put},
 };
-use crate::dataplane::context::TaskContext;
+use crate::{dataplane::context::TaskContext, timestamp::Timestamp};
 
 /// What a step of a [`process`](crate::KeyedStream::process) can do for its key: one call of one of its closures.
 ///
 /// All of it takes effect when the closure has returned `Ok`. Of a step that fails nothing remains: no result, no timer.
 pub struct ProcessContext<'a, U> {
     task: &'a TaskContext,
-    now: Cell<Option<Instant>>,
+    clock: &'a Clock,
+    now: Cell<Option<Timestamp>>,
     out: &'a mut Vec<U>,
     sides: &'a mut [Box<dyn Side>],
     orders: &'a mut Orders,
@@ -26,16 +24,17 @@ pub struct ProcessContext<'a, U> {
 impl<'a, U> ProcessContext<'a, U> {
     pub(super) fn new(
         task: &'a TaskContext,
-        now: Option<Instant>,
+        clock: &'a Clock,
+        now: Option<Timestamp>,
         out: &'a mut Vec<U>,
         sides: &'a mut [Box<dyn Side>],
         orders: &'a mut Orders,
     ) -> Self {
-        Self { task, now: Cell::new(now), out, sides, orders }
+        Self { task, clock, now: Cell::new(now), out, sides, orders }
     }
 
     /// The clock, if it was read.
-    pub(super) fn reading(&self) -> Option<Instant> {
+    pub(super) fn reading(&self) -> Option<Timestamp> {
         self.now.get()
     }
 
@@ -45,10 +44,16 @@ impl<'a, U> ProcessContext<'a, U> {
         self.task
     }
 
-    /// The time: the same for the whole step.
+    /// The time: the same for the whole step, and in the next one never earlier.
+    ///
+    /// It is that of the machine's clock, but does not jump when that one is set, as after a machine was suspended. If the
+    /// clock is set forward, it goes at double speed until it has caught up; if the clock is set back, at half speed until
+    /// the clock has caught up. So timers that are set fire neither all at once nor never: each after half of its delay at
+    /// the least, and twice of it at the most. Until then `now` differs from the machine's clock, and may differ between
+    /// the instances of an operator. A task that begins starts with the time of the machine's clock.
     #[must_use]
-    pub fn now(&self) -> Instant {
-        let now = self.now.get().unwrap_or_else(Instant::now);
+    pub fn now(&self) -> Timestamp {
+        let now = self.now.get().unwrap_or_else(|| self.clock.look().time);
         self.now.set(Some(now));
         now
     }
@@ -68,13 +73,13 @@ impl<'a, U> ProcessContext<'a, U> {
         put(self.sides, name, result)
     }
 
-    /// Has `on_timer` called for this key at `at`, or when this step is done if that is past. Two timers of one key for
-    /// the same instant are one.
-    pub fn fire_at(&mut self, at: Instant) {
+    /// Has `on_timer` called for this key at `at`, as [`now`](Self::now) has the time, or when this step is done if that is
+    /// past. Two timers of one key for the same time are one.
+    pub fn fire_at(&mut self, at: Timestamp) {
         self.orders.fire.push(at);
     }
 
-    /// As [`fire_at`](Self::fire_at), counted from [`now`](Self::now). A time beyond what the clock can express sets no timer.
+    /// As [`fire_at`](Self::fire_at), counted from [`now`](Self::now). A time beyond [`Timestamp::MAX`] sets no timer.
     pub fn fire_after(&mut self, delay: Duration) {
         self.orders.fire.extend(self.now().checked_add(delay));
     }

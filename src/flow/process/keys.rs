@@ -4,10 +4,12 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     hash::{BuildHasher, Hash},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hashbrown::hash_table::{Entry as Place, HashTable};
+
+use crate::timestamp::Timestamp;
 
 /// Rooms that may stay empty when no key is left, so that few keys that come and go do not cost an allocation each.
 const SPARE: usize = 1024;
@@ -17,7 +19,7 @@ const SPARE: usize = 1024;
 pub(super) struct Orders {
     /// Timers set so far were cancelled before those of `fire` were set.
     pub cancel: bool,
-    pub fire: Vec<Instant>,
+    pub fire: Vec<Timestamp>,
     pub clear: bool,
 }
 
@@ -35,9 +37,9 @@ pub(super) struct Entry<K, S> {
     hash: u64,
     pub state: Option<S>,
     /// Each with its number in the order in which timers were set.
-    timers: BTreeMap<Instant, u64>,
+    timers: BTreeMap<Timestamp, u64>,
     /// `None` if nothing expires.
-    touched: Option<Instant>,
+    touched: Option<Timestamp>,
 }
 
 /// Where a key is. Timers and expiries name rooms, so that keys need not be cloned.
@@ -53,12 +55,12 @@ pub(super) struct Keys<K, S> {
     hasher: foldhash::fast::RandomState,
     rooms: Vec<Room<K, S>>,
     free: Vec<usize>,
-    /// By instant, then by the order in which they were set.
-    timers: BTreeMap<(Instant, u64), usize>,
+    /// By time, then by the order in which they were set.
+    timers: BTreeMap<(Timestamp, u64), usize>,
     timers_set: u64,
     time_to_live: Option<Duration>,
     /// When to look at a room. A touch does not move it: that its key was touched is seen when it is looked at.
-    expiries: BinaryHeap<Reverse<(Instant, usize)>>,
+    expiries: BinaryHeap<Reverse<(Timestamp, usize)>>,
 }
 
 impl<K: Hash + Eq, S> Keys<K, S> {
@@ -109,7 +111,7 @@ impl<K: Hash + Eq, S> Keys<K, S> {
     }
 
     /// Drops the state of a key that has not been touched for its time to live at `now`, as an item finds it.
-    pub fn expire(&mut self, room: usize, now: Instant) {
+    pub fn expire(&mut self, room: usize, now: Timestamp) {
         let Some(limit) = self.time_to_live else { return };
         if let Some(entry) = self.entry(room)
             && entry.touched.is_some_and(|touched| now.saturating_duration_since(touched) >= limit)
@@ -118,8 +120,8 @@ impl<K: Hash + Eq, S> Keys<K, S> {
         }
     }
 
-    /// The same as a timer finds it: at its own instant, so that a timer as long as the time to live still finds the state.
-    pub fn expire_before(&mut self, room: usize, at: Instant) {
+    /// The same as a timer finds it: at its own time, so that a timer as long as the time to live still finds the state.
+    pub fn expire_before(&mut self, room: usize, at: Timestamp) {
         let Some(limit) = self.time_to_live else { return };
         if let Some(entry) = self.entry(room)
             && entry.touched.is_some_and(|touched| at.saturating_duration_since(touched) > limit)
@@ -130,7 +132,7 @@ impl<K: Hash + Eq, S> Keys<K, S> {
 
     /// Carries out what a step that succeeded ordered, and takes back its state. `fires` is false once no timer set from now
     /// on is to fire.
-    pub fn conclude(&mut self, room: usize, state: S, now: Option<Instant>, orders: &mut Orders, fires: bool) {
+    pub fn conclude(&mut self, room: usize, state: S, now: Option<Timestamp>, orders: &mut Orders, fires: bool) {
         let Some(entry) = self.rooms.get_mut(room).and_then(|room| room.entry.as_mut()) else { return };
         entry.state = if orders.clear { None } else { Some(state) };
         entry.touched = now.filter(|_| self.time_to_live.is_some());
@@ -161,7 +163,7 @@ impl<K: Hash + Eq, S> Keys<K, S> {
         if room.watched {
             return;
         }
-        // An instant beyond what the clock can express never comes.
+        // A time beyond what can be expressed never comes.
         if let Some(entry) = &room.entry
             && entry.state.is_some()
             && let Some(at) = entry.touched.and_then(|touched| touched.checked_add(limit))
@@ -198,12 +200,12 @@ impl<K: Hash + Eq, S> Keys<K, S> {
     }
 
     /// Whether a timer is due at `now`.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub fn is_due(&self, now: Timestamp) -> bool {
         self.timers.first_key_value().is_some_and(|((at, _), _)| *at <= now)
     }
 
-    /// Takes the next timer: its instant, and the room of its key.
-    pub fn take_timer(&mut self) -> Option<(Instant, usize)> {
+    /// Takes the next timer: its time, and the room of its key.
+    pub fn take_timer(&mut self) -> Option<(Timestamp, usize)> {
         let ((at, _), room) = self.timers.pop_first()?;
         if let Some(entry) = self.entry(room) {
             entry.timers.remove(&at);
@@ -212,7 +214,7 @@ impl<K: Hash + Eq, S> Keys<K, S> {
     }
 
     /// When something happens next although nothing comes in.
-    pub fn next_event(&self) -> Option<Instant> {
+    pub fn next_event(&self) -> Option<Timestamp> {
         let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
         let expiry = self.expiries.peek().map(|Reverse((at, _))| *at);
         timer.into_iter().chain(expiry).min()
@@ -220,8 +222,8 @@ impl<K: Hash + Eq, S> Keys<K, S> {
 
     /// Looks at no more than `most` rooms whose keys may have expired, and drops the states of those that have. Says whether
     /// more are to be looked at.
-    pub fn purge(&mut self, now: Instant, most: usize) -> bool {
-        let is_due = |expiries: &BinaryHeap<Reverse<(Instant, usize)>>| {
+    pub fn purge(&mut self, now: Timestamp, most: usize) -> bool {
+        let is_due = |expiries: &BinaryHeap<Reverse<(Timestamp, usize)>>| {
             expiries.peek().is_some_and(|Reverse((at, _))| *at <= now)
         };
         for _ in 0..most {
@@ -245,8 +247,9 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
-    fn touch(keys: &mut Keys<u32, u32>, key: u32, now: Instant, mut orders: Orders) {
+    fn touch(keys: &mut Keys<u32, u32>, key: u32, now: Timestamp, mut orders: Orders) {
         let room = keys.room(key);
         keys.expire(room, now);
         let state = keys.entry(room).and_then(|entry| entry.state.take()).unwrap_or_default() + 1;
@@ -260,21 +263,20 @@ mod tests {
         state
     }
 
-    fn fire(at: Instant) -> Orders {
+    fn fire(at: Timestamp) -> Orders {
         Orders { fire: vec![at], ..Orders::default() }
     }
 
     #[test]
-    fn timers_come_by_instant_and_then_as_they_were_set_and_each_once() {
+    fn timers_come_by_time_and_then_as_they_were_set_and_each_once() {
         let mut keys = Keys::new(None);
-        let now = Instant::now();
-        touch(&mut keys, 1, now, fire(now + HOUR));
-        touch(&mut keys, 2, now, fire(now));
-        touch(&mut keys, 3, now, fire(now + HOUR));
-        touch(&mut keys, 1, now, fire(now + HOUR));
+        touch(&mut keys, 1, NOW, fire(NOW + HOUR));
+        touch(&mut keys, 2, NOW, fire(NOW));
+        touch(&mut keys, 3, NOW, fire(NOW + HOUR));
+        touch(&mut keys, 1, NOW, fire(NOW + HOUR));
         let mut fired = Vec::new();
         while let Some((at, room)) = keys.take_timer() {
-            fired.push((at - now, keys.entry(room).expect("it has a state").key));
+            fired.push((at.saturating_duration_since(NOW), keys.entry(room).expect("it has a state").key));
         }
         assert_eq!(fired, [(Duration::ZERO, 2), (HOUR, 1), (HOUR, 3)]);
     }
@@ -282,42 +284,39 @@ mod tests {
     #[test]
     fn cancelled_timers_of_a_key_leave_those_of_others() {
         let mut keys = Keys::new(None);
-        let now = Instant::now();
-        touch(&mut keys, 1, now, fire(now));
-        touch(&mut keys, 2, now, fire(now));
-        touch(&mut keys, 1, now, Orders { cancel: true, fire: vec![now + HOUR], clear: true });
+        touch(&mut keys, 1, NOW, fire(NOW));
+        touch(&mut keys, 2, NOW, fire(NOW));
+        touch(&mut keys, 1, NOW, Orders { cancel: true, fire: vec![NOW + HOUR], clear: true });
         let first = keys.take_timer().expect("a timer");
-        assert_eq!((first.0, keys.entry(first.1).map(|entry| entry.key)), (now, Some(2)));
+        assert_eq!((first.0, keys.entry(first.1).map(|entry| entry.key)), (NOW, Some(2)));
         let second = keys.take_timer().expect("a timer");
-        assert_eq!((second.0, keys.entry(second.1).map(|entry| entry.state)), (now + HOUR, Some(None)));
+        assert_eq!((second.0, keys.entry(second.1).map(|entry| entry.state)), (NOW + HOUR, Some(None)));
         assert!(keys.take_timer().is_none());
     }
 
     #[test]
     fn what_nothing_touches_is_released_and_what_is_touched_stays() {
         let mut keys = Keys::new(Some(2 * HOUR));
-        let now = Instant::now();
         for key in 0..10_000 {
-            touch(&mut keys, key, now, Orders::default());
+            touch(&mut keys, key, NOW, Orders::default());
         }
-        touch(&mut keys, 7, now + HOUR, Orders::default());
-        assert_eq!(keys.next_event(), Some(now + 2 * HOUR));
-        assert!(keys.purge(now + 2 * HOUR, 10));
-        assert!(!keys.purge(now + 2 * HOUR, usize::MAX));
+        touch(&mut keys, 7, NOW + HOUR, Orders::default());
+        assert_eq!(keys.next_event(), Some(NOW + 2 * HOUR));
+        assert!(keys.purge(NOW + 2 * HOUR, 10));
+        assert!(!keys.purge(NOW + 2 * HOUR, usize::MAX));
         assert_eq!(keys.table.len(), 1);
         assert_eq!(state(&mut keys, 7), Some(2));
-        assert_eq!(keys.next_event(), Some(now + 3 * HOUR));
-        assert!(!keys.purge(now + 3 * HOUR, usize::MAX));
+        assert_eq!(keys.next_event(), Some(NOW + 3 * HOUR));
+        assert!(!keys.purge(NOW + 3 * HOUR, usize::MAX));
         assert_eq!((keys.rooms.capacity(), keys.expiries.len()), (0, 0), "no key is left, and no memory");
     }
 
     #[test]
     fn a_key_that_comes_and_goes_is_watched_once() {
         let mut keys = Keys::new(Some(HOUR));
-        let now = Instant::now();
         for _ in 0..100 {
-            touch(&mut keys, 1, now, Orders { clear: false, ..Orders::default() });
-            touch(&mut keys, 1, now, Orders { clear: true, ..Orders::default() });
+            touch(&mut keys, 1, NOW, Orders { clear: false, ..Orders::default() });
+            touch(&mut keys, 1, NOW, Orders { clear: true, ..Orders::default() });
         }
         assert_eq!((keys.expiries.len(), keys.table.len()), (1, 0));
     }

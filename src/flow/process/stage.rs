@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     ProcessContext,
+    clock::{Clock, Moment},
     keys::{Keys, Orders},
     side::Side,
 };
@@ -21,19 +22,22 @@ use crate::{
     },
     protocol::Wait,
     timer::Sleep,
+    timestamp::Timestamp,
 };
 
 /// How long timers fire, or keys end, before the task looks at its input and lets other tasks have their turn.
 const TURN: Duration = Duration::from_millis(1);
 /// Timers fired behind one item at most, so that timers that set each other do not keep the next item from coming.
 const TIMERS_PER_ITEM: usize = 16;
+/// How long the task sleeps at most before it looks at the clock, which may go faster meanwhile.
+const ALARM_MAX: Duration = Duration::from_secs(60);
 /// Keys released in one turn at most.
 const RELEASED_PER_TURN: usize = 4096;
 
 pub(super) type ItemHook<K, T, S, U> =
     Box<dyn FnMut(&mut ProcessContext<'_, U>, &K, T, &mut S) -> Result<(), TaskError> + Send>;
 pub(super) type TimerHook<K, S, U> =
-    Box<dyn FnMut(&mut ProcessContext<'_, U>, &K, Instant, &mut S) -> Result<(), TaskError> + Send>;
+    Box<dyn FnMut(&mut ProcessContext<'_, U>, &K, Timestamp, &mut S) -> Result<(), TaskError> + Send>;
 pub(super) type EndHook<K, S, U> =
     Box<dyn FnMut(&mut ProcessContext<'_, U>, &K, &mut S) -> Result<(), TaskError> + Send>;
 
@@ -65,7 +69,7 @@ pub(super) struct Settings<S> {
 enum Step<T> {
     /// An item and its position.
     Item(T, u64),
-    Timer(Instant),
+    Timer(Timestamp),
     End,
 }
 
@@ -88,7 +92,9 @@ enum Over {
 
 /// What wakes the task for a timer or an expiry.
 struct Alarm {
-    at: Instant,
+    instant: Instant,
+    /// What the clock shows by then, unless it goes faster or slower meanwhile.
+    time: Timestamp,
     waker: Waker,
     /// Registered as long as it is held.
     _sleep: Sleep,
@@ -97,6 +103,7 @@ struct Alarm {
 pub(super) struct ProcessStage<K, T, S, U> {
     meter: Meter,
     context: Rc<TaskContext>,
+    clock: Clock,
     hooks: Hooks<K, T, S, U>,
     /// Only under the policy *skip*.
     copy: Option<fn(&S) -> S>,
@@ -128,6 +135,7 @@ where
             copy: settings.copy.filter(|_| meter.skips),
             meter,
             context,
+            clock: Clock::new(),
             hooks,
             keys: Keys::new(settings.time_to_live),
             orders: Orders::default(),
@@ -141,7 +149,7 @@ where
     }
 
     /// Runs user code of the key in `room`.
-    fn step(&mut self, room: usize, now: Option<Instant>, step: Step<T>) -> Result<(), Failure> {
+    fn step(&mut self, room: usize, now: Option<Timestamp>, step: Step<T>) -> Result<(), Failure> {
         let position = match &step {
             Step::Item(_, position) => *position,
             Step::Timer(_) | Step::End => 0,
@@ -150,7 +158,8 @@ where
         let Some(entry) = self.keys.entry(room) else { return Ok(()) };
         let before = self.out.len();
         self.sides.iter_mut().for_each(|side| side.begin());
-        let mut ctx = ProcessContext::new(&self.context, now, &mut self.out, &mut self.sides, &mut self.orders);
+        let mut ctx =
+            ProcessContext::new(&self.context, &self.clock, now, &mut self.out, &mut self.sides, &mut self.orders);
         let (hooks, key) = (&mut self.hooks, &entry.key);
         let result = match self.copy {
             // A step that fails half-way has changed the copy.
@@ -188,15 +197,15 @@ where
 
     fn take_item(&mut self, key: K, item: T, position: u64) -> Result<(), Failure> {
         let room = self.keys.room(key);
-        let now = self.keys.expires().then(Instant::now);
+        let now = self.keys.expires().then(|| self.clock.look().time);
         if let Some(now) = now {
             self.keys.expire(room, now);
         }
         self.step(room, now, Step::Item(item, position))
     }
 
-    /// Fires the next timer, at `now`, which is before its instant only at the end of the input.
-    fn fire(&mut self, now: Instant) -> Result<bool, Failure> {
+    /// Fires the next timer, at `now`, which is before its time only at the end of the input.
+    fn fire(&mut self, now: Timestamp) -> Result<bool, Failure> {
         let Some((at, room)) = self.keys.take_timer() else { return Ok(false) };
         self.meter.enter();
         self.keys.expire_before(room, at.min(now));
@@ -206,7 +215,7 @@ where
 
     /// Fires what is due, behind an item.
     fn fire_behind_item(&mut self) -> Result<(), Failure> {
-        let now = Instant::now();
+        let now = self.clock.look().time;
         for _ in 0..TIMERS_PER_ITEM {
             if !self.keys.is_due(now) {
                 break;
@@ -217,43 +226,43 @@ where
     }
 
     /// Fires what is due and releases what has expired, until `until`.
-    fn pass_time(&mut self, mut now: Instant, until: Instant) -> Result<Over, Failure> {
-        while self.keys.is_due(now) {
-            self.fire(now)?;
+    fn pass_time(&mut self, mut now: Moment, until: Instant) -> Result<Over, Failure> {
+        while self.keys.is_due(now.time) {
+            self.fire(now.time)?;
             if self.is_full() {
                 return Ok(Over::Full);
             }
-            now = Instant::now();
-            if now >= until {
+            now = self.clock.look();
+            if now.instant >= until {
                 return Ok(Over::Time);
             }
         }
-        Ok(if self.keys.purge(now, RELEASED_PER_TURN) { Over::Time } else { Over::Done })
+        Ok(if self.keys.purge(now.time, RELEASED_PER_TURN) { Over::Time } else { Over::Done })
     }
 
     /// Fires all timers and ends all keys, until `until`.
-    fn close(&mut self, mut now: Instant, until: Instant) -> Result<Over, Failure> {
-        while self.wants_more(Reach::Anywhere) && now < until {
+    fn close(&mut self, mut now: Moment, until: Instant) -> Result<Over, Failure> {
+        while self.wants_more(Reach::Anywhere) && now.instant < until {
             if self.is_full() {
                 return Ok(Over::Full);
             }
             match self.closing {
                 Some(Closing::Timers) => {
-                    if !self.fire(now)? {
+                    if !self.fire(now.time)? {
                         self.closing = Some(Closing::Keys(0));
                     }
                 }
                 Some(Closing::Keys(room)) if room < self.keys.rooms() && self.hooks.end.is_some() => {
                     self.closing = Some(Closing::Keys(room + 1));
-                    self.keys.expire(room, now);
+                    self.keys.expire(room, now.time);
                     if self.keys.entry(room).is_some_and(|entry| entry.state.is_some()) {
                         self.meter.enter();
-                        self.step(room, Some(now), Step::End)?;
+                        self.step(room, Some(now.time), Step::End)?;
                     }
                 }
                 Some(Closing::Keys(_)) | None => return Ok(Over::Done),
             }
-            now = Instant::now();
+            now = self.clock.look();
         }
         Ok(if self.wants_more(Reach::Anywhere) { Over::Time } else { Over::Done })
     }
@@ -303,21 +312,23 @@ where
 
     /// Has the task woken for what happens next. An alarm that is too early is left: it costs one look in vain.
     fn set_alarm(&mut self, cx: &mut Context<'_>) {
-        let Some(at) = self.keys.next_event() else {
+        let Some(next) = self.keys.next_event() else {
             self.alarm = None;
             return;
         };
-        let stands = self
-            .alarm
-            .as_ref()
-            .is_some_and(|alarm| alarm.at <= at && alarm.at > Instant::now() && alarm.waker.will_wake(cx.waker()));
-        if stands {
+        let now = self.clock.look();
+        // By the instant: one that has rung rings no more, although a clock that went slower does not yet show its time.
+        let stands =
+            |alarm: &Alarm| alarm.instant > now.instant && alarm.time <= next && alarm.waker.will_wake(cx.waker());
+        if self.alarm.as_ref().is_some_and(stands) {
             return;
         }
-        let mut sleep = self.context.timer.sleep_until(at);
+        let delay = next.saturating_duration_since(now.time).min(ALARM_MAX);
+        let (instant, time) = (now.instant + delay, now.time.saturating_add(delay));
+        let mut sleep = self.context.timer.sleep_until(instant);
         // Over at once only if the environment is being closed: then nothing fires any more.
         let _ = std::pin::Pin::new(&mut sleep).poll(cx);
-        self.alarm = Some(Alarm { at, waker: cx.waker().clone(), _sleep: sleep });
+        self.alarm = Some(Alarm { instant, time, waker: cx.waker().clone(), _sleep: sleep });
     }
 }
 
@@ -371,8 +382,8 @@ where
                 self.alarm = None;
                 return Poll::Ready(Ok(()));
             }
-            let now = Instant::now();
-            let until = *until.get_or_insert(now + TURN);
+            let now = self.clock.look();
+            let until = *until.get_or_insert(now.instant + TURN);
             let over = if closing { self.close(now, until) } else { self.pass_time(now, until) };
             let over = match over {
                 Ok(over) => over,

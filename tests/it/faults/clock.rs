@@ -12,7 +12,7 @@ use std::{
 
 use proscenium::{CallError, Environment, JobHandle, Outcome, RemoteEnvironment};
 
-use super::{Brief, Doored, SILENCE, Talkative, wire::key};
+use super::{Brief, Doored, SILENCE, Talkative, Timed, wire::key};
 use crate::{
     leaks::child::is_long,
     support::{Answer, Door, Echo, Journal, LateAnswer, NodeProcess, NodeSetup, Proxy, block_on, deadline, ended},
@@ -124,6 +124,43 @@ fn a_clock_that_is_stepped_changes_no_deadline_no_job_and_no_connection() {
         assert_eq!(ended(&services).await, Outcome::Completed);
         assert_eq!(env.jobs().await.unwrap().len(), STEPS.len() + 2);
         assert_eq!(proxy.connections(), 1, "the connection was not given up");
+        env.close().await;
+    });
+    node.end();
+}
+
+#[test]
+fn a_clock_that_is_stepped_fires_no_timer_too_early_and_holds_none_up() {
+    if !is_long() {
+        return;
+    }
+    const DAY: u64 = 24 * 3_600 * 1_000;
+    let (clock, folder) = (Clock::new(), tempfile::tempdir().unwrap());
+    let node = clock.node(folder.path());
+    block_on(async {
+        let env = node.connect().await.unwrap();
+        let job = env.submit(Timed {}).autostop(true).await.unwrap();
+        let (delays, mut fired) = (job.input::<u64>("delays"), job.output::<(u64, i64)>("fired"));
+        delays.send(DAY).await.unwrap();
+        let mut times = Vec::new();
+        for (number, hours) in STEPS.into_iter().enumerate() {
+            // A timer is set before the clock is stepped, and one afterwards.
+            let (before, after) = (200 + number as u64, 100 + number as u64);
+            let begun = Instant::now();
+            delays.send(before).await.unwrap();
+            clock.set(hours);
+            delays.send(after).await.unwrap();
+            for _ in 0..2 {
+                let (delay, time) = deadline("a timer", fired.next()).await.unwrap().unwrap();
+                assert!([before, after].contains(&delay), "{delay} at {hours} hours");
+                assert!(begun.elapsed() >= Duration::from_millis(delay / 2), "{:?} for {delay}", begun.elapsed());
+                times.push(time);
+            }
+        }
+        assert!(times.is_sorted() && times[times.len() - 1] - times[0] < 3_600, "{times:?}");
+        delays.finish().await.unwrap();
+        assert_eq!(deadline("the last timer", fired.next()).await.unwrap().map(|(delay, _)| delay), Some(DAY));
+        assert_eq!(ended(&job).await, Outcome::Completed);
         env.close().await;
     });
     node.end();
