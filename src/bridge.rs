@@ -27,6 +27,10 @@ mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 
+/// What is known by numbers that the other side gives. It is looked up for each call, so the hash is a quick one; its seed
+/// is a secret of the process.
+type ById<T> = std::collections::HashMap<u64, T, foldhash::fast::RandomState>;
+
 pub use self::key::{Key, KeyError};
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::RawIdentity;

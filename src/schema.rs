@@ -85,7 +85,8 @@ pub(crate) struct Hazards {
 }
 
 /// One description for each type of the program that was asked for, so it is bounded by the program's text.
-static DESCRIPTIONS: LazyLock<Mutex<HashMap<TypeId, Arc<TypeDescription>>>> = LazyLock::new(Mutex::default);
+static DESCRIPTIONS: LazyLock<Mutex<HashMap<TypeId, Arc<TypeDescription>, foldhash::fast::RandomState>>> =
+    LazyLock::new(Mutex::default);
 
 impl TypeDescription {
     /// Describes `T`. A type that cannot be traced is known by its Rust name, which is the same only in processes

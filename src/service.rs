@@ -31,7 +31,7 @@ pub(crate) use self::{
     any_gate::AnyGate,
     binding::{FoundService, ServiceResolver, bound_to},
     directory::ServiceDirectory,
-    entrance::{Answer, Entrance, Receipt, Tells, Watcher, Withdraw},
+    entrance::{Answers, CallWay, Entrance, Receipt, Tells, Watcher, Withdraw},
     instance::{ErasedService, Launch, service_recipe},
     origin::Origin,
     pipeline::{RequestEnd, RequestPort, Tagged},

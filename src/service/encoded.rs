@@ -8,9 +8,10 @@ use crate::{
     codec,
     schema::TypeDescription,
     service::{
-        Answer, CallError, Entrance, Origin, Receipt, Service, ServiceMessage, Tells, Watcher, Withdraw,
+        Answers, CallError, CallWay, Entrance, Origin, Receipt, Service, ServiceMessage, ServiceResolver, Tells,
+        Watcher, Withdraw,
         binding::resolver,
-        envelope::{Admission, CallCell, Carried, Encoded, OnAdmission, Queued, ToldBatch, Verdict},
+        envelope::{Admission, CallCell, Encoded, Far, OnAdmission, Queued, ToldBatch, Verdict},
         gate::{Gate, Place},
         told::{EncodedTells, not_carried},
     },
@@ -28,13 +29,6 @@ struct TypedEntrance<S, M> {
     gate: Arc<Gate<S>>,
     message: &'static str,
     decode: codec::DecodePrefix<M>,
-}
-
-impl<S: Service, M: ServiceMessage> TypedEntrance<S, M> {
-    /// References in it will be bound as those that are decoded now.
-    fn encoded(&self, bytes: &[u8]) -> Encoded<M> {
-        Encoded::new(bytes, self.decode, resolver())
-    }
 }
 
 impl<S, M> Entrance for TypedEntrance<S, M>
@@ -73,16 +67,21 @@ where
         }
     }
 
-    fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>> {
-        let message = Carried::Encoded(self.encoded(bytes));
-        let (service, name) = (Arc::clone(self.gate.name()), self.message);
-        let taker = Box::new(move |verdict| conclude::<M>(verdict, &service, name, answer));
-        let cell = Arc::new(CallCell::taken_by(message, taker));
+    fn way(&self, resolver: Arc<dyn ServiceResolver>, answers: Weak<dyn Answers>) -> Arc<CallWay> {
+        Arc::new(CallWay { service: Arc::clone(self.gate.name()), message: self.message, resolver, answers })
+    }
+
+    fn call(&self, bytes: &[u8], way: &Arc<CallWay>, call: u64) -> Option<Box<dyn Withdraw>> {
+        let caller = Far { way: Arc::clone(way), call, conclude: conclude::<M> };
+        let cell = Arc::new(CallCell::from_far(Encoded::new(bytes, self.decode), caller));
         let queued: Queued<S> = Queued::Call(Arc::clone(&cell) as _);
         match self.gate.push(queued, Origin::Outside, || None) {
             Ok(place) => {
-                let ticket = if let Place::Line(ticket) = place { Some(ticket) } else { None };
-                Some(Box::new(Underway { cell, gate: Arc::clone(&self.gate), ticket }))
+                let in_line = match place {
+                    Place::Line(ticket) => Some((Arc::clone(&self.gate), ticket)),
+                    Place::Queue => None,
+                };
+                Some(Box::new(Underway { cell, in_line }))
             }
             Err(error) => {
                 cell.refuse(error);
@@ -95,16 +94,23 @@ where
 /// Where a call ends: the reply is encoded here, on the service's thread as a rule.
 fn conclude<M: ServiceMessage>(
     verdict: Result<Verdict<M::Result>, CallError>,
-    service: &str,
-    message: &'static str,
-    answer: Box<dyn Answer>,
+    CallWay { service, message, answers, .. }: &CallWay,
+    call: u64,
 ) {
+    // Without the connection there is nobody who waits. The reply, whose `Drop` is user code, is dropped below.
+    let answers = answers.upgrade();
+    let fail = |error| {
+        if let Some(answers) = &answers {
+            answers.fail(call, error);
+        }
+    };
+    let service = || service.to_string();
     let reply = match verdict {
         Ok(Verdict::Reply(reply)) => reply,
-        Ok(Verdict::Failed) => return answer.fail(CallError::ServiceFailed { service: service.to_owned() }),
-        Ok(Verdict::Stopping) => return answer.fail(CallError::Stopping { service: service.to_owned() }),
-        Ok(Verdict::NotCarried(error)) => return answer.fail(not_carried(service, message, &error)),
-        Err(error) => return answer.fail(error),
+        Ok(Verdict::Failed) => return fail(CallError::ServiceFailed { service: service() }),
+        Ok(Verdict::Stopping) => return fail(CallError::Stopping { service: service() }),
+        Ok(Verdict::NotCarried(error)) => return fail(not_carried(&service(), message, &error)),
+        Err(error) => return fail(error),
     };
     let mut bytes = Vec::new();
     // A reply's `Serialize` and `Drop` are user code, and a panic in them must not take the service down.
@@ -114,13 +120,16 @@ fn conclude<M: ServiceMessage>(
         encoded
     });
     let why = match encoded {
-        Ok(()) => match answer.refuses(bytes.len()) {
-            None => return answer.reply(bytes),
-            Some(why) => why,
-        },
+        Ok(()) => {
+            let Some(answers) = &answers else { return };
+            match answers.refuses(bytes.len()) {
+                None => return answers.reply(call, bytes),
+                Some(why) => why,
+            }
+        }
         Err(error) => error.to_string(),
     };
-    answer.fail(CallError::ReplyNotCarried { service: service.to_owned(), message: message.to_owned(), why });
+    fail(CallError::ReplyNotCarried { service: service(), message: (*message).to_owned(), why });
 }
 
 /// A told message that waits in the gate's line.
@@ -144,15 +153,15 @@ impl<S: 'static> OnAdmission for Waiting<S> {
 /// A call that is not settled yet.
 struct Underway<S, M: Message> {
     cell: Arc<CallCell<M>>,
-    gate: Arc<Gate<S>>,
-    ticket: Option<u64>,
+    /// Where it waits for room, if it does.
+    in_line: Option<(Arc<Gate<S>>, u64)>,
 }
 
 impl<S: Service, M: ServiceMessage> Withdraw for Underway<S, M> {
     fn withdraw(self: Box<Self>) {
         drop(self.cell.withdraw());
-        if let Some(ticket) = self.ticket {
-            self.gate.leave(ticket);
+        if let Some((gate, ticket)) = self.in_line {
+            gate.leave(ticket);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::{schema::TypeDescription, service::CallError};
+use crate::{
+    schema::TypeDescription,
+    service::{CallError, ServiceResolver},
+};
 
 /// One kind of message that one service accepts, as a connection delivers it. Messages keep the order in which they are
 /// handed in.
@@ -13,9 +16,12 @@ pub(crate) trait Entrance: Send + Sync {
     fn watch(&self, watcher: Weak<dyn Watcher>);
     /// Puts messages into the queue, or into the line for room in it. They are decoded by the service, when their turn comes.
     fn tell(&self, messages: &Tells, receipt: &Arc<dyn Receipt>);
-    /// As [`tell`](Self::tell), for one message that is to be answered. What is returned withdraws it, if it is not
-    /// settled yet.
-    fn call(&self, bytes: &[u8], answer: Box<dyn Answer>) -> Option<Box<dyn Withdraw>>;
+    /// As [`tell`](Self::tell), for one message that is to be answered under the number `call`. What is returned withdraws
+    /// it, if it is not settled yet.
+    fn call(&self, bytes: &[u8], way: &Arc<CallWay>, call: u64) -> Option<Box<dyn Withdraw>>;
+    /// What calls that come in here are to share: references in them are bound to `resolver`, and `answers` is told what
+    /// becomes of them, for as long as it lives.
+    fn way(&self, resolver: Arc<dyn ServiceResolver>, answers: Weak<dyn Answers>) -> Arc<CallWay>;
 }
 
 /// Told that a service has refused a message, or refuses messages from outside from now on.
@@ -31,13 +37,23 @@ pub(crate) trait Receipt: Watcher {
     fn refused(&self, bytes: usize, error: CallError);
 }
 
-/// Told at most once how a call ended, on the thread where it did; not at all if it was withdrawn.
-pub(crate) trait Answer: Send {
+/// Told at most once how each call ended, on the thread where it did; not at all if it was withdrawn.
+pub(crate) trait Answers: Send + Sync {
     /// Why an encoded reply of so many bytes is not carried, if it is not.
     fn refuses(&self, bytes: usize) -> Option<String>;
     /// Of a length that is not [refused](Self::refuses).
-    fn reply(self: Box<Self>, bytes: Vec<u8>);
-    fn fail(self: Box<Self>, error: CallError);
+    fn reply(&self, call: u64, bytes: Vec<u8>);
+    fn fail(&self, call: u64, error: CallError);
+}
+
+/// What the calls have in common that come in by one entrance over one connection. They have it together, because a count
+/// that two threads change for each call costs more than a short message.
+pub(crate) struct CallWay {
+    pub(super) service: Arc<str>,
+    pub(super) message: &'static str,
+    pub(super) resolver: Arc<dyn ServiceResolver>,
+    /// Not kept: calls that wait would else keep their connection.
+    pub(super) answers: Weak<dyn Answers>,
 }
 
 /// Takes back a message that was not taken up yet.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::{
     codec::{DecodeError, DecodePrefix, decode_whole},
-    service::{CallError, Service, ServiceMessage, ServiceResolver, bound_to},
+    service::{CallError, CallWay, Service, ServiceMessage, ServiceResolver, bound_to},
 };
 
 /// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
@@ -92,7 +92,6 @@ pub(super) enum Carried<M> {
 pub(super) struct Encoded<M> {
     bytes: Bytes,
     decode: DecodePrefix<M>,
-    resolver: Option<Arc<dyn ServiceResolver>>,
 }
 
 /// Bytes of a message that are kept in place, because most messages are short, and room that one thread takes and another
@@ -125,26 +124,22 @@ impl Bytes {
 }
 
 impl<M> Carried<M> {
-    fn open(self) -> Result<M, DecodeError> {
-        match self {
-            Self::Value(message) => Ok(message),
-            Self::Encoded(encoded) => encoded.open(),
+    /// References in it are bound to `resolver`.
+    fn open(self, resolver: Option<Arc<dyn ServiceResolver>>) -> Result<M, DecodeError> {
+        let Encoded { bytes, decode } = match self {
+            Self::Value(message) => return Ok(message),
+            Self::Encoded(encoded) => encoded,
+        };
+        match resolver {
+            Some(resolver) => bound_to(resolver, || decode_whole(decode, bytes.as_slice())),
+            None => decode_whole(decode, bytes.as_slice()),
         }
     }
 }
 
 impl<M> Encoded<M> {
-    /// References in it will be bound to `resolver`.
-    pub(super) fn new(bytes: &[u8], decode: DecodePrefix<M>, resolver: Option<Arc<dyn ServiceResolver>>) -> Self {
-        Self { bytes: Bytes::of(bytes), decode, resolver }
-    }
-
-    pub(super) fn open(self) -> Result<M, DecodeError> {
-        let Self { bytes, decode, resolver } = self;
-        match resolver {
-            Some(resolver) => bound_to(resolver, || decode_whole(decode, bytes.as_slice())),
-            None => decode_whole(decode, bytes.as_slice()),
-        }
+    pub(super) fn new(bytes: &[u8], decode: DecodePrefix<M>) -> Self {
+        Self { bytes: Bytes::of(bytes), decode }
     }
 }
 
@@ -232,11 +227,23 @@ pub(super) struct CallCell<M: Message> {
 enum Caller<R> {
     /// A task, which comes back for it.
     Task(Waker),
-    /// Somebody who takes it as it comes; an error says why the message was not even accepted.
-    Taker(Taker<R>),
+    /// Somebody at the other end of a connection.
+    Far(Far<R>),
 }
 
-pub(super) type Taker<R> = Box<dyn FnOnce(Result<Verdict<R>, CallError>) + Send>;
+/// A caller to whom the verdict goes by way of a connection, on the thread where it is made.
+pub(super) struct Far<R> {
+    pub way: Arc<CallWay>,
+    pub call: u64,
+    /// Given an error, it says why the message was not even accepted.
+    pub conclude: fn(Result<Verdict<R>, CallError>, &CallWay, u64),
+}
+
+impl<R> Far<R> {
+    fn tell(self, verdict: Result<Verdict<R>, CallError>) {
+        (self.conclude)(verdict, &self.way, self.call);
+    }
+}
 
 enum CallState<M: Message> {
     /// The message waits in the queue, or for room in it.
@@ -280,16 +287,16 @@ impl<M: Message> CallCell<M> {
         Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Task(caller) }) }
     }
 
-    /// The verdict goes to `taker`, on the thread where it is made.
-    pub(super) fn taken_by(message: Carried<M>, taker: Taker<M::Result>) -> Self {
-        Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Taker(taker) }) }
+    pub(super) fn from_far(message: Encoded<M>, caller: Far<M::Result>) -> Self {
+        let message = Carried::Encoded(message);
+        Self { state: Mutex::new(CallState::Waiting { message, caller: Caller::Far(caller) }) }
     }
 
     /// The message was not accepted.
     pub(super) fn refuse(&self, error: CallError) {
         let old = replace(&mut *self.state.lock(), CallState::Closed);
-        if let CallState::Waiting { caller: Caller::Taker(taker), .. } = old {
-            taker(Err(error));
+        if let CallState::Waiting { caller: Caller::Far(caller), .. } = old {
+            caller.tell(Err(error));
         }
     }
 
@@ -325,13 +332,14 @@ impl<M: Message> CallCell<M> {
         }
     }
 
-    fn take_up(self: Arc<Self>) -> Option<(Carried<M>, InHand<M>)> {
+    fn take_up(self: Arc<Self>) -> Option<TakenUp<M>> {
         let mut state = self.state.lock();
         match replace(&mut *state, CallState::Closed) {
             CallState::Waiting { message, caller } => {
+                let resolver = if let Caller::Far(far) = &caller { Some(Arc::clone(&far.way.resolver)) } else { None };
                 *state = CallState::InHand { caller };
                 drop(state);
-                Some((message, InHand(Some(self))))
+                Some(TakenUp { message, resolver, in_hand: InHand(Some(self)) })
             }
             other => {
                 *state = other;
@@ -350,9 +358,9 @@ impl<M: Message> CallCell<M> {
                     drop(state);
                     waker.wake();
                 }
-                Caller::Taker(taker) => {
+                Caller::Far(far) => {
                     drop(state);
-                    taker(Ok(verdict));
+                    far.tell(Ok(verdict));
                 }
             },
             settled => {
@@ -363,6 +371,14 @@ impl<M: Message> CallCell<M> {
             }
         }
     }
+}
+
+/// A call that its service has taken up.
+struct TakenUp<M: Message> {
+    message: Carried<M>,
+    /// To what references in the message are to be bound.
+    resolver: Option<Arc<dyn ServiceResolver>>,
+    in_hand: InHand<M>,
 }
 
 /// The service's side of a call that it has taken up. Dropped without an answer, as when the handler panics, it tells
@@ -399,8 +415,8 @@ where
     }
 
     fn handle(self: Arc<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
-        let Some((message, in_hand)) = self.take_up() else { return Handled::Skipped };
-        let message = match message.open() {
+        let Some(TakenUp { message, resolver, in_hand }) = self.take_up() else { return Handled::Skipped };
+        let message = match message.open(resolver) {
             Ok(message) => message,
             Err(error) => {
                 in_hand.settle(Verdict::NotCarried(error));

@@ -1,7 +1,7 @@
 //! What the threads that use a client and the one that keeps its connection share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     bridge::{
+        ById,
         connection::Violation,
         frame::Message,
         message::{CALLS_MAX, FromNode, REQUESTS_MAX},
@@ -35,7 +36,7 @@ pub(super) struct Shared {
     pub client: u128,
     state: Mutex<State>,
     /// Calls that wait for their answer. Apart from the state, because calls are many and short.
-    pub calls: Mutex<HashMap<u64, PendingCall>>,
+    pub calls: Mutex<ById<PendingCall>>,
     next_id: AtomicU64,
     pub requests_room: Arc<Semaphore>,
     pub calls_room: Arc<Semaphore>,

@@ -1,11 +1,8 @@
 //! Calls and told messages of one connection, on their way to services and back.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -13,13 +10,14 @@ use parking_lot::Mutex;
 use super::{say::say, tally::Tally};
 use crate::{
     bridge::{
+        ById,
         connection::Violation,
         frame::{CALL_BYTES_MAX, Kind, Lane, Message},
         message::{CALLS_MAX, FromNode, ROUTE_WINDOW, cost_of},
         outbound::Outbound,
     },
     codec,
-    service::{Answer, CallError, Entrance, Receipt, Tells, Watcher, Withdraw},
+    service::{Answers, CallError, CallWay, Entrance, Receipt, Tells, Watcher, Withdraw},
 };
 
 /// The calls of one connection that are not answered yet.
@@ -27,7 +25,7 @@ pub(super) struct Calls {
     tally: Arc<Tally>,
     outbound: Arc<Outbound>,
     /// Without a value between the arrival of a call and its being queued.
-    underway: Mutex<HashMap<u64, Option<Box<dyn Withdraw>>>>,
+    underway: Mutex<ById<Option<Box<dyn Withdraw>>>>,
 }
 
 impl Calls {
@@ -73,6 +71,17 @@ impl Calls {
         alone
     }
 
+    fn send(&self, kind: Kind, id: u64, payload: &[u8]) {
+        let alone = self.end(id);
+        self.outbound.enqueue(kind, Lane::Calls, id, &[payload]);
+        // If nobody else waits, the one who does is best served from here. Else each write takes several answers along.
+        if alone {
+            self.outbound.flush();
+        } else {
+            self.outbound.wake();
+        }
+    }
+
     pub(super) fn withdraw(&self, id: u64) {
         let call = self.underway.lock().remove(&id);
         self.tally.end_calls(usize::from(call.is_some()));
@@ -89,47 +98,23 @@ impl Calls {
     }
 }
 
-/// Takes the answer of one call to its client.
-pub(super) struct SessionAnswer {
-    id: u64,
-    calls: Weak<Calls>,
-}
-
-impl SessionAnswer {
-    pub(super) fn new(id: u64, calls: &Arc<Calls>) -> Self {
-        Self { id, calls: Arc::downgrade(calls) }
-    }
-
-    fn send(&self, kind: Kind, payload: &[u8]) {
-        // Without the session there is nobody who waits.
-        let Some(calls) = self.calls.upgrade() else { return };
-        let alone = calls.end(self.id);
-        calls.outbound.enqueue(kind, Lane::Calls, self.id, &[payload]);
-        // If nobody else waits, the one who does is best served from here. Else each write takes several answers along.
-        if alone {
-            calls.outbound.flush();
-        } else {
-            calls.outbound.wake();
-        }
-    }
-}
-
-impl Answer for SessionAnswer {
+/// Takes the answers to their client.
+impl Answers for Calls {
     fn refuses(&self, bytes: usize) -> Option<String> {
         if bytes > CALL_BYTES_MAX {
             return Some(format!("it takes {bytes} bytes, and may take {CALL_BYTES_MAX}"));
         }
-        self.calls.upgrade().and_then(|calls| calls.tally.keeps_no_reply(calls.outbound.backlog(), bytes))
+        self.tally.keeps_no_reply(self.outbound.backlog(), bytes)
     }
 
-    fn reply(self: Box<Self>, bytes: Vec<u8>) {
-        self.send(Kind::Answer, &bytes);
+    fn reply(&self, call: u64, bytes: Vec<u8>) {
+        self.send(Kind::Answer, call, &bytes);
     }
 
-    fn fail(self: Box<Self>, error: CallError) {
+    fn fail(&self, call: u64, error: CallError) {
         let mut payload = Vec::new();
         codec::encode_into(&error, &mut payload).expect("an error is short and plain");
-        self.send(Kind::Failure, &payload);
+        self.send(Kind::Failure, call, &payload);
     }
 }
 
@@ -215,6 +200,7 @@ impl Receipt for RouteCredit {
 #[derive(Clone)]
 pub(super) struct Route {
     pub entrance: Arc<dyn Entrance>,
+    pub way: Arc<CallWay>,
     pub credit: Arc<RouteCredit>,
 }
 
@@ -251,7 +237,7 @@ impl Telling {
     }
 
     pub(super) fn hand_in(&mut self) {
-        if let Some(Route { entrance, credit }) = self.route.take() {
+        if let Some(Route { entrance, credit, .. }) = self.route.take() {
             let receipt: Arc<dyn Receipt> = credit;
             entrance.tell(&self.messages, &receipt);
             self.messages.clear();

@@ -1,6 +1,13 @@
 //! One client's connection, on the node.
 
-use std::{cell::RefCell, collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, Weak},
+};
 
 use futures::future::{Either, join, select};
 use sha2::{Digest, Sha256};
@@ -17,12 +24,13 @@ use super::{
     output::OutputPump,
     pending::{Held, Pending, at_once, waits},
     say::say,
-    service::{Calls, Route, RouteCredit, SessionAnswer, Telling},
+    service::{Calls, Route, RouteCredit, Telling},
     state::{Question, Server},
     tally::Tally,
 };
 use crate::{
     bridge::{
+        ById,
         connection::{self, Handler, Violation},
         frame::{FrameLimits, Kind, Message},
         key::KeyId,
@@ -38,7 +46,7 @@ use crate::{
     link::{JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
     schema::{Fingerprint, TypeDescription},
-    service::{Answer, CallError, bound_to},
+    service::{Answers, CallError, bound_to},
 };
 
 /// Bytes of parameters that are no burden: their digest costs less than the way to another thread and back.
@@ -87,7 +95,7 @@ pub(super) struct Streams {
     /// What keeps a job readable for a handle of the client, by the question that the handle came from.
     holds: HashMap<u64, Keep>,
     /// Without a value while the service is looked for.
-    routes: HashMap<u64, Option<Route>>,
+    routes: ById<Option<Route>>,
     outputs: HashMap<u64, Rc<OutputPump>>,
     inputs: HashMap<u64, Rc<InputPump>>,
 }
@@ -433,6 +441,8 @@ impl Session {
         self.streams.borrow_mut().routes.insert(id, None);
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let gate = self.server.host.gate(job, &service);
+        let resolver = self.access.resolver(&self.server);
+        let answers: Weak<dyn Answers> = Arc::<Calls>::downgrade(&self.calls);
         self.tasks.spawn_local(async move {
             let mut watch = None;
             let opened = async {
@@ -450,12 +460,13 @@ impl Session {
                 if entrance.reply_type().fingerprint() != reply_type {
                     return Err(RouteFault::ReplyDiffers(described(entrance.reply_type())));
                 }
+                let way = entrance.way(resolver, answers);
                 let credit = RouteCredit::new(id, &outbound);
                 let watcher = Arc::downgrade(&credit);
                 watch = Some((Arc::clone(&entrance), watcher));
                 // It may have been closed meanwhile.
                 if let Some(route) = streams.borrow_mut().routes.get_mut(&id) {
-                    *route = Some(Route { entrance, credit });
+                    *route = Some(Route { entrance, way, credit });
                 }
                 Ok(())
             };
@@ -476,16 +487,17 @@ impl Session {
         let Some((route, bytes)) = message.payload.split_first_chunk::<8>() else {
             return Err(Violation::new("a call that names no route"));
         };
-        let entrance = self.route(u64::from_le_bytes(*route), |route| Arc::clone(&route.entrance))?;
-        let begun = self.calls.begin(message.id)?;
-        let answer = SessionAnswer::new(message.id, &self.calls);
-        if let Err(error) = begun {
-            Box::new(answer).fail(error);
-            return Ok(());
-        }
-        let resolver = self.access.resolver(&self.server);
-        if let Some(withdraw) = bound_to(resolver, || entrance.call(bytes, Box::new(answer))) {
-            self.calls.is_underway(message.id, withdraw);
+        let (calls, id) = (&self.calls, message.id);
+        // No code of the user's runs in here, and nothing that asks for a route.
+        let underway = self.route(u64::from_le_bytes(*route), |route| match calls.begin(id)? {
+            Ok(()) => Ok(route.entrance.call(bytes, &route.way, id)),
+            Err(error) => {
+                calls.fail(id, error);
+                Ok(None)
+            }
+        })?;
+        if let Some(withdraw) = underway? {
+            calls.is_underway(id, withdraw);
         }
         Ok(())
     }
