@@ -14,7 +14,7 @@ pub use self::error::{BoxError, BuildError, BuildRefusal};
 pub(crate) use self::error::{JobRefusal, NotSendable, check_name, message_of};
 pub use self::graph::Graph;
 pub(crate) use self::graph::{ChannelNode, TaskNode};
-pub(crate) use self::id::{Attempt, Incarnation, ServiceId};
+pub(crate) use self::id::{Attempt, Generation, Incarnation, ServiceId, Term};
 pub use self::id::{JobId, ParseJobIdError, TaskId};
 pub use self::options::{ErrorPolicy, Limits};
 pub(crate) use self::options::{HeldBy, JobOptions, NAME_BYTES_MAX};

@@ -1,24 +1,33 @@
 //! The messages between environment, JobManager, Dispatcher, JobSupervisor and workers.
 //!
 //! All of them are plain data that could cross a process boundary, apart from two payloads that are moved within a
-//! process and would be encoded beyond it: the job's value in `worker::Prepare` and the ports in `worker::Prepared`. Every event
-//! names its job and, where it speaks of a task, the attempt.
+//! process and would be encoded beyond it: the job's value in `worker::Prepare` and the ports in `worker::Prepared`. Every
+//! order and every event names its job and the [`Term`] that it is of: what is late changes nothing.
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Attempt, DeadLetter, FailureCause, Incarnation, JobId, ServiceId, TaskCounters, TaskId};
+use crate::job::{DeadLetter, FailureCause, Incarnation, JobId, ServiceId, TaskCounters, TaskId, Term};
+
+/// An order of the Dispatcher or the JobSupervisor. One of a term that the worker does not host changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub job: JobId,
+    pub term: Term,
+    pub order: WorkerOrder,
+}
 
 /// What the Dispatcher and the JobSupervisor order a worker to do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum WorkerOrder {
     /// Make an instance of the service from its factory and start it.
     StartService { service: ServiceId, incarnation: Incarnation },
-    /// Start the tasks of the attempt, each on its slot (index into the worker's task threads).
-    StartTasks { attempt: Attempt, tasks: Vec<(TaskId, u32)> },
-    /// The tasks of the attempt will never be started: drop what they were to be made of.
-    DropTasks { attempt: Attempt },
-    /// Change the course of those tasks of the attempt that the command is for: see [`TaskCommand::audience`].
-    CommandTasks { attempt: Attempt, command: TaskCommand },
+    /// Start these tasks, each on its slot (index into the worker's task threads), and no others: the rest is elsewhere.
+    /// Given once.
+    StartTasks { tasks: Vec<(TaskId, u32)> },
+    /// No task will be started: drop what they were to be made of.
+    DropTasks,
+    /// Change the course of those tasks that the command is for: see [`TaskCommand::audience`].
+    CommandTasks { command: TaskCommand },
     /// Refuse calls from outside the job from now on.
     CloseGates,
     /// Answer what the service has accepted, then stop it.
@@ -27,7 +36,7 @@ pub(crate) enum WorkerOrder {
     /// comes later, also from inside the job.
     RefuseCalls { service: ServiceId },
     /// Give up these tasks and retire their threads.
-    AbandonTasks { attempt: Attempt, tasks: Vec<TaskId> },
+    AbandonTasks { tasks: Vec<TaskId> },
     /// Give up this service and retire its thread.
     AbandonService { service: ServiceId },
     /// The job has ended: forget everything of it but its outputs.
@@ -106,12 +115,13 @@ pub(crate) struct LoopScan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerEvent {
     pub job: JobId,
+    pub term: Term,
     pub kind: WorkerEventKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WorkerEventKind {
-    Task { attempt: Attempt, task: TaskId, event: TaskEvent },
+    Task { task: TaskId, event: TaskEvent },
     Service { service: ServiceId, incarnation: Incarnation, event: ServiceEvent },
 }
 

@@ -3,6 +3,8 @@
 mod audience;
 mod link;
 mod task;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::{collections::HashMap, sync::Arc};
@@ -26,16 +28,20 @@ use crate::{
     },
     flow::{
         JobPayload,
-        graph::{BuildOptions, KEYED_PARALLELISM_MAX, PARALLELISM_MAX, Plan, TaskPlan},
+        graph::{BuildOptions, PARALLELISM_MAX, Plan, TaskPlan},
         job::{Unplanned, plan},
     },
-    job::{Attempt, BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId},
-    protocol::{Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
+    job::{BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
+    protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
     timer::Timer,
 };
 
 impl Message for WorkerEvent {
+    type Result = ();
+}
+
+impl Message for Order {
     type Result = ();
 }
 
@@ -62,13 +68,13 @@ pub(crate) struct Worker {
 
 /// Everything the worker hosts of one job.
 struct Hosted {
-    attempt: Attempt,
+    term: Term,
     events: Recipient<WorkerEvent>,
-    plans: Vec<TaskPlan>,
-    /// Absent once the tasks have it.
-    wiring: Option<Arc<Wiring>>,
+    /// What the tasks are to be made of, until it is known which of them are to be started here, or that none is.
+    unstarted: Option<(Vec<TaskPlan>, Arc<Wiring>)>,
     /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
     early: Vec<TaskCommand>,
+    /// All of the job's, those that are elsewhere too.
     tasks: Vec<HostedTask>,
     audiences: Audiences,
     services: Vec<HostedService>,
@@ -81,6 +87,7 @@ struct HostedTask {
     address: Option<Addr<TaskActor>>,
     counters: Arc<SharedCounters>,
     slot: usize,
+    /// Present once it was started here.
     thread: Option<ThreadKey>,
     /// Where the task waits for its first turn.
     berth: Option<Arc<Berth>>,
@@ -172,9 +179,10 @@ pub(crate) struct JobPorts {
 #[rtype(result = "Result<Prepared, Unplanned>")]
 pub(crate) struct Prepare {
     pub job: JobId,
-    pub attempt: Attempt,
+    pub term: Term,
     pub payload: JobPayload,
-    pub parallelism: Option<usize>,
+    /// Of an operator that says nothing of it.
+    pub parallelism: usize,
     pub error_policy: ErrorPolicy,
     pub events: Recipient<WorkerEvent>,
 }
@@ -183,14 +191,6 @@ pub(crate) struct Prepare {
 pub(crate) struct Prepared {
     pub graph: Graph,
     pub ports: Arc<JobPorts>,
-}
-
-/// An order of the JobSupervisor.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Order {
-    job: JobId,
-    order: WorkerOrder,
 }
 
 /// What do the counters of this job read?
@@ -233,7 +233,7 @@ impl Worker {
 
     fn host(
         &mut self,
-        (job, attempt): (JobId, Attempt),
+        (job, term): (JobId, Term),
         plan: Plan,
         (streams, wiring): (Arc<Streams>, Arc<Wiring>),
         events: Recipient<WorkerEvent>,
@@ -260,12 +260,11 @@ impl Worker {
             berth: None,
         });
         let hosted = Hosted {
-            attempt,
+            term,
             events,
             tasks: hosted.collect(),
             audiences: Audiences::of(&graph),
-            plans: tasks,
-            wiring: Some(wiring),
+            unstarted: Some((tasks, wiring)),
             early: Vec::new(),
             services,
             ports: Arc::clone(&ports),
@@ -280,21 +279,18 @@ impl Worker {
         self.config.blocking.spawn_blocking(move || drop(what));
     }
 
-    fn hosts(&self, job: JobId, attempt: Attempt) -> bool {
-        self.jobs.get(&job).is_some_and(|hosted| hosted.attempt == attempt)
-    }
-
-    fn start_tasks(&mut self, job: JobId, attempt: Attempt, placed: &[(TaskId, u32)]) {
+    fn start_tasks(&mut self, job: JobId, placed: &[(TaskId, u32)]) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
-        let Some(wiring) = hosted.wiring.take() else { return };
-        let slots: HashMap<TaskId, u32> = placed.iter().copied().collect();
-        for (index, plan) in hosted.plans.drain(..).enumerate() {
-            let task = &mut hosted.tasks[index];
-            task.slot = slots.get(&TaskId(index as u32)).map_or(index, |slot| *slot as usize) % self.task_slots.len();
+        let Some((plans, wiring)) = hosted.unstarted.take() else { return };
+        let mut plans: Vec<Option<TaskPlan>> = plans.into_iter().map(Some).collect();
+        for &(id, slot) in placed {
+            let Some(plan) = plans.get_mut(id.index()).and_then(Option::take) else { continue };
+            let task = &mut hosted.tasks[id.index()];
+            task.slot = slot as usize % self.task_slots.len();
             let setup = TaskSetup {
                 job,
-                attempt,
-                task: TaskId(index as u32),
+                term: hosted.term,
+                task: id,
                 context: TaskContext {
                     job,
                     instance: plan.instance,
@@ -312,14 +308,18 @@ impl Worker {
             };
             task.start(setup, Vec::new(), &mut self.task_slots);
         }
-        for command in std::mem::take(&mut hosted.early) {
+        let early = std::mem::take(&mut hosted.early);
+        if plans.iter().any(Option::is_some) {
+            self.drop_elsewhere(plans);
+        }
+        for command in early {
             self.command_tasks(job, command);
         }
     }
 
     fn command_tasks(&mut self, job: JobId, command: TaskCommand) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
-        if !hosted.plans.is_empty() {
+        if hosted.unstarted.is_some() {
             hosted.early.push(command);
             return;
         }
@@ -351,12 +351,12 @@ impl Worker {
         host.thread = Some(occupied.same_thread());
         let claim = Arc::new(Mutex::new(occupied));
         host.claim = Some(Arc::clone(&claim));
-        let events = hosted.events.clone();
+        let (events, term) = (hosted.events.clone(), hosted.term);
         // The sink lives as long as the instance, and with it the claim on the thread.
         let sink: EventSink = Arc::new(move |incarnation: Incarnation, event: ServiceEvent| {
             let _ = &claim;
             let kind = WorkerEventKind::Service { service, incarnation, event };
-            events.do_send(WorkerEvent { job, kind });
+            events.do_send(WorkerEvent { job, term, kind });
         });
         let context = ServiceContext::new(Arc::clone(&hosted.ports.directory), host.recipe.name());
         if let Some(launch) = host.recipe.start(incarnation, context, sink) {
@@ -439,7 +439,8 @@ impl Worker {
     fn progress(&self, job: JobId) -> Progress {
         let Some(hosted) = self.jobs.get(&job) else { return Progress::default() };
         let at_work = self.threads_at_work(&hosted.tasks);
-        let tasks = hosted.tasks.iter().zip(&hosted.graph.tasks).map(|(task, node)| {
+        let here = hosted.tasks.iter().zip(&hosted.graph.tasks).filter(|(task, _)| task.thread.is_some());
+        let tasks = here.map(|(task, node)| {
             let (counters, mut wait) = task.counters.read();
             if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
                 let port = hosted.ports.streams.inputs.iter().find(|(name, _)| name == input);
@@ -470,13 +471,8 @@ impl Handler<Prepare> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, Unplanned>>;
 
     fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, attempt, payload, parallelism, error_policy, events } = prepare;
-        let options = BuildOptions {
-            // No more than keys can be dealt out to: a flow is not refused for the number of cores.
-            parallelism: parallelism.unwrap_or(self.config.task_threads.min(KEYED_PARALLELISM_MAX)),
-            error_policy,
-            limits: Limits::clone(&self.config.limits),
-        };
+        let Prepare { job, term, payload, parallelism, error_policy, events } = prepare;
+        let options = BuildOptions { parallelism, error_policy, limits: Limits::clone(&self.config.limits) };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
             return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
@@ -497,7 +493,7 @@ impl Handler<Prepare> for Worker {
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let (plan, wired) = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
-            Ok(worker.host((job, attempt), plan, wired, events))
+            Ok(worker.host((job, term), plan, wired, events))
         }))
     }
 }
@@ -505,44 +501,32 @@ impl Handler<Prepare> for Worker {
 impl Handler<Order> for Worker {
     type Result = ();
 
-    fn handle(&mut self, Order { job, order }: Order, _ctx: &mut Context<Self>) {
-        tracing::trace!(%job, ?order, "worker order");
+    fn handle(&mut self, Order { job, term, order }: Order, _ctx: &mut Context<Self>) {
+        tracing::trace!(%job, ?term, ?order, "worker order");
+        // One of a term that is over changes nothing: what it was about is gone.
+        let Some(hosted) = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term) else { return };
         match order {
             WorkerOrder::StartService { service, incarnation } => self.start_service(job, service, incarnation),
-            WorkerOrder::StartTasks { attempt, tasks } if self.hosts(job, attempt) => {
-                self.start_tasks(job, attempt, &tasks);
+            WorkerOrder::StartTasks { tasks } => self.start_tasks(job, &tasks),
+            WorkerOrder::DropTasks => {
+                let unstarted = hosted.unstarted.take();
+                self.drop_elsewhere(unstarted);
             }
-            WorkerOrder::DropTasks { attempt } if self.hosts(job, attempt) => {
-                let plans =
-                    self.jobs.get_mut(&job).map(|hosted| (std::mem::take(&mut hosted.plans), hosted.wiring.take()));
-                self.drop_elsewhere(plans);
-            }
-            WorkerOrder::CommandTasks { attempt, command } if self.hosts(job, attempt) => {
-                self.command_tasks(job, command);
-            }
+            WorkerOrder::CommandTasks { command } => self.command_tasks(job, command),
             WorkerOrder::CloseGates => {
-                if let Some(hosted) = self.jobs.get(&job) {
-                    hosted.services.iter().for_each(|host| host.recipe.gate().close_to_outside());
-                }
+                hosted.services.iter().for_each(|host| host.recipe.gate().close_to_outside());
             }
             WorkerOrder::StopService { service, incarnation } => {
-                let host = self.jobs.get(&job).and_then(|hosted| hosted.services.get(service.index()));
-                if let Some(host) = host {
+                if let Some(host) = hosted.services.get(service.index()) {
                     host.recipe.stop(incarnation);
                 }
             }
             WorkerOrder::RefuseCalls { service } => {
-                let host = self.jobs.get(&job).and_then(|hosted| hosted.services.get(service.index()));
-                if let Some(host) = host {
+                if let Some(host) = hosted.services.get(service.index()) {
                     host.recipe.abandon();
                 }
             }
-            WorkerOrder::AbandonTasks { attempt, tasks } if self.hosts(job, attempt) => self.abandon_tasks(job, &tasks),
-            // Of an attempt that is over: its tasks are gone.
-            WorkerOrder::StartTasks { .. }
-            | WorkerOrder::DropTasks { .. }
-            | WorkerOrder::CommandTasks { .. }
-            | WorkerOrder::AbandonTasks { .. } => {}
+            WorkerOrder::AbandonTasks { tasks } => self.abandon_tasks(job, &tasks),
             WorkerOrder::AbandonService { service } => self.abandon_service(job, service),
             WorkerOrder::Release => {
                 if let Some(hosted) = self.jobs.remove(&job) {

@@ -114,9 +114,20 @@ impl ServiceId {
     }
 }
 
-/// One execution of a job's tasks; a restart of the tasks is a new attempt.
+/// A JobManager process that a job has; another process that takes the job over is the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Generation(pub u32);
+
+/// One deployment of a job's tasks and services; a restart of the tasks is a new attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Attempt(pub u32);
+
+/// An attempt, of all that a job has in its life. Whatever names another than the present one changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Term {
+    pub generation: Generation,
+    pub attempt: Attempt,
+}
 
 /// One run of a service: the first is 0, each restart from the factory is the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -43,6 +43,7 @@ pub(crate) enum Event {
     Begin,
     /// `at` is a reading of a clock, the same for all services, that need not start at zero.
     Service {
+        attempt: Attempt,
         service: ServiceId,
         incarnation: Incarnation,
         event: ServiceEvent,
@@ -81,8 +82,11 @@ pub(crate) enum Deadline {
 /// What the JobSupervisor has to do, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Command {
-    /// Pass this on to the worker. Never `StartTasks` and never `Release`.
-    Order(WorkerOrder),
+    /// Pass this on to the workers of the attempt. Never `StartTasks` and never `Release`.
+    Order {
+        attempt: Attempt,
+        order: WorkerOrder,
+    },
     /// Place the tasks and order the worker to start them all; the rules know nothing of slots.
     StartTasks {
         attempt: Attempt,
@@ -183,11 +187,11 @@ impl Completion {
             Event::Pause => self.pause(&mut out)?,
             _ if self.state == JobState::Ended => {}
             Event::Begin => self.begin(&mut out),
-            Event::Service { service, incarnation, event, at } => {
+            Event::Service { attempt, .. } | Event::Task { attempt, .. } if attempt != self.attempt => {}
+            Event::Service { service, incarnation, event, at, .. } => {
                 self.hear_service(service, incarnation, event, at, &mut out);
             }
-            Event::Task { attempt, task, event } if attempt == self.attempt => self.hear_task(task, event, &mut out),
-            Event::Task { .. } => {}
+            Event::Task { task, event, .. } => self.hear_task(task, event, &mut out),
             Event::Stop => self.stop(&mut out),
             Event::LeaseExpired(warning) => {
                 self.warn(warning);
@@ -202,6 +206,10 @@ impl Completion {
 
     pub(crate) fn state(&self) -> JobState {
         self.state
+    }
+
+    fn order(&self, order: WorkerOrder, out: &mut Vec<Command>) {
+        out.push(Command::Order { attempt: self.attempt, order });
     }
 
     /// The attempt whose reports count.

@@ -8,7 +8,7 @@ use actix::{
 
 use crate::{
     flow::{JobPayload, job::Unplanned},
-    job::{Attempt, JobId, JobOptions, Limits, TaskId, TaskNode},
+    job::{Attempt, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
     link::{Holds, Refusal},
     manager::{
         archive::PlainJob,
@@ -17,9 +17,12 @@ use crate::{
         record::{DeadLetterBox, JobRecord},
         supervisor::{JobSupervisor, SupervisorSetup},
     },
-    protocol::WorkerOrder,
+    protocol::{Order, WorkerOrder},
     worker::{JobPorts, Prepare, Prepared, Unprepared, WorkerLink},
 };
+
+/// A job lives and dies with one JobManager.
+const GENERATION: Generation = Generation(1);
 
 /// One for each job: has the flow built, brings the JobSupervisor into being, and places the tasks of each attempt.
 pub(crate) struct Dispatcher {
@@ -116,9 +119,9 @@ impl Dispatcher {
         let context = Context::<JobSupervisor>::new();
         let prepare = Prepare {
             job: self.job,
-            attempt: Attempt(1),
+            term: Term { generation: GENERATION, attempt: Attempt(1) },
             payload,
-            parallelism: self.options.parallelism,
+            parallelism: self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism()),
             error_policy: self.options.error_policy,
             events: context.address().recipient(),
         };
@@ -156,6 +159,7 @@ impl Dispatcher {
         };
         let supervisor = JobSupervisor::new(SupervisorSetup {
             environment: Arc::clone(&self.environment),
+            generation: GENERATION,
             limits: Arc::clone(&self.limits),
             run_limit: self.options.run_limit,
             record: JobRecord {
@@ -193,6 +197,10 @@ impl Dispatcher {
         self.stage = Stage::Deployed;
         self.manager.refused.do_send(JobRefused { job: self.job, refusal });
         ctx.stop();
+    }
+
+    fn order(&self, attempt: Attempt, order: WorkerOrder) {
+        self.worker.order(Order { job: self.job, term: Term { generation: GENERATION, attempt }, order });
     }
 
     fn free_slots(&mut self) {
@@ -237,7 +245,7 @@ impl Handler<DiscardJob> for Dispatcher {
     fn handle(&mut self, _: DiscardJob, ctx: &mut Self::Context) {
         if let Stage::Prepared(unstarted) = std::mem::replace(&mut self.stage, Stage::Deployed) {
             unstarted.supervisor.discard();
-            self.worker.order(self.job, WorkerOrder::Release);
+            self.order(Attempt(1), WorkerOrder::Release);
         }
         ctx.stop();
     }
@@ -252,7 +260,7 @@ impl Handler<DeployTasks> for Dispatcher {
         tracing::debug!(environment = %self.environment, job = %self.job, tasks = slots.len(), ?slots, "tasks placed");
         self.placed.clone_from(&slots);
         let tasks = (0..).map(TaskId).zip(slots).collect();
-        self.worker.order(self.job, WorkerOrder::StartTasks { attempt, tasks });
+        self.order(attempt, WorkerOrder::StartTasks { tasks });
     }
 }
 

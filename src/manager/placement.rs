@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::flow::graph::KEYED_PARALLELISM_MAX;
+
 /// A task to be placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -103,6 +105,12 @@ impl Slots {
     pub(crate) fn new(policy: Box<dyn Placement>, count: usize) -> Self {
         assert!(count > 0, "a worker has at least one task thread");
         Self { policy, fallback: RoundRobin::new(), loads: vec![SlotLoad::default(); count] }
+    }
+
+    /// How many instances an operator has that says nothing of it: one for each slot, but no more than keys can be dealt
+    /// out to, so that a flow is not refused for the number of cores.
+    pub(crate) fn parallelism(&self) -> usize {
+        self.loads.len().min(KEYED_PARALLELISM_MAX)
     }
 
     /// Places `tasks` and counts them as load until [`free`](Self::free) is called with the same slots.

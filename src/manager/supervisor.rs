@@ -16,7 +16,7 @@ use actix::{
 
 use self::answers::Read;
 use crate::{
-    job::{FailureCause, JobState, JobStatus, Limits, Outcome},
+    job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Term},
     link::{JobRequest, Refusal, Reply},
     manager::{
         archive::PlainJob,
@@ -27,13 +27,14 @@ use crate::{
         },
         record::{EndedJob, JobRecord},
     },
-    protocol::{Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
+    protocol::{Order, Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
     worker::{JobPorts, WorkerLink},
 };
 
 /// One for each job. Runs on the control thread, so that it never queues behind user code.
 pub(crate) struct JobSupervisor {
     environment: Arc<str>,
+    generation: Generation,
     limits: Arc<Limits>,
     run_limit: Option<Duration>,
     record: JobRecord,
@@ -66,6 +67,7 @@ pub(crate) struct JobSupervisor {
 /// What a [`JobSupervisor`] is made of.
 pub(crate) struct SupervisorSetup {
     pub(crate) environment: Arc<str>,
+    pub(crate) generation: Generation,
     pub(crate) limits: Arc<Limits>,
     pub(crate) run_limit: Option<Duration>,
     pub(crate) record: JobRecord,
@@ -80,10 +82,12 @@ pub(crate) struct SupervisorSetup {
 
 impl JobSupervisor {
     pub(crate) fn new(setup: SupervisorSetup) -> Self {
-        let SupervisorSetup { environment, limits, run_limit, record, ports, worker, ended, deploy, free } = setup;
+        let SupervisorSetup { environment, generation, limits, run_limit, record, ports, worker, ended, deploy, free } =
+            setup;
         let rules = record.setup(run_limit.is_some(), limits.restarts_max, limits.restart_window);
         Self {
             environment,
+            generation,
             limits,
             run_limit,
             record,
@@ -135,7 +139,7 @@ impl JobSupervisor {
 
     fn execute(&mut self, command: Command, ctx: &mut Context<Self>) {
         match command {
-            Command::Order(order) => self.order(order),
+            Command::Order { attempt, order } => self.order(attempt, order),
             Command::StartTasks { attempt } => self.deploy.do_send(DeployTasks { attempt }),
             Command::Arm(deadline) => self.arm(deadline, ctx),
             Command::Disarm(deadline) => {
@@ -148,9 +152,14 @@ impl JobSupervisor {
         }
     }
 
-    fn order(&self, order: WorkerOrder) {
+    fn order(&self, attempt: Attempt, order: WorkerOrder) {
         tracing::debug!(environment = %self.environment, job = %self.record.id, ?order, "order");
-        self.worker.order(self.record.id, order);
+        self.worker.order(Order { job: self.record.id, term: Term { generation: self.generation, attempt }, order });
+    }
+
+    /// The worker forgets the job.
+    fn release(&self) {
+        self.order(self.completion.attempt(), WorkerOrder::Release);
     }
 
     fn arm(&mut self, deadline: Deadline, ctx: &mut Context<Self>) {
@@ -202,7 +211,7 @@ impl JobSupervisor {
     /// The JobManager hears of the end before any client does, so that whatever a client asks next finds the record; and
     /// clients not before it is where it is to be kept.
     fn finish(&mut self, progress: &Progress) {
-        self.order(WorkerOrder::Release);
+        self.release();
         self.is_over = true;
         self.ended_to.do_send(JobEnded { job: Arc::new(self.ended_job(progress)) });
     }
@@ -278,7 +287,7 @@ impl Drop for JobSupervisor {
         let mut job = self.ended_job(&Progress::default());
         let cause = FailureCause::Internal("the job's supervisor broke off".to_owned());
         job.plain.break_off(Outcome::Failed(cause), SystemTime::now());
-        self.order(WorkerOrder::Release);
+        self.release();
         let job = Arc::new(job);
         self.ended_to.do_send(JobEnded { job: Arc::clone(&job) });
         self.answer_all(&job);
@@ -289,8 +298,12 @@ impl Handler<WorkerEvent> for JobSupervisor {
     type Result = ();
 
     fn handle(&mut self, event: WorkerEvent, ctx: &mut Self::Context) {
+        let Term { generation, attempt } = event.term;
+        if generation != self.generation {
+            return;
+        }
         let event = match event.kind {
-            WorkerEventKind::Task { attempt, task, mut event } => {
+            WorkerEventKind::Task { task, mut event } => {
                 if attempt == self.completion.attempt() {
                     self.note(&mut event);
                 }
@@ -302,7 +315,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 tracing::debug!(
                     environment = %self.environment, job = %self.record.id, service = name, ?incarnation, ?event, "service"
                 );
-                Event::Service { service, incarnation, event, at: self.begun.elapsed() }
+                Event::Service { attempt, service, incarnation, event, at: self.begun.elapsed() }
             }
         };
         self.hear(event, ctx);

@@ -3,18 +3,18 @@
 use actix::{Addr, MailboxError};
 use futures::future::BoxFuture;
 
-use super::{CloseWorker, Order, Prepare, Prepared, ReportProgress, Worker};
+use super::{CloseWorker, Prepare, Prepared, ReportProgress, Worker};
 use crate::{
     flow::job::Unplanned,
     job::JobId,
-    protocol::{Progress, WorkerOrder},
+    protocol::{Order, Progress},
 };
 
 /// The way to one worker. What goes over it arrives in order, or never, and then the worker is lost.
 pub(crate) trait WorkerLink: Send + Sync {
     /// Has the worker build a job's flow and get ready to host it.
     fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>>;
-    fn order(&self, job: JobId, order: WorkerOrder);
+    fn order(&self, order: Order);
     /// What the counters of this job read; nothing, if the worker is gone.
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
     /// Has all its threads stopped. All jobs have been released.
@@ -49,8 +49,8 @@ impl WorkerLink for Embedded {
         })
     }
 
-    fn order(&self, job: JobId, order: WorkerOrder) {
-        self.0.do_send(Order { job, order });
+    fn order(&self, order: Order) {
+        self.0.do_send(order);
     }
 
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress> {

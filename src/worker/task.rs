@@ -19,7 +19,7 @@ use crate::{
         wiring::Wiring,
     },
     flow::graph::TaskPlan,
-    job::{Attempt, FailureCause, JobId, Limits, ServiceId, TaskId},
+    job::{FailureCause, JobId, Limits, ServiceId, TaskId, Term},
     protocol::{LoopId, TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
     worker::thread::Occupied,
 };
@@ -27,7 +27,7 @@ use crate::{
 /// What a task actor is made of; crosses to the actor's thread.
 pub(crate) struct TaskSetup {
     pub job: JobId,
-    pub attempt: Attempt,
+    pub term: Term,
     pub task: TaskId,
     pub plan: TaskPlan,
     pub wiring: Arc<Wiring>,
@@ -89,7 +89,7 @@ pub(crate) struct TaskActor {
 /// A task that has been taken from its berth.
 struct Running {
     job: JobId,
-    attempt: Attempt,
+    term: Term,
     task: TaskId,
     service: Option<ServiceId>,
     state: Rc<TaskState>,
@@ -124,13 +124,13 @@ impl TaskActor {
 
 impl Running {
     fn new(setup: TaskSetup, occupied: Occupied) -> Self {
-        let TaskSetup { job, attempt, task, plan, wiring, context, limits, counters, events } = setup;
+        let TaskSetup { job, term, task, plan, wiring, context, limits, counters, events } = setup;
         let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
         let service = plan.service;
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped, wiring));
         let stage = Stage::Unmade(plan.recipe);
-        Self { job, attempt, task, service, state, events, stage, reported: false, early: Vec::new(), span, occupied }
+        Self { job, term, task, service, state, events, stage, reported: false, early: Vec::new(), span, occupied }
     }
 
     fn cancelled(mut self) -> Self {
@@ -159,8 +159,8 @@ impl Running {
     }
 
     fn report(&self, event: TaskEvent) {
-        let kind = WorkerEventKind::Task { attempt: self.attempt, task: self.task, event };
-        self.events.do_send(WorkerEvent { job: self.job, kind });
+        let kind = WorkerEventKind::Task { task: self.task, event };
+        self.events.do_send(WorkerEvent { job: self.job, term: self.term, kind });
     }
 
     fn make(&mut self) -> Result<(), FailureCause> {

@@ -231,7 +231,14 @@ fn stale_events(world: &World) -> Vec<Event> {
             let failure = ServiceEvent::Failed { message: "late".into() };
             let events = [ServiceEvent::Started, failure, ServiceEvent::Stopped { hook_panicked: true }];
             let at = std::time::Duration::ZERO;
-            stale.extend(events.map(|event| Event::Service { service: id, incarnation, event, at }));
+            let attempt = Attempt(1);
+            stale.extend(events.map(|event| Event::Service { attempt, service: id, incarnation, event, at }));
+        }
+        for attempt in [Attempt(0), Attempt(2)] {
+            let failure = ServiceEvent::Failed { message: "of another attempt".into() };
+            let events = [ServiceEvent::Started, failure, ServiceEvent::Stopped { hook_panicked: false }];
+            let (incarnation, at) = (Incarnation(restarts), std::time::Duration::ZERO);
+            stale.extend(events.map(|event| Event::Service { attempt, service: id, incarnation, event, at }));
         }
     }
     let deadlines = (0..world.services.len()).map(|at| Deadline::Service(super::service_id(at)));

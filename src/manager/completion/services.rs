@@ -104,7 +104,7 @@ impl Completion {
     fn start_service(&mut self, id: ServiceId, out: &mut Vec<Command>) {
         self.put(id, Stage::Starting);
         let incarnation = self.services[id.index()].incarnation;
-        out.push(Command::Order(WorkerOrder::StartService { service: id, incarnation }));
+        self.order(WorkerOrder::StartService { service: id, incarnation }, out);
     }
 
     pub(super) fn hear_service(
@@ -124,7 +124,7 @@ impl Completion {
             }
             (ServiceEvent::Started, Stage::StartingToStop) => {
                 self.put(id, Stage::Stopping);
-                out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
+                self.order(WorkerOrder::StopService { service: id, incarnation }, out);
             }
             // A repeated `Started`. A lost reply concerns its caller only.
             (ServiceEvent::Started | ServiceEvent::ReplyLost, _) => {}
@@ -146,7 +146,7 @@ impl Completion {
     fn fail_service(&mut self, id: ServiceId, message: String, at: Duration, out: &mut Vec<Command>) {
         if self.state == JobState::StoppingServices {
             // Its hook has run, which is all that stopping could still do; but what it had accepted is not answered.
-            out.push(Command::Order(WorkerOrder::RefuseCalls { service: id }));
+            self.order(WorkerOrder::RefuseCalls { service: id }, out);
             self.warn(Warning::ServiceFailedLate { service: self.service_name(id), message });
             self.lose_service(id, ActorState::Failed, out);
             return;
@@ -161,7 +161,7 @@ impl Completion {
             return;
         }
         self.put(id, Stage::Gone(ActorState::Failed));
-        out.push(Command::Order(WorkerOrder::RefuseCalls { service: id }));
+        self.order(WorkerOrder::RefuseCalls { service: id }, out);
         let cause = FailureCause::ServiceFailed { service: self.service_name(id), failures, window, message };
         self.divert(Course::Failed(cause), out);
     }
@@ -174,10 +174,10 @@ impl Completion {
             out.push(Command::Disarm(Deadline::RunLimit));
         }
         if !self.services.is_empty() {
-            out.push(Command::Order(WorkerOrder::CloseGates));
+            self.order(WorkerOrder::CloseGates, out);
         }
         for at in self.services_ordered..self.services.len() {
-            out.push(Command::Order(WorkerOrder::RefuseCalls { service: service_id(at) }));
+            self.order(WorkerOrder::RefuseCalls { service: service_id(at) }, out);
         }
         self.services_left = self.services_ordered;
         self.stop_last_service(out);
@@ -199,7 +199,7 @@ impl Completion {
             Stage::Running => {
                 let incarnation = service.incarnation;
                 self.put(id, Stage::Stopping);
-                out.push(Command::Order(WorkerOrder::StopService { service: id, incarnation }));
+                self.order(WorkerOrder::StopService { service: id, incarnation }, out);
             }
             Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::EndingTasks(_) | Stage::Gone(_) => return,
         }
@@ -265,7 +265,7 @@ impl Completion {
         let has_instance = service.has_instance();
         self.put(id, Stage::Gone(ActorState::Abandoned));
         if has_instance {
-            out.push(Command::Order(WorkerOrder::AbandonService { service: id }));
+            self.order(WorkerOrder::AbandonService { service: id }, out);
         }
         if self.has_tasks(id) {
             self.command_tasks(TaskCommand::CancelRequests { service: id }, out);

@@ -106,7 +106,7 @@ impl Completion {
     /// told. Their services would otherwise wait for the answers before they stop.
     pub(super) fn drop_unstarted(&self, out: &mut Vec<Command>) {
         if self.state == JobState::Starting && self.setup.tasks.iter().any(|task| !task.is_significant()) {
-            out.push(Command::Order(WorkerOrder::DropTasks { attempt: self.attempt }));
+            self.order(WorkerOrder::DropTasks, out);
         }
     }
 
@@ -215,7 +215,7 @@ impl Completion {
             self.warn(Warning::TaskAbandoned { task: self.setup.tasks[id.index()].name.clone(), id });
         }
         if !late.is_empty() {
-            out.push(Command::Order(WorkerOrder::AbandonTasks { attempt: self.attempt, tasks: late }));
+            self.order(WorkerOrder::AbandonTasks { tasks: late }, out);
         }
     }
 
@@ -230,6 +230,6 @@ impl Completion {
     }
 
     pub(super) fn command_tasks(&self, command: TaskCommand, out: &mut Vec<Command>) {
-        out.push(Command::Order(WorkerOrder::CommandTasks { attempt: self.attempt, command }));
+        self.order(WorkerOrder::CommandTasks { command }, out);
     }
 }

@@ -109,7 +109,7 @@ impl Job {
         let service = ServiceId(service as u32);
         let (_, restarts) = self.machine.service_state(service);
         let at = Duration::from_secs(at_secs);
-        self.tell(Event::Service { service, incarnation: Incarnation(restarts), event, at })
+        self.tell(Event::Service { attempt: Attempt(1), service, incarnation: Incarnation(restarts), event, at })
     }
 
     fn started(&mut self, service: usize) -> &mut Self {
@@ -155,22 +155,26 @@ fn cancelled(dropped: u64) -> Outcome {
     Outcome::Cancelled { reason: CancelReason::Requested, dropped }
 }
 
+fn order(order: WorkerOrder) -> Command {
+    Command::Order { attempt: Attempt(1), order }
+}
+
 fn start(service: u32, incarnation: u32) -> Command {
     let (service, incarnation) = (ServiceId(service), Incarnation(incarnation));
-    Command::Order(WorkerOrder::StartService { service, incarnation })
+    order(WorkerOrder::StartService { service, incarnation })
 }
 
 fn stop(service: u32, incarnation: u32) -> Command {
     let (service, incarnation) = (ServiceId(service), Incarnation(incarnation));
-    Command::Order(WorkerOrder::StopService { service, incarnation })
+    order(WorkerOrder::StopService { service, incarnation })
 }
 
 fn refuse(service: u32) -> Command {
-    Command::Order(WorkerOrder::RefuseCalls { service: ServiceId(service) })
+    order(WorkerOrder::RefuseCalls { service: ServiceId(service) })
 }
 
 fn close_gates() -> Command {
-    Command::Order(WorkerOrder::CloseGates)
+    order(WorkerOrder::CloseGates)
 }
 
 fn start_tasks() -> Command {
@@ -178,7 +182,7 @@ fn start_tasks() -> Command {
 }
 
 fn tell_tasks(command: TaskCommand) -> Command {
-    Command::Order(WorkerOrder::CommandTasks { attempt: Attempt(1), command })
+    order(WorkerOrder::CommandTasks { command })
 }
 
 fn seal(complete: bool) -> Command {

@@ -21,7 +21,7 @@ impl Job {
     /// What tasks were told of loops since this was asked last.
     fn told(&mut self) -> Vec<TaskCommand> {
         let commands = self.taken().into_iter().filter_map(|command| match command {
-            Command::Order(WorkerOrder::CommandTasks { command, .. }) => Some(command),
+            Command::Order { order: WorkerOrder::CommandTasks { command }, .. } => Some(command),
             _ => None,
         });
         commands.filter(|command| *command != TaskCommand::Stop).collect()

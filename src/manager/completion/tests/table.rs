@@ -113,7 +113,7 @@ fn told(command: &Command) -> String {
         Command::SealOutputs { complete: true } => "seal outputs as whole".to_owned(),
         Command::SealOutputs { complete: false } => "seal outputs as cut off".to_owned(),
         Command::Ended(_) => "tell the outcome".to_owned(),
-        Command::Order(order) => match order {
+        Command::Order { order, .. } => match order {
             WorkerOrder::StartService { .. } => "start a service".to_owned(),
             WorkerOrder::StopService { .. } => "stop the last service".to_owned(),
             WorkerOrder::AbandonService { .. } => "abandon it".to_owned(),

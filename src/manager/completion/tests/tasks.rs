@@ -216,7 +216,7 @@ fn tasks_that_miss_the_deadline_are_abandoned_and_named() {
     job.tell(cancel()).cancelled(0).taken();
     job.tell(Event::Elapsed(Deadline::Tasks));
     let tasks = vec![TaskId(1), TaskId(2)];
-    assert_eq!(job.commands[0], Command::Order(WorkerOrder::AbandonTasks { attempt: Attempt(1), tasks }));
+    assert_eq!(job.commands[0], order(WorkerOrder::AbandonTasks { tasks }));
     job.assert_ended(cancelled(0));
     let abandoned = |task| Warning::TaskAbandoned { task: format!("t{task}"), id: TaskId(task) };
     assert_eq!(job.machine.warnings(), [abandoned(1), abandoned(2)]);

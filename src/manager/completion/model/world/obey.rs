@@ -11,7 +11,10 @@ impl World {
     pub(super) fn obey(&mut self, command: Command) {
         self.fault_if(self.ended, Fault::AfterEnd);
         match command {
-            Command::Order(order) => self.obey_order(order),
+            Command::Order { attempt, order } => {
+                self.fault_if(attempt != Attempt(1), Fault::Misdirected);
+                self.obey_order(order);
+            }
             Command::StartTasks { attempt } => {
                 self.fault_if(attempt != Attempt(1), Fault::Misdirected);
                 let down = self
@@ -53,7 +56,7 @@ impl World {
                 actor.incarnation = incarnation.0;
                 self.fault_if(lives || self.gates_closed, Fault::Misdirected);
             }
-            WorkerOrder::DropTasks { .. } => {
+            WorkerOrder::DropTasks => {
                 let started = self.tasks.iter().any(|task| task.stage != TaskStage::Waiting);
                 self.fault_if(started, Fault::Misdirected);
             }

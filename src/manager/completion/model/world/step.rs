@@ -151,7 +151,8 @@ impl World {
             }
         };
         let at = RESTART_WINDOW * 2 * self.services[service].clock;
-        self.tell(Event::Service { service: service_id(service), incarnation: Incarnation(incarnation), event, at });
+        let (attempt, service, incarnation) = (Attempt(1), service_id(service), Incarnation(incarnation));
+        self.tell(Event::Service { attempt, service, incarnation, event, at });
     }
 
     fn deliver_end(&mut self, at: usize) {
