@@ -28,7 +28,7 @@ mod tcp;
 mod tls;
 
 /// What is known by numbers that the other side gives. It is looked up for each call, so the hash is a quick one; its seed
-/// is a secret of the process.
+/// is a secret of the process. Where the order of what is in it would show, it is sorted.
 type ById<T> = std::collections::HashMap<u64, T, foldhash::fast::RandomState>;
 
 pub use self::key::{Key, KeyError};
@@ -38,7 +38,7 @@ pub(crate) use self::tls::RawIdentity;
 pub use self::tls::{TlsError, TlsIdentity, TlsTrust};
 pub(crate) use self::{
     address::complete,
-    client::{Client, ClientConfig, ConnectFault},
+    client::{Client, ClientConfig, ClientThreads, ConnectFault},
     connection::Heartbeat,
     encryption::{ClientEncryption, NodeEncryption},
     frame::PARAMETERS_BYTES_MAX,

@@ -14,12 +14,12 @@ pub use self::{
     errors::{ControlError, QueryError},
 };
 use crate::{
+    host::Host,
     job::{DeadLetters, Explanation, Graph, JobId, JobStatus, Outcome},
     link::{Control, JobRequest, Keep, Link, Opened, Refusal, Reply, Request, Residence, ask},
     port::{ChunkSource, FoundInput, Input, InputError, InputResolver, Output, OutputError, OutputResolver},
     schema::TypeDescription,
     service::{CallError, FoundService, Service, ServiceRef, ServiceResolver},
-    timer::Timer,
 };
 #[cfg(feature = "cli")]
 use crate::{link::OutputTypes, port::ShownOutput};
@@ -152,9 +152,9 @@ impl JobHandle {
         &self,
         limit: Duration,
     ) -> impl Future<Output = Result<Option<Outcome>, QueryError>> + Send + use<> {
-        let (wait, timer) = (self.wait(), self.way.link.timer());
+        let (wait, host) = (self.wait(), self.way.link.host().clone());
         async move {
-            match timer.timeout(limit, wait).await {
+            match host.timeout(limit, wait).await {
                 Ok(outcome) => outcome.map(Some),
                 Err(_) => Ok(None),
             }
@@ -382,8 +382,8 @@ impl ServiceResolver for Way {
         self.link.service(job, name)
     }
 
-    fn timer(&self) -> Timer {
-        self.link.timer()
+    fn host(&self) -> &Host {
+        self.link.host()
     }
 
     fn call_deadline(&self) -> Duration {

@@ -15,6 +15,7 @@ mod flow;
 #[allow(missing_docs, clippy::missing_panics_doc, reason = "no part of the API")]
 pub mod fuzz;
 mod handle;
+mod host;
 mod job;
 mod link;
 mod manager;
@@ -25,7 +26,6 @@ mod schema;
 mod service;
 #[cfg(feature = "store")]
 mod store;
-mod timer;
 mod timestamp;
 mod worker;
 

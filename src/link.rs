@@ -15,12 +15,13 @@ use std::{
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::sync::mpsc;
 
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
 use crate::{
     flow::JobPayload,
+    host::Host,
     job::{
         BuildRefusal, DeadLetters, EnvironmentInfo, Explanation, Graph, Health, HeldBy, Holder, JobId, JobOptions,
         JobRefusal, JobState, JobStatus, NotSendable, Outcome,
@@ -47,12 +48,10 @@ pub(crate) trait Link: ServiceResolver + OutputResolver + InputResolver {
 
 /// What the serving end of a connection needs of the JobManager's process besides its [`Link`]: the ends of a job that
 /// are typed in that process.
-pub(crate) trait Host: Link {
+pub(crate) trait NearLink: Link {
     fn gate(&self, job: JobId, service: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>>;
     fn store(&self, job: JobId, output: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>;
     fn port(&self, job: JobId, input: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
-    /// The runtime on whose blocking pool user code may take its time.
-    fn blocking(&self) -> &Handle;
 }
 
 /// A job to run.
@@ -250,11 +249,11 @@ impl Drop for Hold {
 const HOLDER_BYTES_MAX: usize = 256;
 
 /// Who holds a job. It belongs to the job's record; each [`Keep`] is one of those who hold.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Holds(Arc<Mutex<HoldsState>>);
 
-#[derive(Default)]
 struct HoldsState {
+    host: Host,
     /// In the order in which they came.
     holders: BTreeMap<u64, HeldBy>,
     holders_ever: u64,
@@ -265,10 +264,16 @@ struct HoldsState {
 }
 
 impl Holds {
+    pub(crate) fn new(host: &Host) -> Self {
+        let (host, holders) = (host.clone(), BTreeMap::new());
+        Self(Arc::new(Mutex::new(HoldsState { host, holders, holders_ever: 0, last: None, released: None })))
+    }
+
     /// `released` is told each time nobody holds the job any more.
-    pub(crate) fn telling(released: impl Fn() + Send + Sync + 'static) -> Self {
-        let state = HoldsState { released: Some(Arc::new(released)), ..HoldsState::default() };
-        Self(Arc::new(Mutex::new(state)))
+    pub(crate) fn telling(host: &Host, released: impl Fn() + Send + Sync + 'static) -> Self {
+        let holds = Self::new(host);
+        holds.0.lock().released = Some(Arc::new(released));
+        holds
     }
 
     pub(crate) fn take(&self, mut by: HeldBy) -> Keep {
@@ -288,7 +293,7 @@ impl Holds {
         if !state.holders.is_empty() {
             return;
         }
-        state.last = Some((by, SystemTime::now(), Instant::now()));
+        state.last = Some((by, state.host.wall(), state.host.now()));
         let released = state.released.clone();
         drop(state);
         if let Some(released) = released {
@@ -302,7 +307,8 @@ impl Holds {
 
     /// How long nobody has held the job, if nobody does and somebody did.
     pub(crate) fn unheld_for(&self) -> Option<Duration> {
-        self.0.lock().last.as_ref().map(|(_, _, since)| since.elapsed())
+        let state = self.0.lock();
+        state.last.as_ref().map(|(_, _, since)| state.host.since(*since))
     }
 
     /// Who holds the job: of several, who came last; or else, who let go of it last.

@@ -16,13 +16,7 @@ mod recording;
 mod reply;
 mod supervisor;
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::Rc,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
 use futures::future::join_all;
@@ -47,6 +41,7 @@ use self::{
 };
 use crate::{
     flow::JobPayload,
+    host::Host,
     job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobStatus, Limits},
     link::{Holds, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
     worker::{JobPorts, WorkerLink},
@@ -62,6 +57,7 @@ pub(crate) struct ManagerConfig {
     pub(crate) worker: Arc<dyn WorkerLink>,
     /// Where jobs are kept beyond the process, and those that are there.
     pub(crate) recording: Recording,
+    pub(crate) host: Host,
     /// Dropped once the manager has closed and all of its jobs have ended.
     pub(crate) closed: oneshot::Sender<()>,
 }
@@ -71,12 +67,13 @@ pub(crate) struct JobManager {
     environment: Arc<str>,
     limits: Arc<Limits>,
     info: EnvironmentInfo,
+    host: Host,
     opened: Instant,
     worker: Arc<dyn WorkerLink>,
     slots: Rc<RefCell<Slots>>,
     /// Those who wait for the flow of their job to be built.
-    preparing: HashMap<JobId, Vec<Opener>>,
-    live: HashMap<JobId, LiveJob>,
+    preparing: BTreeMap<JobId, Vec<Opener>>,
+    live: BTreeMap<JobId, LiveJob>,
     history: History<Archived>,
     recording: Recording,
     threads_abandoned: usize,
@@ -110,23 +107,33 @@ enum Closing {
 
 impl JobManager {
     pub(crate) fn new(config: ManagerConfig) -> Self {
-        let ManagerConfig { environment, limits, task_threads, service_threads, placement, worker, recording, closed } =
-            config;
+        let ManagerConfig {
+            environment,
+            limits,
+            task_threads,
+            service_threads,
+            placement,
+            worker,
+            recording,
+            host,
+            closed,
+        } = config;
         let info = EnvironmentInfo {
             name: environment.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             task_threads,
             service_threads,
-            opened_at: SystemTime::now(),
+            opened_at: host.wall(),
         };
         let mut manager = Self {
             environment,
             info,
-            opened: Instant::now(),
+            opened: host.now(),
+            host,
             worker,
             slots: Rc::new(RefCell::new(Slots::new(placement, task_threads))),
-            preparing: HashMap::new(),
-            live: HashMap::new(),
+            preparing: BTreeMap::new(),
+            live: BTreeMap::new(),
             history: History::new(limits.ended_jobs_max, limits.ended_jobs_age),
             limits,
             recording,
@@ -179,6 +186,7 @@ impl JobManager {
                 },
                 slots: Rc::clone(&self.slots),
                 archived: self.recording.is_on(),
+                host: self.host.clone(),
             })
             .start();
         }
@@ -230,7 +238,7 @@ impl JobManager {
         let snapshots = join_all(self.live.values().map(|live| live.supervisor.clone().send(TakeSnapshot)));
         ctx.spawn(snapshots.into_actor(self).map(move |snapshots, this, _| {
             // A job that ended meanwhile is in both places, or in the history only; the history knows more.
-            let mut jobs: HashMap<JobId, JobStatus> =
+            let mut jobs: BTreeMap<JobId, JobStatus> =
                 snapshots.into_iter().flatten().map(|status| (status.id, status)).collect();
             let now = this.now();
             jobs.extend(this.history.records(now).map(|(id, ended)| (id, ended.job.plain.status.clone())));
@@ -326,7 +334,7 @@ impl Handler<Close> for JobManager {
             // dispatcher is told to forget the job when it comes back.
             // One that is on its way into the history is forgotten there, behind what it wrote.
             self.recording.forget(self.preparing.keys().copied().collect());
-            for (waiter, _) in self.preparing.drain().flat_map(|(_, waiters)| waiters) {
+            for (waiter, _) in std::mem::take(&mut self.preparing).into_values().flatten() {
                 waiter.answer(Err(Refusal::EnvironmentClosed));
             }
             for live in self.live.values() {

@@ -11,6 +11,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},
     path::Path,
+    time::SystemTime,
 };
 
 pub use self::error::HistoryError;
@@ -50,7 +51,7 @@ impl Store {
             match ends.iter().find(|end| end.status.id == job.status.id) {
                 // It was told, and there was no room for it in the history.
                 Some(end) => job.clone_from(end),
-                None => lost(job),
+                None => lost(job, SystemTime::now()),
             }
             changed.insert(job.status.id, Some(encode(job)));
         }

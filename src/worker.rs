@@ -7,7 +7,7 @@ mod task;
 mod tests;
 mod thread;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, Recipient, ResponseActFuture, WrapFuture};
 
@@ -31,10 +31,10 @@ use crate::{
         graph::{BuildOptions, PARALLELISM_MAX, Plan, TaskPlan},
         job::{Unplanned, plan},
     },
+    host::Host,
     job::{BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
-    timer::Timer,
 };
 
 impl Message for WorkerEvent {
@@ -50,9 +50,8 @@ pub(crate) struct WorkerConfig {
     pub task_threads: usize,
     pub service_threads: usize,
     pub limits: Arc<Limits>,
-    pub timer: Timer,
-    /// Where code that may block runs: `build`, file access.
-    pub blocking: tokio::runtime::Handle,
+    /// On its pool runs code that may block: `build`, file access.
+    pub host: Host,
     /// Receives the threads to join once the worker has closed.
     pub threads: Threads,
 }
@@ -63,7 +62,7 @@ pub(crate) struct Worker {
     task_slots: Vec<Slot>,
     service_slots: Vec<Slot>,
     next_service_slot: usize,
-    jobs: HashMap<JobId, Hosted>,
+    jobs: BTreeMap<JobId, Hosted>,
 }
 
 /// Everything the worker hosts of one job.
@@ -96,12 +95,12 @@ struct HostedTask {
 impl HostedTask {
     /// Has the task run on the thread of its slot.
     fn start(&mut self, setup: TaskSetup, early: Vec<TaskCommand>, slots: &mut [Slot]) {
-        let occupied = slots[self.slot].occupy((setup.job, setup.task.0));
-        let arbiter = occupied.handle().clone();
+        let occupied = slots[self.slot].occupy((setup.job, setup.task.0), &setup.context.host);
+        let seat = occupied.handle().clone();
         self.thread = Some(occupied.same_thread());
         let berth = Berth::new(Unstarted { setup, early, occupied });
         self.berth = Some(Arc::clone(&berth));
-        self.address = Some(TaskActor::start_in_arbiter(&arbiter, move |_| TaskActor::new(berth)));
+        self.address = Some(seat.start(move |_| TaskActor::new(berth)));
     }
 
     /// The task, if it waits for its first turn.
@@ -150,15 +149,15 @@ struct HostedService {
 impl HostedService {
     /// Has `launch` run on the thread that was claimed.
     fn launch(&mut self, launch: Launch) {
-        let Some(arbiter) = self.claim.as_ref().map(|claim| claim.lock().handle().clone()) else { return };
+        let Some(seat) = self.claim.as_ref().map(|claim| claim.lock().handle().clone()) else { return };
         self.waiting = Arc::new(Mutex::new(Some(launch)));
         let waiting = Arc::clone(&self.waiting);
-        let is_spawned = arbiter.spawn_fn(move || {
+        let is_spawned = seat.run(move || {
             let launch = waiting.lock().take();
             launch.into_iter().for_each(|launch| launch());
         });
         if !is_spawned {
-            // The arbiter is gone. Dropped, it reports that.
+            // The seat is gone. Dropped, it reports that.
             drop(self.take_waiting());
         }
     }
@@ -226,7 +225,7 @@ impl Worker {
             task_slots: slots(config.task_threads),
             service_slots: slots(config.service_threads),
             next_service_slot: 0,
-            jobs: HashMap::new(),
+            jobs: BTreeMap::new(),
             config,
         }
     }
@@ -240,8 +239,8 @@ impl Worker {
     ) -> Prepared {
         let Plan { graph, tasks, services, .. } = plan;
         let gates = services.iter().map(|service| service.gate()).collect();
-        let timer = self.config.timer.clone();
-        let directory = ServiceDirectory::new(job, gates, timer, self.config.limits.call_deadline);
+        let host = self.config.host.clone();
+        let directory = ServiceDirectory::new(job, gates, host, self.config.limits.call_deadline);
         let ports = Arc::new(JobPorts { directory, streams });
         let slots = self.service_slots.len();
         let services = services
@@ -276,7 +275,7 @@ impl Worker {
 
     /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.
     fn drop_elsewhere<T: Send + 'static>(&self, what: T) {
-        self.config.blocking.spawn_blocking(move || drop(what));
+        self.config.host.blocking(move || drop(what));
     }
 
     fn start_tasks(&mut self, job: JobId, placed: &[(TaskId, u32)]) {
@@ -297,8 +296,7 @@ impl Worker {
                     parallelism: plan.parallelism,
                     origin: if plan.service.is_some() { Origin::Service } else { Origin::Task },
                     directory: Arc::clone(&hosted.ports.directory),
-                    timer: self.config.timer.clone(),
-                    blocking: self.config.blocking.clone(),
+                    host: self.config.host.clone(),
                 },
                 plan,
                 wiring: Arc::clone(&wiring),
@@ -340,14 +338,14 @@ impl Worker {
         }
         if !cancelled.is_empty() {
             // Their threads may be held by others, so they are not waited for. Not here, because values of the user's are dropped.
-            self.config.blocking.spawn_blocking(move || cancelled.into_iter().for_each(Unstarted::cancel));
+            self.config.host.blocking(move || cancelled.into_iter().for_each(Unstarted::cancel));
         }
     }
 
     fn start_service(&mut self, job: JobId, service: ServiceId, incarnation: Incarnation) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         let Some(host) = hosted.services.get_mut(service.index()) else { return };
-        let occupied = self.service_slots[host.slot].occupy((job, service.0));
+        let occupied = self.service_slots[host.slot].occupy((job, service.0), &self.config.host);
         host.thread = Some(occupied.same_thread());
         let claim = Arc::new(Mutex::new(occupied));
         host.claim = Some(Arc::clone(&claim));
@@ -417,7 +415,7 @@ impl Worker {
                     continue;
                 }
                 let Some(launch) = host.take_waiting() else { continue };
-                let occupied = self.service_slots[host.slot].occupy((*job, index as u32));
+                let occupied = self.service_slots[host.slot].occupy((*job, index as u32), &self.config.host);
                 host.thread = Some(occupied.same_thread());
                 let before = host.claim.as_ref().map(|claim| std::mem::replace(&mut *claim.lock(), occupied));
                 host.launch(launch);
@@ -438,10 +436,10 @@ impl Worker {
 
     fn progress(&self, job: JobId) -> Progress {
         let Some(hosted) = self.jobs.get(&job) else { return Progress::default() };
-        let at_work = self.threads_at_work(&hosted.tasks);
+        let (at_work, now) = (self.threads_at_work(&hosted.tasks), self.config.host.now());
         let here = hosted.tasks.iter().zip(&hosted.graph.tasks).filter(|(task, _)| task.thread.is_some());
         let tasks = here.map(|(task, node)| {
-            let (counters, mut wait) = task.counters.read();
+            let (counters, mut wait) = task.counters.read(now);
             if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
                 let port = hosted.ports.streams.inputs.iter().find(|(name, _)| name == input);
                 *senders = port.map_or(0, |(_, port)| port.senders());
@@ -483,12 +481,12 @@ impl Handler<Prepare> for Worker {
             return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
         }
         // `build` is user code that may block: it must not run on the control thread.
-        let blocking = self.config.blocking.clone();
-        let planned = self.config.blocking.spawn_blocking(move || {
+        let host = self.config.host.clone();
+        let planned = self.config.host.blocking(move || {
             let limits = options.limits.clone();
             let plan = plan(&payload, options)?;
             plan.graph.check_names()?;
-            let wired = plan.wire(&limits, &blocking);
+            let wired = plan.wire(&limits, &host);
             Ok::<_, Unplanned>((plan, wired))
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {

@@ -1,8 +1,10 @@
 //! How many handshakes of TLS a node begins for each network. Pure: no clock.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
-
-use tokio::time::Instant;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 /// Handshakes of one network each second, in the long run. One costs a node a third of a millisecond or so.
 const RATE: u32 = 200;

@@ -11,16 +11,11 @@ mod route;
 mod send;
 mod state;
 
-use std::{
-    fmt, io,
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{fmt, io, sync::Arc, thread::JoinHandle, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::Handle,
     sync::{oneshot, watch},
 };
 
@@ -30,6 +25,7 @@ use self::{
 };
 use super::{connection::Heartbeat, encryption::ClientEncryption, key::Key, message::FromClient, stream::Dial};
 use crate::{
+    host::{Host, TimerThread, thread},
     job::{EncodedJob, JobId, JobOptions},
     link::{KeyRole, NodeStop, Refusal, Reply, Request},
     port::{ChunkSource, InputError, OutputError, RemoteInput},
@@ -47,7 +43,8 @@ pub(crate) struct ClientConfig {
     pub connect_limit: Duration,
     /// How long those who wait are kept waiting while there is no connection.
     pub reconnect_limit: Duration,
-    pub thread_name: String,
+    /// What the names of its threads begin with.
+    pub thread_prefix: String,
     /// Dropped when the thread has nothing left to do but to end.
     pub closed: watch::Sender<()>,
 }
@@ -57,34 +54,49 @@ pub(crate) struct ClientConfig {
 pub(crate) struct Client {
     shared: Arc<Shared>,
     runtime: Handle,
+    host: Host,
 }
 
 impl Client {
     /// Starts the thread that keeps the connection. The receiver hears whether the first connection was made; if it was
     /// not, the thread ends.
     pub(crate) fn start(config: ClientConfig) -> io::Result<StartedClient> {
-        let mut client = [0; 16];
-        getrandom::fill(&mut client).map_err(|error| io::Error::other(error.to_string()))?;
-        let shared = Shared::new(u128::from_le_bytes(client));
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (opened, is_open) = oneshot::channel();
-        let ClientConfig { dial, key, encryption, heartbeat, connect_limit, reconnect_limit, thread_name, closed } =
+        let ClientConfig { dial, key, encryption, heartbeat, connect_limit, reconnect_limit, thread_prefix, closed } =
             config;
-        let keeper =
-            Keeper { dial, key, encryption, heartbeat, connect_limit, reconnect_limit, shared: Arc::clone(&shared) };
-        let thread = thread::Builder::new().name(thread_name).spawn(move || {
+        let runtime = thread::runtime()?;
+        let handle = runtime.handle().clone();
+        // Should anything fail, its drop stops the timer.
+        let (host, timer) = Host::on_threads(&format!("{thread_prefix}timer"), &handle);
+        let mut client = [0; 16];
+        host.fill(&mut client)?;
+        let shared = Shared::new(u128::from_le_bytes(client));
+        let (opened, is_open) = oneshot::channel();
+        let keeper = Keeper {
+            dial,
+            key,
+            encryption,
+            heartbeat,
+            connect_limit,
+            reconnect_limit,
+            shared: Arc::clone(&shared),
+            host: host.clone(),
+        };
+        let connection = thread::start(format!("{thread_prefix}connection"), move || {
             runtime.block_on(keeper.run(opened));
             // Without waiting: what a lookup of names still does is of no interest to anybody.
             runtime.shutdown_background();
             drop(closed);
         })?;
-        Ok((Self { shared, runtime: handle }, thread, is_open))
+        Ok((Self { shared, runtime: handle, host }, ClientThreads { connection, timer }, is_open))
     }
 
     /// That of the connection's thread.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Disconnects. What waits is told that the environment is closed.
@@ -177,8 +189,24 @@ impl Client {
     }
 }
 
+/// The threads of a [`Client`].
+pub(crate) struct ClientThreads {
+    connection: JoinHandle<()>,
+    timer: TimerThread,
+}
+
+impl ClientThreads {
+    /// Waits for both. The client has been closed.
+    pub(crate) fn join(self) {
+        if self.connection.join().is_err() {
+            tracing::error!("the connection's thread of a remote environment panicked");
+        }
+        self.timer.stop_and_join();
+    }
+}
+
 /// A client, its thread, and the news of its first connection.
-pub(crate) type StartedClient = (Client, JoinHandle<()>, oneshot::Receiver<Result<(), ConnectFault>>);
+pub(crate) type StartedClient = (Client, ClientThreads, oneshot::Receiver<Result<(), ConnectFault>>);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

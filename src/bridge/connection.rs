@@ -1,28 +1,27 @@
 //! One connection at work: reads frames, writes what is queued, and keeps an eye on whether the peer is alive.
 //!
-//! It works over any `AsyncRead + AsyncWrite`, on a tokio runtime with time, and knows neither side's messages.
+//! It works over any `AsyncRead + AsyncWrite`, on any executor, and knows neither side's messages.
 
 use std::{
     cell::Cell,
-    fmt, io,
+    fmt,
+    future::pending,
+    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::{Either, poll_fn, select};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, ReadBuf},
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::{
     frame::{Decoder, FrameError, FrameLimits, Kind, Lane, Message},
     message::Goodbye,
     outbound::Outbound,
 };
-use crate::codec;
+use crate::{codec, host::Host};
 
 /// How long a side that closes the connection waits for the other one to do the same. A socket that is closed with
 /// bytes unread is reset, and the peer might lose the words of farewell.
@@ -122,13 +121,15 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
     outbound: &Arc<Outbound>,
     limits: FrameLimits,
     heartbeat: Heartbeat,
+    host: &Host,
     handler: &mut impl Handler,
 ) -> End {
-    let hearing = Hearing { last: Cell::new(Instant::now()), held: Cell::new(false) };
+    let hearing = Hearing { last: Cell::new(host.now()), held: Cell::new(false) };
     let end = {
-        let read = pin!(read(&mut reader, outbound, Decoder::new(limits, outbound.integrity()), handler, &hearing));
+        let read =
+            pin!(read(&mut reader, outbound, Decoder::new(limits, outbound.integrity()), handler, (&hearing, host)));
         let write = pin!(poll_fn(|cx| outbound.poll_write(cx)));
-        let watch = pin!(watch(outbound, heartbeat, &hearing));
+        let watch = pin!(watch(outbound, heartbeat, host, &hearing));
         match select(select(read, write), watch).await {
             Either::Left((Either::Left((end, _)), _)) => end,
             Either::Left((Either::Right((Ok(()), _)), _)) => End::Finished,
@@ -138,10 +139,10 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
     };
     match &end {
         End::Violation(what) => {
-            part(&mut reader, outbound, &Goodbye::Violation(what.clone())).await;
+            part(&mut reader, outbound, host, &Goodbye::Violation(what.clone())).await;
         }
         End::Finished => {
-            let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
+            let _ = host.timeout(LINGER, drain(&mut reader)).await;
         }
         _ => {}
     }
@@ -150,20 +151,20 @@ pub(super) async fn run<R: AsyncRead + Unpin>(
 }
 
 /// Ends a connection that is not to be run, and lets the peer read why.
-pub(super) async fn turn_away<R: AsyncRead + Unpin>(mut reader: R, outbound: &Outbound, why: &Goodbye) {
-    part(&mut reader, outbound, why).await;
+pub(super) async fn turn_away<R: AsyncRead + Unpin>(mut reader: R, outbound: &Outbound, host: &Host, why: &Goodbye) {
+    part(&mut reader, outbound, host, why).await;
     outbound.abandon();
 }
 
 /// Says goodbye, and waits for the peer to have read it, but not for long.
-async fn part<R: AsyncRead + Unpin>(reader: &mut R, outbound: &Outbound, goodbye: &Goodbye) {
+async fn part<R: AsyncRead + Unpin>(reader: &mut R, outbound: &Outbound, host: &Host, goodbye: &Goodbye) {
     say_goodbye(outbound, goodbye);
     let farewell = async {
         // An error says that there is nobody to tell.
         let _ = poll_fn(|cx| outbound.poll_write(cx)).await;
         drain(reader).await;
     };
-    let _ = tokio::time::timeout(LINGER, farewell).await;
+    let _ = host.timeout(LINGER, farewell).await;
 }
 
 async fn read<R: AsyncRead + Unpin>(
@@ -171,7 +172,7 @@ async fn read<R: AsyncRead + Unpin>(
     outbound: &Outbound,
     mut decoder: Decoder,
     handler: &mut impl Handler,
-    hearing: &Hearing,
+    (hearing, host): (&Hearing, &Host),
 ) -> End {
     loop {
         loop {
@@ -207,7 +208,7 @@ async fn read<R: AsyncRead + Unpin>(
         hearing.held.set(false);
         match poll_fn(|cx| poll_fill(reader, &mut decoder, cx)).await {
             Ok(0) => return End::Closed,
-            Ok(_) => hearing.last.set(Instant::now()),
+            Ok(_) => hearing.last.set(host.now()),
             Err(error) => return error.into(),
         }
     }
@@ -236,14 +237,15 @@ struct Hearing {
 }
 
 /// Ready when the peer was silent for too long.
-async fn watch(outbound: &Outbound, heartbeat: Heartbeat, hearing: &Hearing) -> End {
-    let mut ticks = tokio::time::interval(heartbeat.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    let (mut last, mut written) = (Instant::now(), outbound.written());
+async fn watch(outbound: &Outbound, heartbeat: Heartbeat, host: &Host, hearing: &Hearing) -> End {
+    let (mut last, mut written) = (host.now(), outbound.written());
     loop {
-        ticks.tick().await;
-        let now = Instant::now();
+        host.sleep(heartbeat.interval).await;
+        if host.is_closed() {
+            // From here on no sleep takes any time, and whoever closed the host ends the connection.
+            pending::<()>().await;
+        }
+        let now = host.now();
         let before = std::mem::replace(&mut written, outbound.written());
         if hearing.held.get() && written != before {
             hearing.last.set(now);

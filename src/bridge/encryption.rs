@@ -14,6 +14,7 @@ use super::{
     hello::{Hello, HelloError},
     stream::{Reach, Stream},
 };
+use crate::host::Host;
 
 /// A stream over which the proofs can be said.
 pub(super) struct Sealed {
@@ -129,19 +130,18 @@ impl NodeEncryption {
 
     /// Waits until the client's network may have another handshake.
     #[cfg(feature = "tls")]
-    pub(super) async fn admit(&self, reach: Reach) -> Result<(), HelloError> {
+    pub(super) async fn admit(&self, reach: Reach, host: &Host) -> Result<(), HelloError> {
         let Reach::Beyond(address) = reach else { return Ok(()) };
-        let turn = self.admission.lock().turn(address, tokio::time::Instant::now());
+        let turn = self.admission.lock().turn(address, host.now());
         let wait = turn.ok_or(HelloError::TooManyHandshakes)?;
         if !wait.is_zero() {
-            // Nothing else would end it.
-            let _ = tokio::time::timeout(wait, std::future::pending::<()>()).await;
+            host.sleep(wait).await;
         }
         Ok(())
     }
 
     #[cfg(not(feature = "tls"))]
-    pub(super) async fn admit(&self, _: Reach) -> Result<(), HelloError> {
+    pub(super) async fn admit(&self, _: Reach, _: &Host) -> Result<(), HelloError> {
         Ok(())
     }
 

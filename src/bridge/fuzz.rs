@@ -15,7 +15,7 @@ use super::{
     message::{FromClient, FromNode, Goodbye},
     stream::{Dialled, Reach, ReadHalf, Stream, WriteHalf},
 };
-use crate::{blocking::block_on, codec, service::CallError};
+use crate::{blocking::block_on, codec, host::Host, service::CallError};
 
 /// Small, so that they are met.
 const LIMITS: FrameLimits = FrameLimits { control_bytes_max: 4096, call_bytes_max: 2048, data_bytes_max: 1 << 20 };
@@ -86,10 +86,10 @@ pub fn hello(data: &[u8]) {
         Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None }
     };
     let (encryption, keys) = (NodeEncryption::of_tests(), KeyRing::of_tests(key.clone()));
-    let as_node = NodeSide { keys: &keys, incarnation: 1, encryption: &encryption };
+    let as_node = NodeSide { keys: &keys, incarnation: 1, encryption: &encryption, host: Host::shared_by_tests() };
     assert!(block_on(as_node.accept(dialled())).is_err(), "bytes of no one with the key were believed");
     let encryption = ClientEncryption::default();
-    let as_client = ClientSide { key: &key, client: 2, encryption: &encryption };
+    let as_client = ClientSide { key: &key, client: 2, encryption: &encryption, host: Host::shared_by_tests() };
     assert!(block_on(as_client.connect(dialled())).is_err(), "bytes of no one with the key were believed");
 }
 

@@ -33,6 +33,7 @@ use super::{
     keyring::{Identity, KeyRing},
     stream::{Dialled, Reach, Stream},
 };
+use crate::host::Host;
 
 const ACCEPT: u8 = 1;
 const REFUSE: u8 = 2;
@@ -63,12 +64,13 @@ pub(super) struct ClientSide<'a> {
     pub key: &'a Key,
     pub client: u128,
     pub encryption: &'a ClientEncryption,
+    pub host: &'a Host,
 }
 
 impl ClientSide<'_> {
     /// The client's part.
     pub(super) async fn connect(&self, dialled: Dialled) -> Result<Established<Peer>, HelloError> {
-        self.connect_as(Hello::new(self.client, nonce()?), dialled).await
+        self.connect_as(Hello::new(self.client, nonce(self.host)?), dialled).await
     }
 
     async fn connect_as(&self, hello: Hello, dialled: Dialled) -> Result<Established<Peer>, HelloError> {
@@ -104,6 +106,7 @@ pub(super) struct NodeSide<'a> {
     pub keys: &'a KeyRing,
     pub incarnation: u128,
     pub encryption: &'a NodeEncryption,
+    pub host: &'a Host,
 }
 
 /// Why a peer was not let in, and the stream to it, if it may have to read that yet.
@@ -121,7 +124,7 @@ struct Greeting {
 impl NodeSide<'_> {
     /// The node's part. A peer that is refused is told why.
     pub(super) async fn accept(&self, dialled: Dialled) -> Result<Established<(Peer, Identity)>, TurnedAway> {
-        let hello = Hello::new(self.incarnation, nonce().map_err(|error| (error, None))?);
+        let hello = Hello::new(self.incarnation, nonce(self.host).map_err(|error| (error, None))?);
         self.accept_as(hello, dialled).await
     }
 
@@ -156,7 +159,7 @@ impl NodeSide<'_> {
         let key = receive::<_, { KeyId::BYTES }>(stream).await?;
         let encrypted = said.needs_encryption() || hello.needs_encryption();
         let suits = self.encryption.suits(&said, reach);
-        let suits = if suits.is_ok() && encrypted { self.encryption.admit(reach).await } else { suits };
+        let suits = if suits.is_ok() && encrypted { self.encryption.admit(reach, self.host).await } else { suits };
         if let Err(error) = suits {
             refuse(stream, &from_there(&error)).await;
             return Err(error);
@@ -230,9 +233,9 @@ fn from_there(error: &HelloError) -> String {
     }
 }
 
-fn nonce() -> Result<[u8; 32], HelloError> {
+fn nonce(host: &Host) -> Result<[u8; 32], HelloError> {
     let mut nonce = [0; 32];
-    getrandom::fill(&mut nonce).map_err(|error| HelloError::Io(error.to_string()))?;
+    host.fill(&mut nonce).map_err(|error| HelloError::Io(error.to_string()))?;
     Ok(nonce)
 }
 

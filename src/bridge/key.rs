@@ -9,7 +9,7 @@ use std::{
 use hkdf::Hkdf;
 use sha2::Sha256;
 
-use crate::link::KeyRole;
+use crate::{host::fill_secret, link::KeyRole};
 
 /// Bytes of a key at least.
 const KEY_BYTES_MIN: usize = 32;
@@ -63,7 +63,7 @@ impl Key {
     #[must_use]
     pub fn generate() -> Self {
         let mut secret = vec![0; KEY_BYTES_MIN];
-        getrandom::fill(&mut secret).expect("the operating system provides random bytes");
+        fill_secret(&mut secret).expect("the operating system provides random bytes");
         Self { secret, named: None }
     }
 
@@ -261,7 +261,7 @@ impl Key {
 }
 
 /// Which key it is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyId([u8; Self::BYTES]);
 
 impl KeyId {

@@ -19,7 +19,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::key::{Key, KeyError, KeyId, digits_of, is_exposed, is_name, secret_of};
-use crate::link::{KeyInfo, KeyRingRefusal, KeyRole};
+use crate::{
+    host::fill_secret,
+    link::{KeyInfo, KeyRingRefusal, KeyRole},
+};
 
 /// Named keys of a node at most.
 pub(crate) const KEYS_MAX: usize = 1_024;
@@ -70,7 +73,7 @@ impl KeyRing {
         pin: impl FnOnce(&[u8; SEED_BYTES]) -> Option<[u8; 32]>,
     ) -> Result<Self, KeyError> {
         let mut seed = [0; SEED_BYTES];
-        getrandom::fill(&mut seed).map_err(|error| KeyError::Ring { message: error.to_string() })?;
+        fill_secret(&mut seed).map_err(|error| KeyError::Ring { message: error.to_string() })?;
         let mut named = Vec::new();
         let mut ring = None;
         if let Some(path) = file {

@@ -27,10 +27,7 @@ use std::{
 };
 
 use futures::future::{BoxFuture, Either, select};
-use tokio::{
-    sync::{Notify, oneshot, watch},
-    time::timeout,
-};
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::{
     access::Access,
@@ -52,7 +49,7 @@ use super::{
     outbound::Outbound,
     stream::{Dialled, Stream},
 };
-use crate::{link::KeyRole, port::ClientId};
+use crate::{host::Host, link::KeyRole, port::ClientId};
 
 /// How long connections may take to be closed when the node ends.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
@@ -68,7 +65,7 @@ impl Server {
                 return;
             }
             match from {
-                Some(address) => Ok(state.strangers.add(address, stays, random)),
+                Some(address) => Ok(state.strangers.add(address, stays, || random(self.host()))),
                 // The process itself is no stranger.
                 None => Err(stays),
             }
@@ -106,16 +103,16 @@ impl Server {
             let dialled = arrival.await.map_err(|error| (HelloError::from(error), None))?;
             let ServerConfig { keys, incarnation, encryption, .. } = &self.config;
             let from = dialled.from;
-            let met = NodeSide { keys, incarnation: *incarnation, encryption }.accept(dialled).await;
+            let met = NodeSide { keys, incarnation: *incarnation, encryption, host: self.host() }.accept(dialled).await;
             met.map(|established| (established, from))
         };
-        match timeout(self.config.hello_limit, hello).await {
+        match self.host().timeout(self.config.hello_limit, hello).await {
             Ok(Ok(met)) => Some(met),
             Ok(Err((error, stream))) => {
                 tracing::debug!(%error, "a peer was refused");
                 if let Some(stream) = stream {
                     // It counts as a stranger for as long as it holds a descriptor.
-                    Box::pin(drain(stream)).await;
+                    Box::pin(drain(stream, self.host())).await;
                 }
                 None
             }
@@ -145,7 +142,7 @@ impl Server {
             Err(Some(why)) => {
                 tracing::warn!(key = %access.0.name, why, "a client was turned away");
                 if let Ok(_permit) = self.farewells.try_acquire() {
-                    turn_away(reader, &outbound, &Goodbye::TurnedAway(why)).await;
+                    turn_away(reader, &outbound, self.host(), &Goodbye::TurnedAway(why)).await;
                 }
                 return;
             }
@@ -210,13 +207,17 @@ impl Server {
     pub(crate) fn make_room(&self) {
         let mut state = self.state.lock();
         for _ in 0..state.strangers.len().div_ceil(8) {
-            state.strangers.evict(random());
+            state.strangers.evict(random(self.host()));
         }
     }
 
     /// Waits until every question has been answered, but not for long: behind the farewell nothing is said.
     async fn answer_all(&self) {
-        let _ = timeout(FAREWELL_LIMIT, self.questions.all_answered()).await;
+        let _ = self.host().timeout(FAREWELL_LIMIT, self.questions.all_answered()).await;
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        self.link.host()
     }
 
     /// Tells every client that the node ends, once its questions have been answered, and waits until they are gone, but not for long.
@@ -237,22 +238,23 @@ impl Server {
                 while over.changed().await.is_ok() {}
             }
         };
-        if timeout(FAREWELL_LIMIT, gone).await.is_err() {
+        if self.host().timeout(FAREWELL_LIMIT, gone).await.is_err() {
             sessions.iter().for_each(|session| session.dismissed.notify_one());
         }
     }
 }
 
-fn random() -> u64 {
+fn random(host: &Host) -> u64 {
     // Without randomness the choice can be foreseen, which is no reason to take nobody in.
-    getrandom::u64().unwrap_or(0)
+    let mut bytes = [0; 8];
+    host.fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
 }
 
 /// Lets a refused peer read why before the connection is reset: it is, if bytes are left unread when it is closed.
-async fn drain(mut stream: Box<dyn Stream>) {
+async fn drain(mut stream: Box<dyn Stream>, host: &Host) {
     use tokio::io::AsyncReadExt;
     let mut bytes = [0; 1024];
     let drained = async { while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
     // A peer that keeps sending is not listened to for longer.
-    let _ = timeout(Duration::from_millis(500), drained).await;
+    let _ = host.timeout(Duration::from_millis(500), drained).await;
 }

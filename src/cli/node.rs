@@ -232,16 +232,16 @@ fn stop_and_wait(stop: &StopNode, settings: &Settings, address: &str, folder: Op
 /// Whether the node, which was told to stop, is gone before the deadline. A lost connection alone does not say so: its
 /// host has to say that nobody listens there, or another start of it has to answer.
 fn is_gone(env: &RemoteEnvironment, lost: BoxFuture<'static, ()>, deadline: Instant) -> Result<bool, Failure> {
-    let timer = env.timer();
+    let host = env.host();
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut lost = lost;
     loop {
-        if block_on(timer.timeout(left(), lost)).is_err() {
+        if block_on(host.timeout(left(), lost)).is_err() {
             return Ok(false);
         }
         // Of a job that no node has, so that the answer is of the node alone.
         loop {
-            match block_on(timer.timeout(left(), env.job(JobId::random()))) {
+            match block_on(host.timeout(left(), env.job(JobId::random()))) {
                 Err(_) => return Ok(false),
                 Ok(Err(QueryError::Lost { .. })) => return Ok(true),
                 Ok(Err(QueryError::Unreachable { message })) => {
@@ -251,7 +251,7 @@ fn is_gone(env: &RemoteEnvironment, lost: BoxFuture<'static, ()>, deadline: Inst
                         return Err(Failure::new(Code::NoNode, message));
                     }
                     // Nothing tells when the network is back.
-                    let _ = block_on(timer.timeout(pause, std::future::pending::<()>()));
+                    let _ = block_on(host.timeout(pause, std::future::pending::<()>()));
                 }
                 Ok(_) => break,
             }

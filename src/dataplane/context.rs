@@ -3,9 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
+    host::Host,
     job::JobId,
     service::{CallError, Origin, Service, ServiceDirectory, ServiceRef},
-    timer::Timer,
 };
 
 /// The surroundings of one task: which instance it is, and the job's services.
@@ -16,8 +16,7 @@ pub struct TaskContext {
     /// What calls of this task count as.
     pub(crate) origin: Origin,
     pub(crate) directory: Arc<ServiceDirectory>,
-    pub(crate) timer: Timer,
-    pub(crate) blocking: tokio::runtime::Handle,
+    pub(crate) host: Host,
 }
 
 impl TaskContext {

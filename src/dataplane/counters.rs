@@ -92,10 +92,10 @@ impl SharedCounters {
         times.now = Wait::Nothing;
     }
 
-    pub fn read(&self) -> (TaskCounters, Wait) {
+    pub fn read(&self, now: Instant) -> (TaskCounters, Wait) {
         let mut times = self.times.lock();
         if times.since.is_some() {
-            times.account(Instant::now());
+            times.account(now);
         }
         let counters = TaskCounters {
             items_in: self.items_in.load(Relaxed),

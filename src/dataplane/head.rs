@@ -18,6 +18,7 @@ use crate::{
         source::{More, Next, Part, Source},
         task::{BUDGET, Course, Head, Input},
     },
+    host::Host,
     port::{InputPort, PortEvent},
     protocol::{TaskCommand, Wait},
 };
@@ -129,7 +130,7 @@ pub(crate) struct SourceHead<T> {
 
 impl<T: 'static> SourceHead<T> {
     pub fn new<S: Source<Item = T>>(meter: Meter, source: S) -> Self {
-        let (items, demand, asked_at) = (RefCell::default(), Cell::new(0), Cell::new(Instant::now()));
+        let (items, demand, asked_at) = (RefCell::default(), Cell::new(0), Cell::new(meter.task.context.host.now()));
         let shelf = Rc::new(Shelf { items, demand, asked_at });
         let driving = Box::pin(drive(source, Rc::clone(&meter.task.context), Rc::clone(&shelf)));
         Self { meter, course: Course::default(), driving: Some(driving), shelf, broken: None }
@@ -138,7 +139,7 @@ impl<T: 'static> SourceHead<T> {
 
 /// Asks `source` whenever there is demand, until it ends or fails.
 async fn drive<S: Source>(mut source: S, context: Rc<TaskContext>, shelf: Rc<Shelf<S::Item>>) -> Result<(), TaskError> {
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(context.host.now());
     let mut empty_answers = 0;
     loop {
         poll_fn(|_| if shelf.demand.get() > 0 { Poll::Ready(()) } else { Poll::Pending }).await;
@@ -162,16 +163,16 @@ async fn drive<S: Source>(mut source: S, context: Rc<TaskContext>, shelf: Rc<She
         };
         let Some(pause) = pause else {
             empty_answers = 0;
-            if pace.is_over(shelf.asked_at.get()) {
+            if pace.is_over(shelf.asked_at.get(), &context.host) {
                 shelf.demand.set(0);
             }
             continue;
         };
         // First the turn of others: a short pause may be over before it has begun.
         give_way().await;
-        match Instant::now().checked_add(pause) {
+        match context.host.now().checked_add(pause) {
             Some(_) if pause.is_zero() => {}
-            Some(instant) => context.timer.sleep_until(instant).await,
+            Some(instant) => context.host.sleep_until(instant).await,
             // Later than any clock reaches.
             None => std::future::pending().await,
         }
@@ -219,17 +220,17 @@ struct Pace {
 }
 
 impl Pace {
-    fn new() -> Self {
-        Self { stride: 1, left: 1, looked: Instant::now() }
+    fn new(now: Instant) -> Self {
+        Self { stride: 1, left: 1, looked: now }
     }
 
     /// Counts an answer. Whether the budget of the step that began at `began` was over at the last look.
-    fn is_over(&mut self, began: Instant) -> bool {
+    fn is_over(&mut self, began: Instant, host: &Host) -> bool {
         self.left -= 1;
         if self.left > 0 {
             return false;
         }
-        let now = Instant::now();
+        let now = host.now();
         let is_fast = now - self.looked < BUDGET / 64;
         self.stride = if is_fast { (self.stride * 2).min(STRIDE_MAX) } else { 1 };
         self.left = self.stride;
@@ -254,7 +255,7 @@ impl<T> Head<T> for SourceHead<T> {
             return input.map(Ok);
         }
         self.shelf.demand.set(max);
-        self.shelf.asked_at.set(Instant::now());
+        self.shelf.asked_at.set(self.meter.task.context.host.now());
         if let Some(driving) = &mut self.driving {
             self.broken = match catch(|| driving.as_mut().poll(cx)) {
                 Ok(Poll::Pending) => None,
@@ -375,12 +376,13 @@ mod tests {
 
     #[test]
     fn a_pace_looks_at_the_clock_after_each_slow_answer() {
-        let mut pace = Pace::new();
+        let host = Host::shared_by_tests();
+        let mut pace = Pace::new(host.now());
         for _ in 0..3 {
-            pace.looked = Instant::now().checked_sub(BUDGET).expect("the clock has run for a while");
+            pace.looked = host.now().checked_sub(BUDGET).expect("the clock has run for a while");
             pace.left = 1;
             let long_ago = pace.looked;
-            assert!(pace.is_over(long_ago));
+            assert!(pace.is_over(long_ago, host));
             assert_eq!((pace.stride, pace.left), (1, 1));
         }
     }

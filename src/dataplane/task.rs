@@ -3,7 +3,7 @@
 use std::{
     rc::Rc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -198,7 +198,7 @@ impl<T> Task for ChainTask<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         // Before and after: within one turn an exit may be found open and be shut again.
         self.look_out();
-        let started = Instant::now();
+        let started = self.state.context.host.now();
         let mut now = started;
         self.state.counters.starts_working(now);
         let result = loop {
@@ -210,12 +210,12 @@ impl<T> Task for ChainTask<T> {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(failure)) => break Poll::Ready(Err(failure)),
                     Poll::Pending => {
-                        self.state.counters.waits_for(self.state.wait.get(), Instant::now());
+                        self.state.counters.waits_for(self.state.wait.get(), self.state.context.host.now());
                         break Poll::Pending;
                     }
                 },
             }
-            let after = Instant::now();
+            let after = self.state.context.host.now();
             self.adapt(after - now);
             now = after;
             if now - started >= BUDGET {
@@ -257,7 +257,7 @@ impl<T> Task for ChainTask<T> {
         }
         self.state.counters.put(self.state.items_out.get());
         self.state.counters.queued(0);
-        self.state.counters.ended(Instant::now());
+        self.state.counters.ended(self.state.context.host.now());
     }
 }
 

@@ -25,8 +25,9 @@ use self::{
 use crate::{
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
     flow::IntoJob,
+    host,
     job::Limits,
-    link::{Host, Link},
+    link::{Link, NearLink},
     manager::{Placement, Recording, RoundRobin},
     worker::task_threads_default,
 };
@@ -188,16 +189,15 @@ impl LocalEnvironmentBuilder {
         };
         let (opened, control) = mpsc::sync_channel(1);
         let (closed, closed_rx) = watch::channel(());
-        let thread = thread::Builder::new()
-            .name(format!("{thread_prefix}control"))
-            .spawn(move || control::run(setup, &opened, closed))
-            .map_err(OpenError::Refused)?;
+        let thread =
+            host::thread::start(format!("{thread_prefix}control"), move || control::run(setup, &opened, closed))
+                .map_err(OpenError::Refused)?;
         let Ok(control) = control.recv() else {
             let broken_off = io::Error::other("the control thread broke off while it was starting");
             return Err(OpenError::Refused(broken_off));
         };
-        let Control { manager, timer, runtime, system } = control.map_err(OpenError::Refused)?;
-        let link = Arc::new(LocalLink::new(environment, manager, timer, call_deadline, runtime));
+        let Control { manager, host, runtime, system } = control.map_err(OpenError::Refused)?;
+        let link = Arc::new(LocalLink::new(environment, manager, host, call_deadline, runtime));
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(LocalEnvironment { core: Arc::new(Core { link, thread, closed: closed_rx, system, thread_prefix }) })
     }
@@ -294,8 +294,8 @@ impl Environment for LocalEnvironment {
 
 impl LocalEnvironment {
     /// The link, and what else serving clients takes.
-    pub(crate) fn host(&self) -> Arc<dyn Host> {
-        Arc::clone(&self.core.link) as Arc<dyn Host>
+    pub(crate) fn near_link(&self) -> Arc<dyn NearLink> {
+        Arc::clone(&self.core.link) as Arc<dyn NearLink>
     }
 }
 

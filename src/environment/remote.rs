@@ -4,11 +4,7 @@ mod connect;
 mod keys;
 mod link;
 
-use std::{
-    fmt,
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+use std::{fmt, sync::Arc, thread};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -19,12 +15,11 @@ pub use self::connect::{Connect, ConnectError};
 pub use self::keys::KeyRingError;
 use self::link::RemoteLink;
 use crate::{
-    bridge::{Client, Key},
+    bridge::{Client, ClientThreads, Key},
     environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
     flow::IntoJob,
     handle::ControlError,
     link::{KeyInfo, KeyRole, Link, NodeStop, Reply},
-    timer::TimerThread,
 };
 #[cfg(feature = "cli")]
 use crate::{
@@ -88,24 +83,10 @@ pub struct RemoteEnvironment {
 struct Core {
     link: Arc<RemoteLink>,
     client: Client,
-    threads: Arc<Mutex<Option<Threads>>>,
+    threads: Arc<Mutex<Option<ClientThreads>>>,
     /// Its sender is dropped once the connection's thread is about to end.
     closed: watch::Receiver<()>,
     thread_prefix: String,
-}
-
-struct Threads {
-    connection: JoinHandle<()>,
-    timer: TimerThread,
-}
-
-impl Threads {
-    fn join(self) {
-        if self.connection.join().is_err() {
-            tracing::error!("the connection's thread of a remote environment panicked");
-        }
-        self.timer.stop_and_join();
-    }
 }
 
 impl RemoteEnvironment {
@@ -236,10 +217,9 @@ impl RemoteEnvironment {
         self.core.link.interrupts()
     }
 
-    /// That of the environment's deadlines.
     #[cfg(feature = "cli")]
-    pub(crate) fn timer(&self) -> crate::timer::Timer {
-        ServiceResolver::timer(&*self.core.link)
+    pub(crate) fn host(&self) -> &crate::host::Host {
+        ServiceResolver::host(&*self.core.link)
     }
 }
 
@@ -267,7 +247,7 @@ impl Drop for Core {
 }
 
 /// Joins the threads, unless somebody else has.
-fn join(threads: &Mutex<Option<Threads>>) {
+fn join(threads: &Mutex<Option<ClientThreads>>) {
     let threads = threads.lock().take();
     if let Some(threads) = threads {
         threads.join();

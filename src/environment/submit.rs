@@ -108,7 +108,7 @@ impl IntoFuture for Submit {
 
     fn into_future(self) -> Self::IntoFuture {
         // Drawn here, on the client's side: a submit repeated after a lost reply will name the same job.
-        let id = JobId::random();
+        let id = JobId::drawn(self.link.host());
         Box::pin(async move {
             let Self { link, payload, options } = self;
             if options.parallelism == Some(0) {

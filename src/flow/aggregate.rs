@@ -8,15 +8,18 @@ use std::{
 
 use hashbrown::hash_map::{Entry, HashMap, IntoIter};
 
-use crate::dataplane::{
-    chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, Steps, map_batch},
-    hash::hash_of,
-    mark::Mark,
-    wide::widely,
+use crate::{
+    dataplane::{
+        chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, Steps, map_batch},
+        hash::hash_of,
+        mark::Mark,
+        wide::widely,
+    },
+    host::TableState,
 };
 
 /// Tables are seeded at random: unlike the routing hash, they resist keys chosen to collide.
-pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+pub(crate) type Table<K, V> = HashMap<K, V, TableState>;
 
 /// How items are taken into an accumulator.
 pub(crate) trait Folding<T>: 'static {
@@ -142,7 +145,8 @@ pub(crate) struct FoldByKey<K, T, D: Folding<T>> {
 
 impl<K, T, D: Folding<T>> FoldByKey<K, T, D> {
     pub fn new(meter: Meter, folding: D, next: BoxStage<(K, D::Acc)>) -> Self {
-        Self { meter, folding, table: Table::default(), leaving: None, out: Vec::new(), next }
+        let table = Table::with_hasher(meter.task.context.host.table_state());
+        Self { meter, folding, table, leaving: None, out: Vec::new(), next }
     }
 }
 
@@ -317,7 +321,8 @@ pub(crate) struct MapWithState<K, S, F, U> {
 
 impl<K, S, F, U> MapWithState<K, S, F, U> {
     pub fn new(meter: Meter, init: S, f: F, next: BoxStage<U>) -> Self {
-        Self { meter, init, f, table: Table::default(), out: Vec::new(), next }
+        let table = Table::with_hasher(meter.task.context.host.table_state());
+        Self { meter, init, f, table, out: Vec::new(), next }
     }
 }
 

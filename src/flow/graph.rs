@@ -17,6 +17,7 @@ use crate::{
         wiring::{Streams, Wiring},
     },
     flow::loops,
+    host::Host,
     job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
     port::{AnyInput, OutputKind, OutputStore},
     schema::TypeDescription,
@@ -38,9 +39,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Where the outside reaches into the job, and what its tasks share, for the first attempt.
-    pub fn wire(&self, limits: &Limits, blocking: &tokio::runtime::Handle) -> (Arc<Streams>, Arc<Wiring>) {
+    pub fn wire(&self, limits: &Limits, host: &Host) -> (Arc<Streams>, Arc<Wiring>) {
         let outputs = self.outputs.iter().map(|OutputPlan { name, kind, description }| {
-            let store = OutputStore::new(name, *kind, Arc::clone(description), limits, blocking.clone());
+            let store = OutputStore::new(name, *kind, Arc::clone(description), limits, host.clone());
             (name.clone(), store)
         });
         let inputs = self.inputs.iter().map(|InputPlan { name, open }| (name.clone(), open(name, limits)));

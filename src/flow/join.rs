@@ -218,7 +218,8 @@ struct Join<J: Kind<K, A, B>, K, A, B> {
 
 impl<J: Kind<K, A, B>, K, A, B> Join<J, K, A, B> {
     fn new(meter: Meter, next: BoxStage<J::Out>) -> Self {
-        Self { meter, table: Table::default(), leaving: None, out: Vec::new(), next, kind: PhantomData }
+        let table = Table::with_hasher(meter.task.context.host.table_state());
+        Self { meter, table, leaving: None, out: Vec::new(), next, kind: PhantomData }
     }
 }
 

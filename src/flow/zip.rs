@@ -12,7 +12,6 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::task::JoinHandle;
 
 use self::backlog::{Backlog, Next};
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
         connect::check,
         stream::{Exchange, Stream},
     },
+    host::Blocking,
     job::{BuildRefusal, FailureCause},
     port::SpillFile,
     protocol::Wait,
@@ -139,8 +139,8 @@ enum Which {
 /// Work of the blocking pool, during which the stage takes and gives nothing.
 enum Transfer {
     /// What is written begins at this offset.
-    Write(Which, u64, JoinHandle<io::Result<Arc<SpillFile>>>),
-    Read(Which, JoinHandle<io::Result<Vec<u8>>>),
+    Write(Which, u64, Blocking<io::Result<Arc<SpillFile>>>),
+    Read(Which, Blocking<io::Result<Vec<u8>>>),
 }
 
 /// Why no further pair is made.
@@ -202,8 +202,8 @@ impl<A, B> Zip<A, B> {
             Which::Right => self.right.to_read(),
         };
         if let (Some((offset, len)), Some(file)) = (needed, self.file.clone()) {
-            let blocking = &self.meter.task.context.blocking;
-            self.transfer = Some(Transfer::Read(which, blocking.spawn_blocking(move || file.read(offset, len))));
+            let host = &self.meter.task.context.host;
+            self.transfer = Some(Transfer::Read(which, host.blocking(move || file.read(offset, len))));
         }
     }
 
@@ -226,9 +226,9 @@ impl<A, B> Zip<A, B> {
         }
         let (file, offset) = (self.file.clone(), self.file_end);
         self.file_end += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-        let blocking = self.meter.task.context.blocking.clone();
-        let closer = blocking.clone();
-        let write = blocking.spawn_blocking(move || {
+        let host = self.meter.task.context.host.clone();
+        let closer = host.clone();
+        let write = host.blocking(move || {
             let file = file.map_or_else(|| SpillFile::create(closer).map(Arc::new), Ok)?;
             file.write(offset, &chunks)?;
             Ok(file)

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::host::{Host, fill_secret};
+
 /// The 128-bit identifier of one submitted job.
 ///
 /// The submitting side draws it at random, so that a submit repeated after a lost reply names the same job.
@@ -21,7 +23,14 @@ impl JobId {
     #[must_use]
     pub fn random() -> Self {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
+        fill_secret(&mut bytes).expect("the operating system provides random bytes");
+        Self(u128::from_le_bytes(bytes))
+    }
+
+    /// Draws one for a job of an environment.
+    pub(crate) fn drawn(host: &Host) -> Self {
+        let mut bytes = [0; 16];
+        host.fill(&mut bytes).expect("the operating system provides random bytes");
         Self(u128::from_le_bytes(bytes))
     }
 

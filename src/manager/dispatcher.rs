@@ -1,6 +1,6 @@
 //! Turns a submitted job into placed, started actors.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::SystemTime};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture,
@@ -8,6 +8,7 @@ use actix::{
 
 use crate::{
     flow::{JobPayload, job::Unplanned},
+    host::Host,
     job::{Attempt, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
     link::{Holds, Refusal},
     manager::{
@@ -38,6 +39,7 @@ pub(crate) struct Dispatcher {
     /// Shared by the dispatchers of one JobManager, all on the control thread.
     slots: Rc<RefCell<Slots>>,
     archived: bool,
+    host: Host,
     stage: Stage,
     name: String,
     tasks: Vec<TaskDescription>,
@@ -76,6 +78,7 @@ pub(crate) struct Dispatch {
     pub(crate) slots: Rc<RefCell<Slots>>,
     /// The job is to be kept in an archive.
     pub(crate) archived: bool,
+    pub(crate) host: Host,
 }
 
 /// From a Dispatcher: the flow is built, the supervisor is ready.
@@ -94,7 +97,8 @@ pub(super) struct JobPrepared {
 
 impl Dispatcher {
     pub(crate) fn new(dispatch: Dispatch) -> Self {
-        let Dispatch { job, environment, name, options, limits, payload, worker, manager, slots, archived } = dispatch;
+        let Dispatch { job, environment, name, options, limits, payload, worker, manager, slots, archived, host } =
+            dispatch;
         Self {
             job,
             environment,
@@ -105,6 +109,7 @@ impl Dispatcher {
             manager,
             slots,
             archived,
+            host,
             stage: Stage::Preparing,
             name,
             tasks: Vec::new(),
@@ -149,13 +154,13 @@ impl Dispatcher {
         let holds = match self.options.lease {
             Some(_) => {
                 let supervisor = address.downgrade();
-                Holds::telling(move || {
+                Holds::telling(&self.host, move || {
                     if let Some(supervisor) = supervisor.upgrade() {
                         supervisor.do_send(CheckLease);
                     }
                 })
             }
-            None => Holds::default(),
+            None => Holds::new(&self.host),
         };
         let supervisor = JobSupervisor::new(SupervisorSetup {
             environment: Arc::clone(&self.environment),
@@ -167,7 +172,7 @@ impl Dispatcher {
                 name: self.name.clone(),
                 autostop: self.options.autostop,
                 graph: prepared.graph,
-                submitted_at: SystemTime::now(),
+                submitted_at: self.host.wall(),
                 started_at: None,
                 ended_at: None,
                 dead: DeadLetterBox::new(self.limits.dead_letters_max),
@@ -176,6 +181,7 @@ impl Dispatcher {
             },
             ports: prepared.ports,
             worker: Arc::clone(&self.worker),
+            host: self.host.clone(),
             ended: self.manager.ended.clone(),
             deploy: ctx.address().recipient(),
             free: ctx.address().recipient(),

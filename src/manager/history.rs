@@ -1,7 +1,7 @@
 //! Which ended jobs stay readable.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ pub(crate) trait Kept {
 pub(crate) struct History<R> {
     ended_max: usize,
     age_max: Duration,
-    entries: HashMap<JobId, Entry<R>>,
+    entries: BTreeMap<JobId, Entry<R>>,
     /// Oldest first; those in `held` are not in here.
     order: BTreeMap<u64, JobId>,
     /// Due, but kept back by a handle. Removed entries leave their id behind, which the next look drops.
@@ -58,7 +58,7 @@ impl<R: Kept> History<R> {
         Self {
             ended_max,
             age_max,
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
             order: BTreeMap::new(),
             held: VecDeque::new(),
             expired: Expired::default(),
@@ -98,7 +98,7 @@ impl<R: Kept> History<R> {
     /// Forgets all jobs and says which there were.
     pub(crate) fn clear(&mut self, now: Duration) -> Vec<JobId> {
         self.evict(now);
-        let removed = self.entries.drain().map(|(id, _)| id).collect();
+        let removed = std::mem::take(&mut self.entries).into_keys().collect();
         self.order.clear();
         self.held.clear();
         removed

@@ -71,18 +71,18 @@ pub(super) struct JobRecorded {
 impl JobManager {
     /// The clock of the history.
     pub(super) fn now(&self) -> Duration {
-        CLOCK_ORIGIN + self.opened.elapsed()
+        CLOCK_ORIGIN + self.host.since(self.opened)
     }
 
     /// Takes over what an earlier process left.
     pub(super) fn restore(&mut self) {
-        let (now, today) = (self.now(), SystemTime::now());
+        let (now, today) = (self.now(), self.host.wall());
         for plain in std::mem::take(&mut self.recording.restored) {
             let id = plain.status.id;
             // A job that ended in what is the future by today's clock has just ended.
             let age = plain.status.ended_at.and_then(|at| today.duration_since(at).ok()).unwrap_or_default();
             let job = Arc::new(EndedJob { plain, outputs: None });
-            self.history.insert(id, Archived { job, holds: Holds::default() }, now.saturating_sub(age));
+            self.history.insert(id, Archived { job, holds: Holds::new(&self.host) }, now.saturating_sub(age));
         }
         self.forget_expired();
     }
@@ -92,7 +92,7 @@ impl JobManager {
         if !self.recording.is_on() {
             return;
         }
-        ctx.run_interval(REFRESH_EVERY, |this, ctx| {
+        self.host.clone().later(ctx, REFRESH_EVERY, |this, ctx| {
             for live in this.live.values().filter(|live| !live.is_over) {
                 let record = live.supervisor.clone().send(TakeRecord);
                 ctx.spawn(record.into_actor(this).map(|record, this, _| {
@@ -103,6 +103,7 @@ impl JobManager {
                     }
                 }));
             }
+            this.keep_recording(ctx);
         });
     }
 
@@ -229,8 +230,8 @@ impl Handler<Forgotten> for JobManager {
 
 /// What a job reads that had not ended when the process that ran it did.
 #[cfg(feature = "store")]
-pub(crate) fn lost(plain: &mut PlainJob) {
+pub(crate) fn lost(plain: &mut PlainJob, now: SystemTime) {
     use crate::job::Outcome;
     let reason = "the node's process ended while the job ran".to_owned();
-    plain.break_off(Outcome::Lost { reason }, SystemTime::now());
+    plain.break_off(Outcome::Lost { reason }, now);
 }

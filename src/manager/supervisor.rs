@@ -6,7 +6,7 @@ mod lease;
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -16,6 +16,7 @@ use actix::{
 
 use self::answers::Read;
 use crate::{
+    host::Host,
     job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Term},
     link::{JobRequest, Refusal, Reply},
     manager::{
@@ -40,6 +41,7 @@ pub(crate) struct JobSupervisor {
     record: JobRecord,
     ports: Arc<JobPorts>,
     completion: Completion,
+    host: Host,
     /// The clock of restart windows.
     begun: Instant,
     deadlines: HashMap<Deadline, SpawnHandle>,
@@ -73,6 +75,7 @@ pub(crate) struct SupervisorSetup {
     pub(crate) record: JobRecord,
     pub(crate) ports: Arc<JobPorts>,
     pub(crate) worker: Arc<dyn WorkerLink>,
+    pub(crate) host: Host,
     /// The JobManager, to be told of the end.
     pub(super) ended: Recipient<JobEnded>,
     /// The Dispatcher.
@@ -82,8 +85,19 @@ pub(crate) struct SupervisorSetup {
 
 impl JobSupervisor {
     pub(crate) fn new(setup: SupervisorSetup) -> Self {
-        let SupervisorSetup { environment, generation, limits, run_limit, record, ports, worker, ended, deploy, free } =
-            setup;
+        let SupervisorSetup {
+            environment,
+            generation,
+            limits,
+            run_limit,
+            record,
+            ports,
+            worker,
+            host,
+            ended,
+            deploy,
+            free,
+        } = setup;
         let rules = record.setup(run_limit.is_some(), limits.restarts_max, limits.restart_window);
         Self {
             environment,
@@ -93,7 +107,8 @@ impl JobSupervisor {
             record,
             ports,
             completion: Completion::new(rules),
-            begun: Instant::now(),
+            begun: host.now(),
+            host,
             deadlines: HashMap::new(),
             lease_timer: None,
             waiters: Vec::new(),
@@ -169,7 +184,7 @@ impl JobSupervisor {
             Deadline::Service(_) => self.limits.service_stop_deadline,
             Deadline::RunLimit => self.run_limit.unwrap_or(Duration::MAX),
         };
-        let timer = ctx.run_later(after, move |this, ctx| {
+        let timer = self.host.later(ctx, after, move |this, ctx| {
             this.deadlines.remove(&deadline);
             tracing::warn!(environment = %this.environment, job = %this.record.id, ?deadline, "deadline passed");
             this.hear(Event::Elapsed(deadline), ctx);
@@ -194,7 +209,7 @@ impl JobSupervisor {
     /// The outcome is known. The job ends for its clients once the last counters have been read, for the worker
     /// forgets them when it is told to release the job.
     fn end(&mut self, outcome: &Outcome, ctx: &mut Context<Self>) {
-        self.record.ended_at = Some(SystemTime::now().max(self.record.began()));
+        self.record.ended_at = Some(self.host.wall().max(self.record.began()));
         let (environment, job, name) = (&self.environment, self.record.id, &self.record.name);
         if outcome.is_failed() {
             tracing::warn!(%environment, %job, name, %outcome, "job ended");
@@ -259,7 +274,7 @@ impl JobSupervisor {
     fn note(&mut self, event: &mut TaskEvent) {
         match event {
             TaskEvent::Started => {
-                let now = SystemTime::now().max(self.record.submitted_at);
+                let now = self.host.wall().max(self.record.submitted_at);
                 self.record.started_at.get_or_insert(now);
             }
             TaskEvent::DeadLettered { count, newest } => self.record.dead.add(*count, std::mem::take(newest)),
@@ -272,7 +287,7 @@ impl Actor for JobSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.begun = Instant::now();
+        self.begun = self.host.now();
         self.hear(Event::Begin, ctx);
     }
 }
@@ -286,7 +301,7 @@ impl Drop for JobSupervisor {
         // ever.
         let mut job = self.ended_job(&Progress::default());
         let cause = FailureCause::Internal("the job's supervisor broke off".to_owned());
-        job.plain.break_off(Outcome::Failed(cause), SystemTime::now());
+        job.plain.break_off(Outcome::Failed(cause), self.host.wall());
         self.release();
         let job = Arc::new(job);
         self.ended_to.do_send(JobEnded { job: Arc::clone(&job) });
@@ -315,7 +330,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 tracing::debug!(
                     environment = %self.environment, job = %self.record.id, service = name, ?incarnation, ?event, "service"
                 );
-                Event::Service { attempt, service, incarnation, event, at: self.begun.elapsed() }
+                Event::Service { attempt, service, incarnation, event, at: self.host.since(self.begun) }
             }
         };
         self.hear(event, ctx);

@@ -28,6 +28,7 @@ use crate::{
     bridge::{Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig},
     environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     flow::JobRegistry,
+    host,
     job::Limits,
     link::KeyRole,
     manager::Placement,
@@ -251,7 +252,8 @@ impl NodeBuilder {
         };
         let environment = environment.open().map_err(NodeError::Environment)?;
         let mut incarnation = [0; 16];
-        getrandom::fill(&mut incarnation).map_err(|error| NodeError::Thread(io::Error::other(error.to_string())))?;
+        let link = environment.near_link();
+        link.host().fill(&mut incarnation).map_err(NodeError::Thread)?;
         let keys = KeyRing::open(key.clone(), ring, pin_of)?;
         let encryption = encryption(
             &keys,
@@ -284,9 +286,7 @@ impl NodeBuilder {
             orders,
             stops: commands.clone(),
         };
-        let thread = thread::Builder::new()
-            .name(format!("{thread_names}node"))
-            .spawn(move || serving::run(setup, &opened, closed))
+        let thread = host::thread::start(format!("{thread_names}node"), move || serving::run(setup, &opened, closed))
             .map_err(NodeError::Thread)?;
         let address = match is_open.recv() {
             Ok(address) => address?,

@@ -13,9 +13,7 @@ use futures::future::{BoxFuture, Either, join_all, select};
 use tokio::{
     io::DuplexStream,
     net::{TcpListener, TcpStream},
-    runtime::Builder,
     sync::{mpsc, watch},
-    task::{LocalSet, spawn_local},
 };
 
 use super::NodeError;
@@ -25,6 +23,7 @@ use crate::{
     },
     environment::{Environment, LocalEnvironment},
     handle::JobHandle,
+    host::{Host, thread},
     link::NodeStop,
 };
 
@@ -80,7 +79,7 @@ impl Dial for InProcessDial {
 
 /// Runs until the node has ended. `closed` is dropped last.
 pub(super) fn run(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, NodeError>>, closed: watch::Sender<()>) {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
+    let runtime = match thread::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             // Without an opener there is nobody to tell.
@@ -91,12 +90,12 @@ pub(super) fn run(setup: Setup, opened: &SyncSender<Result<Option<SocketAddr>, N
     let threads = match IoThreads::start(setup.io_threads, &format!("{}io", setup.thread_names)) {
         Ok(threads) => threads,
         Err(error) => {
-            LocalSet::new().block_on(&runtime, setup.environment.close());
+            thread::run_local(&runtime, setup.environment.close());
             let _ = opened.send(Err(NodeError::Thread(error)));
             return;
         }
     };
-    LocalSet::new().block_on(&runtime, serve(setup, &threads, opened));
+    thread::run_local(&runtime, serve(setup, &threads, opened));
     threads.end();
     // Without waiting: what a lookup of names still does is of no interest to anybody.
     runtime.shutdown_background();
@@ -115,10 +114,11 @@ async fn serve(setup: Setup, threads: &IoThreads, opened: &SyncSender<Result<Opt
     };
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (client_stops, mut asked) = mpsc::unbounded_channel();
-    let server = Server::new(server, environment.host(), client_stops, threads);
-    let accepting = listener.map(|listener| spawn_local(accept(Arc::clone(&server), listener)).abort_handle());
+    let server = Server::new(server, environment.near_link(), client_stops, threads);
+    let host = server.host();
+    let accepting = listener.map(|listener| host.spawn_local(accept(Arc::clone(&server), host.clone(), listener)));
     let forwarded = stops.clone();
-    spawn_local(async move {
+    host.spawn_local(async move {
         while let Some(how) = asked.recv().await {
             let _ = forwarded.send(Command::Stop(how));
         }
@@ -157,7 +157,7 @@ fn in_process(stream: DuplexStream) -> BoxFuture<'static, io::Result<Dialled>> {
     Box::pin(ready(Ok(Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None })))
 }
 
-async fn accept(server: Arc<Server>, listener: TcpListener) {
+async fn accept(server: Arc<Server>, host: Host, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -172,7 +172,7 @@ async fn accept(server: Arc<Server>, listener: TcpListener) {
                 tracing::warn!(%error, "a connection could not be accepted");
                 server.make_room();
                 // Nothing tells when there is a descriptor again.
-                let _ = tokio::time::timeout(ACCEPT_RETRY, std::future::pending::<()>()).await;
+                host.sleep(ACCEPT_RETRY).await;
             }
         }
     }
@@ -187,7 +187,7 @@ async fn until_stopped(
     loop {
         match orders.recv().await {
             Some(Command::Stop(how)) => return how,
-            Some(Command::ListenForSignals(listening)) => listen_for_signals(stops.clone(), &listening),
+            Some(Command::ListenForSignals(listening)) => listen_for_signals(server.host(), stops.clone(), &listening),
             Some(Command::Welcome(stream)) => server.welcome(None, in_process(stream)),
             // The node itself holds a sender, so this does not happen.
             None => return NodeStop::Cancel,
@@ -233,7 +233,7 @@ async fn end_jobs(
                 // A signal while draining is the second one.
                 Either::Right((Some(Command::Stop(NodeStop::Drain)), _)) => {}
                 Either::Right((Some(Command::ListenForSignals(listening)), _)) => {
-                    listen_for_signals(stops.clone(), &listening);
+                    listen_for_signals(server.host(), stops.clone(), &listening);
                 }
                 Either::Right((Some(Command::Welcome(stream)), _)) => server.welcome(None, in_process(stream)),
                 Either::Right((Some(Command::Stop(_)) | None, _)) => {}
@@ -244,7 +244,7 @@ async fn end_jobs(
 
 /// The first signal drains, later ones cancel.
 #[cfg(unix)]
-fn listen_for_signals(stops: mpsc::UnboundedSender<Command>, listening: &SyncSender<()>) {
+fn listen_for_signals(host: &Host, stops: mpsc::UnboundedSender<Command>, listening: &SyncSender<()>) {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
     let (mut interrupt, mut terminate) = match signals {
@@ -253,7 +253,7 @@ fn listen_for_signals(stops: mpsc::UnboundedSender<Command>, listening: &SyncSen
     };
     // Whoever ordered it may not wait.
     let _ = listening.try_send(());
-    spawn_local(async move {
+    host.spawn_local(async move {
         let mut how = NodeStop::Drain;
         loop {
             let (interrupt, terminate) = (std::pin::pin!(interrupt.recv()), std::pin::pin!(terminate.recv()));
@@ -268,9 +268,9 @@ fn listen_for_signals(stops: mpsc::UnboundedSender<Command>, listening: &SyncSen
 
 /// The first Ctrl+C drains, later ones cancel.
 #[cfg(not(unix))]
-fn listen_for_signals(stops: mpsc::UnboundedSender<Command>, listening: &SyncSender<()>) {
+fn listen_for_signals(host: &Host, stops: mpsc::UnboundedSender<Command>, listening: &SyncSender<()>) {
     let _ = listening.try_send(());
-    spawn_local(async move {
+    host.spawn_local(async move {
         let mut how = NodeStop::Drain;
         while tokio::signal::ctrl_c().await.is_ok() && stops.send(Command::Stop(how)).is_ok() {
             how = NodeStop::Cancel;

@@ -8,14 +8,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::task::JoinHandle;
-
 use super::{
     OutputError,
     chunk::Chunk,
     source::ChunkSource,
     store::{Next, OutputKind, OutputStore},
 };
+use crate::host::Blocking;
 
 /// Reads an output in order. Dropping it gives back what was not consumed of a streamed output.
 pub(crate) struct OutputReader {
@@ -38,7 +37,7 @@ pub(crate) struct OutputReader {
 struct Reading {
     first: u64,
     items: u64,
-    bytes: JoinHandle<io::Result<Vec<u8>>>,
+    bytes: Blocking<io::Result<Vec<u8>>>,
 }
 
 impl OutputReader {
@@ -101,7 +100,7 @@ impl OutputReader {
                     return Poll::Ready(Ok(Some(chunk)));
                 }
                 Next::File { first, items, file, offset, len } => {
-                    let bytes = self.store.blocking().spawn_blocking(move || file.read(offset, len));
+                    let bytes = self.store.host().blocking(move || file.read(offset, len));
                     self.reading = Some(Reading { first, items, bytes });
                 }
             }

@@ -7,18 +7,19 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+
+use crate::host::Host;
 
 /// An anonymous temporary file: the operating system removes it when it is closed, or when the process dies.
 pub(crate) struct SpillFile {
     /// One position for all: readers and the writer take turns, on blocking threads. `None` only while it is dropped.
     file: Mutex<Option<File>>,
-    blocking: Handle,
+    host: Host,
 }
 
 impl SpillFile {
-    pub(crate) fn create(blocking: Handle) -> io::Result<Self> {
-        Ok(Self { file: Mutex::new(Some(tempfile::tempfile()?)), blocking })
+    pub(crate) fn create(host: Host) -> io::Result<Self> {
+        Ok(Self { file: Mutex::new(Some(tempfile::tempfile()?)), host })
     }
 
     pub(crate) fn write(&self, offset: u64, chunks: &[Arc<Vec<u8>>]) -> io::Result<()> {
@@ -43,6 +44,6 @@ impl Drop for SpillFile {
     /// Closing gives the disk space back, which can take long for a large file; the last holder may be an arbiter.
     fn drop(&mut self) {
         let file = self.file.get_mut().take();
-        drop(self.blocking.spawn_blocking(move || drop(file)));
+        drop(self.host.blocking(move || drop(file)));
     }
 }

@@ -1,7 +1,7 @@
 //! What a job's tasks write to a named output and its readers read.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     mem,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -9,7 +9,6 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::runtime::Handle;
 
 use super::{
     OutputError, OutputReader,
@@ -20,6 +19,7 @@ use super::{
 };
 use crate::{
     codec::{EncodeError, encode_into},
+    host::Host,
     job::{FailureCause, Limits},
     schema::TypeDescription,
 };
@@ -74,7 +74,7 @@ pub(crate) struct OutputStore {
     kind: OutputKind,
     description: Arc<TypeDescription>,
     bytes_max: u64,
-    blocking: Handle,
+    host: Host,
     state: Mutex<State>,
 }
 
@@ -87,7 +87,7 @@ struct State {
     /// Wakers of tasks that wait for room. All are woken at once, and those that find none come back.
     writers: Vec<Waker>,
     /// Everyone who reads, with the waker of those who wait.
-    readers: HashMap<u64, Option<Waker>>,
+    readers: BTreeMap<u64, Option<Waker>>,
     readers_ever: u64,
 }
 
@@ -118,13 +118,13 @@ pub(super) enum Next {
 }
 
 impl OutputStore {
-    /// `blocking` is where the disk is written and read.
+    /// The disk is written and read on the pool of `host`.
     pub(crate) fn new(
         name: &str,
         kind: OutputKind,
         description: Arc<TypeDescription>,
         limits: &Limits,
-        blocking: Handle,
+        host: Host,
     ) -> Arc<Self> {
         let contents = match kind {
             OutputKind::Collected => Contents::Collected(Collected::new(limits.output_memory_bytes)),
@@ -138,11 +138,11 @@ impl OutputStore {
             bytes: 0,
             seal: None,
             writers: Vec::new(),
-            readers: HashMap::new(),
+            readers: BTreeMap::new(),
             readers_ever: 0,
         };
         let bytes_max = limits.output_bytes_max;
-        Arc::new(Self { name: name.to_owned(), kind, description, bytes_max, blocking, state: Mutex::new(state) })
+        Arc::new(Self { name: name.to_owned(), kind, description, bytes_max, host, state: Mutex::new(state) })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -388,8 +388,8 @@ impl OutputStore {
         drop(waker);
     }
 
-    pub(super) fn blocking(&self) -> &Handle {
-        &self.blocking
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     #[cfg(test)]
@@ -410,14 +410,14 @@ struct Spilling {
 impl Spilling {
     /// Writes `spill`, and what has to be written after it, without holding up the caller.
     fn start(store: Arc<OutputStore>, spill: Spill) {
-        let blocking = store.blocking.clone();
+        let host = store.host.clone();
         let running = Self { store, spill: Some(spill) };
-        drop(blocking.spawn_blocking(move || running.run()));
+        drop(host.blocking(move || running.run()));
     }
 
     fn run(mut self) {
         while let Some(spill) = &self.spill {
-            let create = || SpillFile::create(self.store.blocking.clone()).map(Arc::new);
+            let create = || SpillFile::create(self.store.host.clone()).map(Arc::new);
             let file = spill.file.clone().map_or_else(create, Ok);
             let written = file.and_then(|file| file.write(spill.offset, &spill.chunks).map(|()| file));
             self.spill = self.store.end_spill(spill, written.map_err(|error| error.to_string()));

@@ -3,9 +3,9 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use crate::{
+    host::Host,
     job::JobId,
     service::{CallError, Entrance},
-    timer::Timer,
 };
 
 /// A gate whose service type is not known.
@@ -36,6 +36,6 @@ pub(crate) trait AnyGate: Any + Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct Home {
     pub job: JobId,
-    pub timer: Timer,
+    pub host: Host,
     pub call_deadline: Duration,
 }

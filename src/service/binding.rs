@@ -5,9 +5,9 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 
 use crate::{
+    host::Host,
     job::JobId,
     service::{AnyGate, CallError, RemoteService},
-    timer::Timer,
 };
 
 /// A service that was looked up.
@@ -21,7 +21,7 @@ pub(crate) enum FoundService {
 /// Finds a service of any job of an environment.
 pub(crate) trait ServiceResolver: Send + Sync {
     fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>>;
-    fn timer(&self) -> Timer;
+    fn host(&self) -> &Host;
     fn call_deadline(&self) -> Duration;
 }
 

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix::{Handler, Message};
@@ -15,12 +15,12 @@ use tokio::sync::oneshot;
 
 use crate::{
     blocking::block_on,
+    host::Sleep,
     service::{
         CallError, RemoteCall, Service, ServiceMessage, ServiceRef, bound_to,
         envelope::{CallCell, Queued, Verdict, Withdrawn},
         gate::Place,
     },
-    timer::Sleep,
 };
 
 /// A call of a service; awaiting it sends the message and gives the reply. Made by [`ServiceRef::call`].
@@ -146,10 +146,10 @@ where
     /// Ready when the deadline has passed.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.sleep.is_none() {
-            let Some((timer, default)) = self.service.timing() else { return Poll::Pending };
+            let Some((host, default)) = self.service.timing() else { return Poll::Pending };
             let deadline = *self.deadline.get_or_insert(default);
-            let Some(at) = Instant::now().checked_add(deadline) else { return Poll::Pending };
-            self.sleep = Some(timer.into_sleep_until(at));
+            let Some(at) = host.now().checked_add(deadline) else { return Poll::Pending };
+            self.sleep = Some(host.sleep_until(at));
         }
         match &mut self.sleep {
             Some(sleep) => Pin::new(sleep).poll(cx),
@@ -217,7 +217,7 @@ where
             return self.conclude(verdict);
         }
         let service = self.service.name().to_owned();
-        if self.service.timing().is_none_or(|(timer, _)| timer.is_stopped()) {
+        if self.service.timing().is_none_or(|(host, _)| host.is_closed()) {
             return Err(match withdrawn {
                 Some(Withdrawn::InHand) => CallError::ServiceFailed { service },
                 _ => CallError::EnvironmentClosed,

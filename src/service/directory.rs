@@ -3,13 +3,13 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
+    host::Host,
     job::JobId,
     service::{
         CallError, Origin, Service, ServiceRef,
         any_gate::{AnyGate, Home},
         reference::typed,
     },
-    timer::Timer,
 };
 
 /// The gates of one job, by name.
@@ -20,8 +20,8 @@ pub(crate) struct ServiceDirectory {
 
 impl ServiceDirectory {
     /// Makes the gates those of `job`.
-    pub(crate) fn new(job: JobId, gates: Vec<Arc<dyn AnyGate>>, timer: Timer, call_deadline: Duration) -> Arc<Self> {
-        let home = Home { job, timer, call_deadline };
+    pub(crate) fn new(job: JobId, gates: Vec<Arc<dyn AnyGate>>, host: Host, call_deadline: Duration) -> Arc<Self> {
+        let home = Home { job, host, call_deadline };
         for gate in &gates {
             gate.attach(home.clone());
         }

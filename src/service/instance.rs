@@ -145,7 +145,8 @@ impl<S: Service> Start<S> {
         ctx.spawn(Pump::new(Arc::clone(&self.gate), Rc::clone(&shared)));
         let running = Some(ctx.into_future(service));
         let instance = Instance { running, gate: Arc::clone(&self.gate), shared, attached: false };
-        actix_rt::spawn(instance.instrument(span));
+        let host = self.gate.home().host.clone();
+        host.spawn_local(instance.instrument(span));
     }
 }
 

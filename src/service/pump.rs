@@ -17,6 +17,7 @@ use actix::{ActorContext, AsyncContext, fut::ActorFuture};
 use futures::stream::FuturesUnordered;
 
 use crate::{
+    host::Host,
     job::Incarnation,
     protocol::ServiceEvent,
     service::{
@@ -88,7 +89,7 @@ impl<S: Service> Pump<S> {
         let mut message = "";
         let handled = catch_unwind(AssertUnwindSafe(|| {
             while !self.batch.is_empty() {
-                if turn.is_over() {
+                if turn.is_over(&self.gate.home().host) {
                     return Pause::TurnOver;
                 }
                 let Some(queued) = self.batch.pop_front() else { break };
@@ -193,11 +194,11 @@ impl Turn {
     }
 
     /// Whether others should get a turn before the next message.
-    fn is_over(&mut self) -> bool {
+    fn is_over(&mut self, host: &Host) -> bool {
         self.messages += 1;
         let Some(begun) = self.begun else {
             if self.messages == 2 {
-                self.begun = Some(Instant::now());
+                self.begun = Some(host.now());
             }
             return false;
         };
@@ -205,7 +206,7 @@ impl Turn {
             return false;
         }
         self.look_at *= 2;
-        self.messages >= TURN_MESSAGES || begun.elapsed() >= TURN_TIME
+        self.messages >= TURN_MESSAGES || host.since(begun) >= TURN_TIME
     }
 }
 

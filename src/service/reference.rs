@@ -12,12 +12,12 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
+    host::Host,
     job::JobId,
     service::{
         AnyGate, Call, CallError, FoundService, Origin, Service, ServiceMessage, ServiceResolver, Tell, binding,
         gate::Gate, remote_end::RemoteEnd,
     },
-    timer::Timer,
 };
 
 /// A reference to a named service of a job.
@@ -138,11 +138,11 @@ impl<S> ServiceRef<S> {
         }
     }
 
-    /// The timer and the deadline of calls that name none. `None` if unbound.
-    pub(super) fn timing(&self) -> Option<(Timer, Duration)> {
+    /// The clock and the deadline of calls that name none. `None` if unbound.
+    pub(super) fn timing(&self) -> Option<(&Host, Duration)> {
         match &self.target {
-            Target::Local { gate, .. } => Some((gate.home().timer.clone(), gate.home().call_deadline)),
-            Target::Lazy(lazy) => Some((lazy.resolver.timer(), lazy.resolver.call_deadline())),
+            Target::Local { gate, .. } => Some((&gate.home().host, gate.home().call_deadline)),
+            Target::Lazy(lazy) => Some((lazy.resolver.host(), lazy.resolver.call_deadline())),
             Target::Unbound { .. } => None,
         }
     }

@@ -5,9 +5,9 @@ use actix::System;
 use super::*;
 use crate::{
     flow::{IntoJob, job_fn},
+    host::Host,
     job::{Attempt, Generation},
     protocol::TaskEvent,
-    timer::Timer,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,15 +35,13 @@ async fn tasks(link: &Embedded, job: JobId) -> Vec<TaskId> {
 
 #[test]
 fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_started() {
-    let (timer, timer_thread) = Timer::start("timer");
-    let blocking = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let (host, timer_thread) = Host::of_tests();
     let threads = Threads::default();
     let config = WorkerConfig {
         task_threads: 1,
         service_threads: 1,
         limits: Arc::default(),
-        timer,
-        blocking: blocking.handle().clone(),
+        host,
         threads: Arc::clone(&threads),
     };
     let (heard, events) = mpsc::channel();

@@ -5,23 +5,23 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use actix_rt::{Arbiter, ArbiterHandle};
 use parking_lot::Mutex;
 
+use crate::host::{Host, Seat, SeatHandle};
 use crate::job::JobId;
 
 /// The arbiters of an environment that can be joined, handed over when the worker closes.
-pub(crate) type Threads = Arc<Mutex<Vec<Arbiter>>>;
+pub(crate) type Threads = Arc<Mutex<Vec<Seat>>>;
 
 /// One arbiter, made when it is first needed, and made anew after it was retired.
 pub(crate) struct Slot {
-    current: Option<(Arbiter, Arc<Load>)>,
+    current: Option<(Seat, Arc<Load>)>,
     /// Arbiters on which user code did not return. They are told to stop and never joined.
-    retired: Vec<Arbiter>,
+    retired: Vec<Seat>,
 }
 
 struct Load {
-    handle: ArbiterHandle,
+    handle: SeatHandle,
     actors: AtomicUsize,
     retired: AtomicBool,
     /// Once it is retired: all who were on it, one of whom holds it.
@@ -54,7 +54,7 @@ impl Drop for Occupied {
 }
 
 impl Occupied {
-    pub fn handle(&self) -> &ArbiterHandle {
+    pub fn handle(&self) -> &SeatHandle {
         &self.0.load.handle
     }
 
@@ -114,9 +114,9 @@ impl Slot {
     }
 
     /// The thread, for one more actor.
-    pub fn occupy(&mut self, tenant: Tenant) -> Occupied {
+    pub fn occupy(&mut self, tenant: Tenant, host: &Host) -> Occupied {
         let (_, load) = self.current.get_or_insert_with(|| {
-            let arbiter = Arbiter::new();
+            let arbiter = host.seat();
             let load = Load {
                 handle: arbiter.handle(),
                 actors: AtomicUsize::new(0),

@@ -80,8 +80,8 @@ fn assert_none(offences: Vec<String>, rule: &str) {
 
 /// The modules of `src`, from the ground up. A module knows itself and those on lower layers, and no other.
 const LAYERS: [&[&str]; 13] = [
-    // What names nobody: parking, clocks, structures of types.
-    &["blocking", "schema", "timer", "timestamp"],
+    // What names nobody: parking, the machine, structures of types.
+    &["blocking", "host", "schema", "timestamp"],
     &["codec"],
     // Facts about jobs, and what the actors of a process say to each other of them.
     &["job"],
@@ -234,6 +234,52 @@ fn frames_and_hellos_do_no_io() {
     let io = |line: &str| ["tokio", "actix", "Instant", "std::net", "std::fs"].iter().any(|name| line.contains(name));
     let files = sources().into_iter().filter(|file| pure.contains(&&*file.path));
     assert_none(files.flat_map(|file| file.offences(io)).collect(), "I/O or a clock in pure code");
+}
+
+#[test]
+fn clocks_threads_and_randomness_come_from_the_host() {
+    let takes = [
+        "Instant::now",
+        "SystemTime::now",
+        ".elapsed()",
+        "tokio::time",
+        "time::timeout",
+        "run_later",
+        "run_interval",
+        "spawn_blocking",
+        "getrandom",
+        "RandomState",
+        "thread::spawn",
+        "thread::Builder",
+        "spawn_local(",
+        "actix_rt::",
+        "Arbiter",
+        "LocalSet",
+        "JoinSet",
+        "runtime::Builder",
+        "tokio::spawn",
+    ];
+    // Where a simulated run never comes: what a user of the crate would write, and the disk.
+    let real = ["src/cli.rs", "src/cli/", "src/main.rs", "src/fuzz.rs", "src/store.rs", "src/store/"];
+    let others = sources().into_iter().filter(|file| {
+        let is_real = real.iter().any(|path| file.is_under(path)) || file.path.ends_with("/fuzz.rs");
+        let is_host = file.module() == Some("host");
+        file.is_under("src/") && !is_real && !is_host && !file.is_unit_test()
+    });
+    let offences = others.flat_map(|mut file| {
+        // Its tables by number are only looked up, or sorted.
+        let has_tables = file.path == "src/bridge.rs";
+        if let Some(tests) = file.text.find("\nmod tests {") {
+            file.text.truncate(tests);
+        }
+        file.offences(|line| {
+            let code = line.split("//").next().unwrap_or_default();
+            // Through the host it may be spawned.
+            let code = code.replace("host.spawn_local(", "").replace("host().spawn_local(", "");
+            takes.iter().any(|what| code.contains(what) && !(has_tables && *what == "RandomState"))
+        })
+    });
+    assert_none(offences.collect(), "taken from the machine past `host`");
 }
 
 #[test]

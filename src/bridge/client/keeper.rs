@@ -3,10 +3,7 @@
 use std::{cell::Cell, future::pending, sync::Arc, time::Duration};
 
 use futures::future::{Either, select};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout},
-};
+use tokio::sync::oneshot;
 
 use super::{
     fault::ConnectFault,
@@ -24,6 +21,7 @@ use crate::{
         stream::{Dial, DialErrorKind},
     },
     codec,
+    host::Host,
     service::CallError,
 };
 
@@ -43,13 +41,14 @@ pub(super) struct Keeper {
     pub connect_limit: Duration,
     pub reconnect_limit: Duration,
     pub shared: Arc<Shared>,
+    pub host: Host,
 }
 
 impl Keeper {
     /// Runs until the client is closed. `opened` hears of the first connection.
     pub(super) async fn run(self, opened: oneshot::Sender<Result<(), ConnectFault>>) {
         let mut opened = Some(opened);
-        let mut down_since = Instant::now();
+        let mut down_since = self.host.now();
         let mut backoff = BACKOFF_FIRST;
         // The node said so over the connection that it had proven itself on.
         let mut is_revoked = false;
@@ -58,7 +57,7 @@ impl Keeper {
                 Attempt::Lasted(end) => {
                     tracing::info!(node = self.dial.place(), %end, "the connection to the node ended");
                     is_revoked = end == End::Goodbye(Goodbye::KeyRevoked);
-                    down_since = Instant::now();
+                    down_since = self.host.now();
                     backoff = BACKOFF_FIRST;
                     Trouble { message: format!("{}: {end}", self.dial.place()), gone: false }
                 }
@@ -83,13 +82,13 @@ impl Keeper {
                 }
                 Attempt::Closed => break,
             };
-            if down_since.elapsed() >= self.reconnect_limit {
+            if self.host.since(down_since) >= self.reconnect_limit {
                 self.shared.give_up(&trouble);
             }
-            let wait = jittered(backoff);
+            let wait = jittered(backoff, &self.host);
             backoff = (backoff * 2).min(BACKOFF_MAX);
             // Ready in time only if the client is closed meanwhile.
-            if timeout(wait, self.shared.closing()).await.is_ok() {
+            if self.host.timeout(wait, self.shared.closing()).await.is_ok() {
                 break;
             }
         }
@@ -104,8 +103,8 @@ impl Keeper {
     }
 
     async fn attempt(&self, opened: &mut Option<oneshot::Sender<Result<(), ConnectFault>>>) -> Attempt {
-        let begun = Instant::now();
-        let connect = std::pin::pin!(timeout(self.connect_limit, self.connect()));
+        let begun = self.host.now();
+        let connect = std::pin::pin!(self.host.timeout(self.connect_limit, self.connect()));
         let closing = std::pin::pin!(self.shared.closing());
         let Established { peer, stream, integrity } = match select(connect, closing).await {
             Either::Right(_) => return Attempt::Closed,
@@ -119,13 +118,13 @@ impl Keeper {
         let mut handler =
             Listener { keeper: self, outbound: &outbound, incarnation: peer.who, opened, welcomed: &welcomed };
         let limits = FrameLimits::default();
-        let running = connection::run(reader, &outbound, limits, self.heartbeat, &mut handler);
+        let running = connection::run(reader, &outbound, limits, self.heartbeat, &self.host, &mut handler);
         let mut running = std::pin::pin!(running);
         let closing = std::pin::pin!(self.shared.closing());
         // A node may know the key, give signs of life, and yet not serve.
         let unwelcome = std::pin::pin!(async {
-            let left = self.connect_limit.saturating_sub(begun.elapsed());
-            let _ = timeout(left, pending::<()>()).await;
+            let left = self.connect_limit.saturating_sub(self.host.since(begun));
+            self.host.sleep(left).await;
             if welcomed.get() {
                 pending::<()>().await;
             }
@@ -135,7 +134,7 @@ impl Keeper {
             Either::Right((Either::Left(_), _)) => {
                 say_goodbye(&outbound, &Goodbye::Closed);
                 // It ends in any case; how, is of no interest any more.
-                let _ = timeout(FAREWELL_LIMIT, running).await;
+                let _ = self.host.timeout(FAREWELL_LIMIT, running).await;
                 outbound.abandon();
                 return Attempt::Closed;
             }
@@ -150,7 +149,8 @@ impl Keeper {
 
     async fn connect(&self) -> Result<Established<Peer>, ConnectFault> {
         let dialled = self.dial.dial().await.map_err(ConnectFault::Dial)?;
-        let side = ClientSide { key: &self.key, client: self.shared.client, encryption: &self.encryption };
+        let side =
+            ClientSide { key: &self.key, client: self.shared.client, encryption: &self.encryption, host: &self.host };
         side.connect(dialled).await.map_err(ConnectFault::Hello)
     }
 }
@@ -162,10 +162,10 @@ enum Attempt {
     Closed,
 }
 
-fn jittered(wait: Duration) -> Duration {
+fn jittered(wait: Duration, host: &Host) -> Duration {
     let mut random = [0; 4];
     // Without randomness the clients come at once, which is no reason not to come.
-    let _ = getrandom::fill(&mut random);
+    let _ = host.fill(&mut random);
     wait.mul_f64(1.0 - 0.5 * f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
 }
 

@@ -265,8 +265,10 @@ impl Shared {
     fn fail_calls(&self, generation: u64) {
         let lost: Vec<PendingCall> = {
             let mut calls = self.calls.lock();
-            let ids: Vec<u64> =
+            let mut ids: Vec<u64> =
                 calls.iter().filter(|(_, call)| call.generation <= generation).map(|(id, _)| *id).collect();
+            // In the order in which they were made, whatever the table's is.
+            ids.sort_unstable();
             ids.iter().filter_map(|id| calls.remove(id)).collect()
         };
         for PendingCall { reply, service, message, .. } in lost {

@@ -38,7 +38,7 @@ async fn run_against<T>(
     let (reader, writer) = split(here);
     let outbound = Outbound::new(writer, Integrity::Cipher);
     let mut notes = Notes::default();
-    let running = run(reader, &outbound, FrameLimits::default(), heartbeat, &mut notes);
+    let running = run(reader, &outbound, FrameLimits::default(), heartbeat, Host::shared_by_tests(), &mut notes);
     let (end, result) = join(running, other(there, Arc::clone(&outbound))).await;
     (end, notes.0.take(), result)
 }
@@ -131,8 +131,8 @@ fn a_silent_peer_is_given_up_and_one_that_gives_signs_of_life_is_not() {
         let [(one_reader, one), (other_reader, other)] = sides;
         let (mut notes, mut other_notes) = (Notes::default(), Notes::default());
         let limits = FrameLimits::default();
-        let running = run(one_reader, &one, limits, heartbeat, &mut notes);
-        let other_running = run(other_reader, &other, limits, heartbeat, &mut other_notes);
+        let running = run(one_reader, &one, limits, heartbeat, Host::shared_by_tests(), &mut notes);
+        let other_running = run(other_reader, &other, limits, heartbeat, Host::shared_by_tests(), &mut other_notes);
         let both = async { join(running, other_running).await };
         let longer = heartbeat.timeout * 4;
         assert!(tokio::time::timeout(longer, both).await.is_err(), "neither side gives the other up");

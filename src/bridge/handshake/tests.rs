@@ -27,13 +27,13 @@ fn over(stream: DuplexStream) -> Dialled {
 }
 
 async fn client_over(key: &Key, encryption: ClientEncryption, stream: DuplexStream) -> Result<Peer, HelloError> {
-    let side = ClientSide { key, client: 1, encryption: &encryption };
+    let side = ClientSide { key, client: 1, encryption: &encryption, host: Host::shared_by_tests() };
     side.connect_as(client_hello(), over(stream)).await.map(|established| established.peer)
 }
 
 async fn node_over(key: &Key, hello: Hello, stream: DuplexStream) -> Result<Peer, HelloError> {
     let (encryption, keys) = (NodeEncryption::of_tests(), KeyRing::of_tests(key.clone()));
-    let side = NodeSide { keys: &keys, incarnation: 2, encryption: &encryption };
+    let side = NodeSide { keys: &keys, incarnation: 2, encryption: &encryption, host: Host::shared_by_tests() };
     side.accept_as(hello, over(stream)).await.map(|established| established.peer.0).map_err(|(error, _)| error)
 }
 
@@ -124,7 +124,7 @@ mod between {
             let raw = RawIdentity::of_seed(&[9; 32]).expect("any 32 bytes are a key");
             let encryption = NodeEncryption::new(wanted[1], raw, None);
             let keys = KeyRing::of_tests(key());
-            let side = NodeSide { keys: &keys, incarnation: 2, encryption: &encryption };
+            let side = NodeSide { keys: &keys, incarnation: 2, encryption: &encryption, host: Host::shared_by_tests() };
             let accepted = side.accept_as(node_hello(), over(node_end)).await;
             accepted.map(|established| established.peer.0).map_err(|(error, _)| error)
         };

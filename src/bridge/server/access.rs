@@ -17,11 +17,11 @@ use crate::{
         message::{FromClient, FromNode, InputFault, OutputFault, RouteFault},
         outbound::Outbound,
     },
+    host::Host,
     job::JobId,
-    link::{Host, JobRequest, KeyRole, Refusal, Reply, Request},
+    link::{JobRequest, KeyRole, NearLink, Refusal, Reply, Request},
     port::{InputError, OutputError},
     service::{CallError, FoundService, ServiceResolver},
-    timer::Timer,
 };
 
 /// What stands in the way of what a client wants.
@@ -65,11 +65,11 @@ impl Access {
 
     /// What leads the references that the client sends to their services.
     pub(super) fn resolver(&self, server: &Arc<Server>) -> Arc<dyn ServiceResolver> {
-        let host = Arc::clone(&server.host);
+        let link = Arc::clone(&server.link);
         if self.is_unlimited() {
-            return host;
+            return link;
         }
-        Arc::new(OwnServices { server: Arc::downgrade(server), host, key: self.key() })
+        Arc::new(OwnServices { server: Arc::downgrade(server), link, key: self.key() })
     }
 
     pub(super) fn forbids(&self, what: &str) -> String {
@@ -138,25 +138,25 @@ impl Access {
 struct OwnServices {
     /// Not kept: a reference may outlive the node.
     server: Weak<Server>,
-    host: Arc<dyn Host>,
+    link: Arc<dyn NearLink>,
     key: KeyId,
 }
 
 impl ServiceResolver for OwnServices {
     fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
         match self.server.upgrade() {
-            Some(server) if server.owner_of(job) == Some(self.key) => self.host.service(job, name),
+            Some(server) if server.owner_of(job) == Some(self.key) => self.link.service(job, name),
             Some(_) => Box::pin(ready(Err(CallError::NoSuchJob { job }))),
             None => Box::pin(ready(Err(CallError::EnvironmentClosed))),
         }
     }
 
-    fn timer(&self) -> Timer {
-        self.host.timer()
+    fn host(&self) -> &Host {
+        self.link.host()
     }
 
     fn call_deadline(&self) -> Duration {
-        self.host.call_deadline()
+        self.link.call_deadline()
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::access::Access;
-use crate::{bridge::outbound::Outbound, link::Host};
+use crate::{bridge::outbound::Outbound, link::NearLink};
 
 /// Between which a stream of items runs.
 pub(super) struct Ends {
-    pub host: Arc<dyn Host>,
+    pub link: Arc<dyn NearLink>,
     pub outbound: Arc<Outbound>,
     pub access: Access,
 }

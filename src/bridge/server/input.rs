@@ -9,7 +9,6 @@ use std::{
 };
 
 use futures::future::poll_fn;
-use tokio::runtime::Handle;
 
 use super::{ends::Ends, pending::Held, say::say};
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         message::{FromNode, INPUT_WINDOW, InputFault, batch_cost},
         outbound::Outbound,
     },
+    host::Host,
     job::JobId,
     port::{EncodedWriter, InputError, WriterId},
     schema::Fingerprint,
@@ -117,14 +117,14 @@ impl InputPump {
 
     pub(super) async fn run(
         self: Rc<Self>,
-        Ends { host, outbound, .. }: Ends,
+        Ends { link, outbound, .. }: Ends,
         pending: Held,
         job: JobId,
         input: String,
         item_type: Fingerprint,
     ) {
-        let (port, blocking) = (host.port(job, &input).await, host.blocking().clone());
-        drop((host, pending));
+        let (port, host) = (link.port(job, &input).await, link.host().clone());
+        drop((link, pending));
         let writer = port.map_err(InputFault::Refused).and_then(|port| {
             if port.description().fingerprint() != item_type {
                 return Err(InputFault::TypeDiffers(Box::new((**port.description()).clone())));
@@ -139,7 +139,7 @@ impl InputPump {
         loop {
             match poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Take(batch) => {
-                    if let Err(error) = self.take(batch, &mut *writer, &outbound, &blocking).await {
+                    if let Err(error) = self.take(batch, &mut *writer, &outbound, &host).await {
                         self.refuse(&outbound, writer.next(), error);
                     }
                 }
@@ -173,7 +173,7 @@ impl InputPump {
         batch: Batch,
         writer: &mut dyn EncodedWriter,
         outbound: &Outbound,
-        blocking: &Handle,
+        host: &Host,
     ) -> Result<(), InputError> {
         let Batch { first, items, bytes } = batch;
         let cost = batch_cost(bytes.len());
@@ -182,7 +182,7 @@ impl InputPump {
         let decoded = if inline {
             decoding()
         } else {
-            let mut decoding = blocking.spawn_blocking(decoding);
+            let mut decoding = host.blocking(decoding);
             let decoded = poll_fn(|cx| {
                 self.poll_finish(cx, writer, outbound);
                 Pin::new(&mut decoding).poll(cx)

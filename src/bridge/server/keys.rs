@@ -1,8 +1,10 @@
 //! The keys of the node, as its admins change them, and whose the jobs are.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
-
-use tokio::time::Instant;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::state::Server;
 use crate::{
@@ -44,12 +46,12 @@ enum Stage {
 
 impl Owners {
     /// The job counts, if the key has fewer than `limit`, or it counts already.
-    fn count_in(&mut self, job: JobId, key: KeyId, limit: usize) -> bool {
+    fn count_in(&mut self, job: JobId, key: KeyId, limit: usize, now: Instant) -> bool {
         let live = self.live.entry(key).or_default();
         if !live.contains_key(&job) && live.len() >= limit {
             return false;
         }
-        live.entry(job).or_insert_with(|| Stage::Claimed(Instant::now()));
+        live.entry(job).or_insert(Stage::Claimed(now));
         true
     }
 
@@ -63,13 +65,13 @@ impl Owners {
     }
 
     /// Those that have ended count no more, nor those that the JobManager, which knows `known`, has forgotten.
-    fn look_through(&mut self, key: KeyId, known: &[JobStatus]) {
+    fn look_through(&mut self, key: KeyId, known: &[JobStatus], now: Instant) {
         let ended: HashMap<JobId, bool> =
             known.iter().map(|status| (status.id, status.state == JobState::Ended)).collect();
         if let Some(live) = self.live.get_mut(&key) {
             live.retain(|job, stage| match (ended.get(job), stage) {
                 (Some(ended), _) => !ended,
-                (None, Stage::Claimed(claimed)) => claimed.elapsed() < CLAIM_AGE,
+                (None, Stage::Claimed(claimed)) => now.saturating_duration_since(*claimed) < CLAIM_AGE,
                 (None, Stage::Accepted) => false,
             });
         }
@@ -129,7 +131,7 @@ impl Server {
             return Err(Refusal::NoSuchJob { id: job });
         }
         let claimed = |is_settled| Claim { server: Arc::clone(self), job, key, is_settled };
-        match (self.host.ask(Request::Job { job, request: JobRequest::JobStatus }).await, owner) {
+        match (self.link.ask(Request::Job { job, request: JobRequest::JobStatus }).await, owner) {
             (Ok(_) | Err(Refusal::Expired { .. }), Some(_)) => return Ok(claimed(true)),
             // Admins' jobs have no owner.
             (Ok(_), None) => return Err(Refusal::NoSuchJob { id: job }),
@@ -138,12 +140,12 @@ impl Server {
             (Err(refusal), _) => return Err(refusal),
         }
         self.own(job, key).await?;
-        let limit = self.config.submitter_jobs_max;
-        let mut has_place = self.state.lock().owners.count_in(job, key, limit);
-        if !has_place && let Ok(Reply::Jobs(known)) = self.host.ask(Request::ListJobs).await {
+        let (limit, now) = (self.config.submitter_jobs_max, self.link.host().now());
+        let mut has_place = self.state.lock().owners.count_in(job, key, limit, now);
+        if !has_place && let Ok(Reply::Jobs(known)) = self.link.ask(Request::ListJobs).await {
             let owners = &mut self.state.lock().owners;
-            owners.look_through(key, &known);
-            has_place = owners.count_in(job, key, limit);
+            owners.look_through(key, &known, now);
+            has_place = owners.count_in(job, key, limit, now);
         }
         if has_place { Ok(claimed(false)) } else { Err(Refusal::TooManyJobs { key: identity.name.to_string(), limit }) }
     }
@@ -154,14 +156,17 @@ impl Server {
             let owners = &self.state.lock().owners;
             owners.jobs.len() >= owners.looked_through_at.max(OWNERS_KEPT)
         };
-        let known = if is_full { self.host.ask(Request::ListJobs).await.ok() } else { None };
+        let known = if is_full { self.link.ask(Request::ListJobs).await.ok() } else { None };
+        let now = self.link.host().now();
         let owners = &mut self.state.lock().owners;
         if let Some(Reply::Jobs(known)) = known {
             let known: std::collections::HashSet<JobId> = known.into_iter().map(|status| status.id).collect();
-            owners.jobs.retain(|job, (_, claimed)| claimed.elapsed() < CLAIM_AGE || known.contains(job));
+            owners
+                .jobs
+                .retain(|job, (_, claimed)| now.saturating_duration_since(*claimed) < CLAIM_AGE || known.contains(job));
             owners.looked_through_at = 2 * owners.jobs.len();
         }
-        match owners.jobs.entry(job).or_insert((key, Instant::now())) {
+        match owners.jobs.entry(job).or_insert((key, now)) {
             (owner, _) if *owner == key => Ok(()),
             _ => Err(Refusal::NoSuchJob { id: job }),
         }

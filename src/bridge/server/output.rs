@@ -106,14 +106,14 @@ impl OutputPump {
     /// Runs until the client closes the output. What it has not consumed of a streamed one is then given back.
     pub(super) async fn run(
         self: Rc<Self>,
-        Ends { host, outbound, access }: Ends,
+        Ends { link, outbound, access }: Ends,
         pending: Held,
         job: JobId,
         output: String,
         item_type: Fingerprint,
     ) {
-        let store = host.store(job, &output).await;
-        drop((host, pending));
+        let store = link.store(job, &output).await;
+        drop((link, pending));
         let reader = store.map_err(OutputFault::Refused).and_then(|store| {
             if store.description().fingerprint() != item_type {
                 return Err(OutputFault::TypeDiffers(Box::new((**store.description()).clone())));

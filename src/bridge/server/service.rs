@@ -94,7 +94,10 @@ impl Calls {
     pub(super) fn withdraw_all(&self) {
         let calls = std::mem::take(&mut *self.underway.lock());
         self.tally.end_calls(calls.len());
-        calls.into_values().flatten().for_each(|call| call.withdraw());
+        // In the order in which they came, whatever the table's is.
+        let mut calls: Vec<_> = calls.into_iter().collect();
+        calls.sort_unstable_by_key(|(id, _)| *id);
+        calls.into_iter().filter_map(|(_, call)| call).for_each(|call| call.withdraw());
     }
 }
 

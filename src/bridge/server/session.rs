@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::BTreeMap,
     future::Future,
     net::SocketAddr,
     rc::Rc,
@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use tokio::{
     io::AsyncRead,
     sync::{Notify, Semaphore, oneshot},
-    task::{AbortHandle, JoinSet},
 };
 
 use super::{
@@ -42,6 +41,7 @@ use crate::{
     },
     codec,
     flow::Opening,
+    host::{LocalTask, LocalTasks},
     job::{EncodedJob, JobId, JobOptions, NAME_BYTES_MAX},
     link::{JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
@@ -81,7 +81,7 @@ pub(super) struct Session {
     decoding: Arc<Semaphore>,
     streams: Rc<RefCell<Streams>>,
     /// Everything that is done for this client and takes its time. Nothing of it outlives the session.
-    tasks: JoinSet<()>,
+    tasks: LocalTasks,
     calls: Arc<Calls>,
     /// Routes with credit to give back when all that was read is handled.
     touched: Vec<Arc<RouteCredit>>,
@@ -91,13 +91,13 @@ pub(super) struct Session {
 /// What is open on this connection, by correlation id.
 #[derive(Default)]
 pub(super) struct Streams {
-    requests: HashMap<u64, AbortHandle>,
+    requests: BTreeMap<u64, LocalTask>,
     /// What keeps a job readable for a handle of the client, by the question that the handle came from.
-    holds: HashMap<u64, Keep>,
+    holds: BTreeMap<u64, Keep>,
     /// Without a value while the service is looked for.
     routes: ById<Option<Route>>,
-    outputs: HashMap<u64, Rc<OutputPump>>,
-    inputs: HashMap<u64, Rc<InputPump>>,
+    outputs: BTreeMap<u64, Rc<OutputPump>>,
+    inputs: BTreeMap<u64, Rc<InputPump>>,
 }
 
 impl Streams {
@@ -129,7 +129,7 @@ impl Session {
             answers: Arc::new(Semaphore::new(ANSWERS_AT_ONCE)),
             decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)),
             streams: Rc::default(),
-            tasks: JoinSet::new(),
+            tasks: LocalTasks::default(),
             calls,
             tally,
             touched: Vec::new(),
@@ -144,8 +144,9 @@ impl Session {
             FromNode::Welcome { environment: config.environment.clone(), call_deadline: config.call_deadline };
         say(&self.outbound, 0, &welcome);
         let (outbound, heartbeat) = (Arc::clone(&self.outbound), config.heartbeat);
+        let host = self.server.link.host().clone();
         let end = {
-            let running = connection::run(reader, &outbound, FrameLimits::default(), heartbeat, &mut self);
+            let running = connection::run(reader, &outbound, FrameLimits::default(), heartbeat, &host, &mut self);
             match select(std::pin::pin!(running), std::pin::pin!(dismissed.notified())).await {
                 Either::Left((end, _)) => end.to_string(),
                 Either::Right(_) => format!("{:?}", Goodbye::Replaced),
@@ -273,7 +274,7 @@ impl Session {
     /// Not on this thread, for it waits for a disk.
     fn change_keys(&self, said: FromClient) -> impl Future<Output = Result<Reply, Refusal>> + use<> {
         let server = Arc::clone(&self.server);
-        let changed = self.server.host.blocking().spawn_blocking(move || server.change_keys(said));
+        let changed = self.server.link.host().blocking(move || server.change_keys(said));
         async move { changed.await.unwrap_or(Err(Refusal::EnvironmentClosed)) }
     }
 
@@ -295,7 +296,7 @@ impl Session {
         let pump = OutputPump::new(id, from);
         self.streams.borrow_mut().outputs.insert(id, Rc::clone(&pump));
         let (ends, pending) = (self.ends(), Held::new(&self.pending, 0));
-        self.tasks.spawn_local(pump.run(ends, pending, job, output, item_type));
+        self.tasks.spawn(pump.run(ends, pending, job, output, item_type));
         Ok(())
     }
 
@@ -318,13 +319,13 @@ impl Session {
         let pump = InputPump::new(id, WriterId { client: self.client, number: writer });
         self.streams.borrow_mut().inputs.insert(id, Rc::clone(&pump));
         let (ends, pending) = (self.ends(), Held::new(&self.pending, 0));
-        self.tasks.spawn_local(pump.run(ends, pending, job, input, item_type));
+        self.tasks.spawn(pump.run(ends, pending, job, input, item_type));
         Ok(())
     }
 
     /// Between which a stream of items runs.
     fn ends(&self) -> Ends {
-        Ends { host: Arc::clone(&self.server.host), outbound: Arc::clone(&self.outbound), access: self.access.clone() }
+        Ends { link: Arc::clone(&self.server.link), outbound: Arc::clone(&self.outbound), access: self.access.clone() }
     }
 
     fn bounded(&self, count: impl FnOnce(&Streams) -> usize) -> Result<(), Violation> {
@@ -355,7 +356,7 @@ impl Session {
         self.unused(id, |streams| streams.requests.contains_key(&id))?;
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let question = Question::new(&self.server.questions);
-        let task = self.tasks.spawn_local(async move {
+        let task = self.tasks.spawn(async move {
             let reply = answer.await;
             let mut streams = streams.borrow_mut();
             streams.requests.remove(&id);
@@ -389,7 +390,7 @@ impl Session {
                 return Err(Refusal::EnvironmentClosed);
             }
             let turn = decoding.acquire_owned().await;
-            let (key, blocking) = (access.key(), server.host.blocking().clone());
+            let (key, host) = (access.key(), server.link.host().clone());
             // First, so that of another key's job nothing shows, and nothing is noted, but that it does not exist.
             let claim = if access.is_unlimited() { None } else { Some(server.claim(job, &access.0).await?) };
             // Parameters may be large, and their `Deserialize` is code of the user's. The pool drops what it has not begun
@@ -397,7 +398,7 @@ impl Session {
             let (digest, encoded) = if encoded.parameters.len() <= DIGESTED_HERE_MAX {
                 (digest_of(&encoded, key), encoded)
             } else {
-                let digested = blocking.spawn_blocking(move || (digest_of(&encoded, key), encoded)).await;
+                let digested = host.blocking(move || (digest_of(&encoded, key), encoded)).await;
                 digested.map_err(|_| Refusal::EnvironmentClosed)?
             };
             if !server.remembers(job, digest) {
@@ -410,7 +411,7 @@ impl Session {
             let opening = Opening { resolver: access.resolver(&server), held: Box::new((turn, decodes)) };
             let payload = server.config.registry.sealed(encoded, opening).map_err(Refusal::Job)?;
             let submitted =
-                async { server.host.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened) };
+                async { server.link.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened) };
             let submitted = async {
                 match claim {
                     Some(claim) => claim.follow(submitted).await,
@@ -440,10 +441,10 @@ impl Session {
         let pending = Held::new(&self.pending, 0);
         self.streams.borrow_mut().routes.insert(id, None);
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
-        let gate = self.server.host.gate(job, &service);
+        let gate = self.server.link.gate(job, &service);
         let resolver = self.access.resolver(&self.server);
         let answers: Weak<dyn Answers> = Arc::<Calls>::downgrade(&self.calls);
-        self.tasks.spawn_local(async move {
+        self.tasks.spawn(async move {
             let mut watch = None;
             let opened = async {
                 let gate = gate.await.map_err(RouteFault::Refused)?;
@@ -578,7 +579,7 @@ impl Handler for Session {
         for credit in self.touched.drain(..) {
             credit.reading(false);
         }
-        while self.tasks.try_join_next().is_some() {}
+        self.tasks.forget_ended();
         self.outbound.drained(self.tally.unread_max(self.outbound.backlog())).await;
         self.pending.room().await;
     }

@@ -1,7 +1,7 @@
 //! What a node's I/O threads share: who is connected, and what is known of them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +22,7 @@ use crate::{
     bridge::{connection::Heartbeat, encryption::NodeEncryption, key::KeyId, keyring::KeyRing, outbound::Outbound},
     flow::JobRegistry,
     job::JobId,
-    link::{Host, NodeStop, Refusal, Reply, Request},
+    link::{NearLink, NodeStop, Refusal, Reply, Request},
 };
 /// Submits whose parameters are remembered, to recognise one that is repeated.
 const SUBMITS_REMEMBERED: usize = 65_536;
@@ -49,7 +49,7 @@ pub(crate) struct ServerConfig {
 /// Serves a JobManager to clients.
 pub(crate) struct Server {
     pub(super) config: ServerConfig,
-    pub(super) host: Arc<dyn Host>,
+    pub(super) link: Arc<dyn NearLink>,
     /// Where orders to stop the node go.
     pub(super) stops: mpsc::UnboundedSender<NodeStop>,
     pub(super) desks: Desks,
@@ -101,7 +101,7 @@ impl Drop for Question {
 pub(super) struct State {
     /// By the client's key and number, so that nobody ends the session of another key. A client has one connection; a
     /// newer one takes over.
-    pub sessions: HashMap<(KeyId, u128), Arc<SessionEntry>>,
+    pub sessions: BTreeMap<(KeyId, u128), Arc<SessionEntry>>,
     pub owners: Owners,
     pub strangers: Strangers,
     submits: HashMap<JobId, u128>,
@@ -123,13 +123,13 @@ pub(super) struct SessionEntry {
 impl Server {
     pub(crate) fn new(
         config: ServerConfig,
-        host: Arc<dyn Host>,
+        link: Arc<dyn NearLink>,
         stops: mpsc::UnboundedSender<NodeStop>,
         threads: &IoThreads,
     ) -> Arc<Self> {
-        let desks = threads.desks();
+        let desks = threads.desks(link.host());
         let state = State {
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             owners: Owners::default(),
             strangers: Strangers::new(strangers_max()),
             submits: HashMap::new(),
@@ -139,7 +139,7 @@ impl Server {
         };
         Arc::new(Self {
             config,
-            host,
+            link,
             stops,
             desks,
             state: Mutex::new(state),
@@ -154,7 +154,7 @@ impl Server {
     }
 
     pub(super) fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, Refusal>> {
-        let answer = self.host.ask(request);
+        let answer = self.link.ask(request);
         async move {
             let mut answer = answer.await;
             if let Ok(Reply::Health(health)) = &mut answer {

@@ -6,14 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::mpsc,
-    task::{LocalSet, spawn_local},
-};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+use crate::host::{Host, thread};
 
 /// Makes a future on the thread that is to run it, so that the future need not be `Send`. `None` ends the thread.
 type Work = Option<Box<dyn FnOnce() + Send>>;
@@ -33,10 +31,14 @@ struct Desk {
 /// A connection's place on one thread. The thread counts as less busy once this is dropped.
 pub(super) struct Seat {
     desk: Desk,
+    host: Host,
 }
 
 /// Where to put the next connection. It does not keep the threads running.
-pub(super) struct Desks(Vec<Desk>);
+pub(super) struct Desks {
+    desks: Vec<Desk>,
+    host: Host,
+}
 
 impl IoThreads {
     /// # Errors
@@ -56,8 +58,8 @@ impl IoThreads {
         Ok(started)
     }
 
-    pub(super) fn desks(&self) -> Desks {
-        Desks(self.threads.iter().map(|(desk, _)| desk.clone()).collect())
+    pub(super) fn desks(&self, host: &Host) -> Desks {
+        Desks { desks: self.threads.iter().map(|(desk, _)| desk.clone()).collect(), host: host.clone() }
     }
 
     /// Drops whatever is still served, and joins the threads.
@@ -75,14 +77,14 @@ impl IoThreads {
 }
 
 fn start(name: String) -> io::Result<(Desk, JoinHandle<()>)> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = thread::runtime()?;
     let (work, orders) = mpsc::unbounded_channel();
-    let thread = thread::Builder::new().name(name).spawn(move || run(runtime, orders))?;
+    let thread = thread::start(name, move || run(runtime, orders))?;
     Ok((Desk { work, connections: Arc::default() }, thread))
 }
 
 fn run(runtime: Runtime, mut orders: mpsc::UnboundedReceiver<Work>) {
-    LocalSet::new().block_on(&runtime, async {
+    thread::run_local(&runtime, async {
         while let Some(Some(work)) = orders.recv().await {
             work();
         }
@@ -94,9 +96,9 @@ impl Desks {
     /// A place on the thread that has the fewest connections.
     pub(super) fn seat(&self) -> Seat {
         let busy = |desk: &&Desk| desk.connections.load(Ordering::Relaxed);
-        let desk = self.0.iter().min_by_key(busy).expect("there is at least one thread").clone();
+        let desk = self.desks.iter().min_by_key(busy).expect("there is at least one thread").clone();
         desk.connections.fetch_add(1, Ordering::Relaxed);
-        Seat { desk }
+        Seat { desk, host: self.host.clone() }
     }
 }
 
@@ -106,7 +108,8 @@ impl Seat {
         let work = self.desk.work.clone();
         let work_here = Box::new(move || {
             let future = make();
-            spawn_local(async move {
+            let host = self.host.clone();
+            host.spawn_local(async move {
                 future.await;
                 drop(self);
             });

@@ -9,14 +9,14 @@ use std::{
 use actix::{Actor, Addr, System};
 use parking_lot::Mutex;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::Handle,
     sync::{oneshot, watch},
 };
 
 use crate::{
+    host::{Host, thread},
     job::Limits,
     manager::{JobManager, ManagerConfig, Placement, Recording},
-    timer::Timer,
     worker::{Embedded, Worker, WorkerConfig},
 };
 
@@ -24,7 +24,7 @@ use crate::{
 /// that; what does not return by then is left behind.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
-/// Threads for `build`, file access and spilling. They come with the work and go when they have had none for 10 s.
+/// Threads for `build`, file access and spilling.
 const BLOCKING_THREADS_MAX: usize = 64;
 
 pub(super) struct ControlSetup {
@@ -41,7 +41,8 @@ pub(super) struct ControlSetup {
 /// What the opener needs to reach the control thread.
 pub(super) struct Control {
     pub(super) manager: Addr<JobManager>,
-    pub(super) timer: Timer,
+    /// What serves clients takes its time on the pool of the control thread.
+    pub(super) host: Host,
     pub(super) runtime: Handle,
     /// The number of the actix system, by which its arbiters' threads are told apart from others.
     pub(super) system: usize,
@@ -60,23 +61,19 @@ pub(super) fn run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>,
 fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -> io::Result<()> {
     let ControlSetup { environment, thread_prefix, task_threads, service_threads, limits, placement, recording } =
         setup;
-    // Never driven: only its pool is used, whose threads come and go with the work.
-    let blocking = Builder::new_current_thread()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .thread_name(format!("{thread_prefix}blocking"))
-        .build()?;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let blocking = thread::pool(BLOCKING_THREADS_MAX, format!("{thread_prefix}blocking"))?;
+    let runtime = thread::runtime()?;
     let runtime_handle = runtime.handle().clone();
     let system = System::with_tokio_rt(|| runtime);
-    let (timer, timer_thread) = Timer::start(&format!("{thread_prefix}timer"));
+    let (host, timer_thread) = Host::on_threads(&format!("{thread_prefix}timer"), blocking.handle());
+    let host_of_clients = host.with_pool(&runtime_handle);
     let threads = Arc::new(Mutex::new(Vec::new()));
     system.block_on(async {
         let worker = Worker::new(WorkerConfig {
             task_threads,
             service_threads,
             limits: Arc::clone(&limits),
-            timer: timer.clone(),
-            blocking: blocking.handle().clone(),
+            host: host.clone(),
             threads: Arc::clone(&threads),
         });
         // Mailboxes without a bound of their own: actix does not wake a sender that waits for room. What clients send
@@ -96,10 +93,12 @@ fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -
                 placement,
                 worker: Arc::new(Embedded(worker)),
                 recording,
+                host,
                 closed,
             })
         });
-        let control = Control { manager, timer, runtime: runtime_handle, system: System::current().id() };
+        let control =
+            Control { manager, host: host_of_clients, runtime: runtime_handle, system: System::current().id() };
         if opened.send(Ok(control)).is_ok() {
             // An error says that the manager is gone, which is what is waited for.
             let _ = manager_closed.await;

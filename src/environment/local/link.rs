@@ -11,13 +11,13 @@ use tokio::{
 
 use crate::{
     environment::interrupts,
+    host::Host,
     job::{JobId, check_name},
-    link::{Host, Link, Opened, Refusal, Reply, Request, SubmitJob},
+    link::{Link, NearLink, Opened, Refusal, Reply, Request, SubmitJob},
     manager::{self, Close, FindPorts, JobManager, Ports},
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,
     service::{AnyGate, CallError, FoundService, ServiceResolver},
-    timer::Timer,
 };
 
 /// Requests that wait in front of the JobManager at most; beyond them clients wait.
@@ -29,7 +29,7 @@ pub(super) struct LocalLink {
     manager: Addr<JobManager>,
     /// Room in the manager's mailbox; see [`REQUESTS_MAX`].
     room: Arc<Semaphore>,
-    timer: Timer,
+    host: Host,
     call_deadline: Duration,
     /// That of the control thread.
     runtime: Handle,
@@ -39,11 +39,11 @@ impl LocalLink {
     pub(super) fn new(
         environment: Arc<str>,
         manager: Addr<JobManager>,
-        timer: Timer,
+        host: Host,
         call_deadline: Duration,
         runtime: Handle,
     ) -> Self {
-        Self { environment, manager, room: Arc::new(Semaphore::new(REQUESTS_MAX)), timer, call_deadline, runtime }
+        Self { environment, manager, room: Arc::new(Semaphore::new(REQUESTS_MAX)), host, call_deadline, runtime }
     }
 
     /// Has the JobManager close. Past the mailbox's bound, since it must work whatever else is going on, and to repeat
@@ -105,8 +105,8 @@ impl ServiceResolver for LocalLink {
         Box::pin(self.gate(job, name).map_ok(FoundService::Gate))
     }
 
-    fn timer(&self) -> Timer {
-        self.timer.clone()
+    fn host(&self) -> &Host {
+        &self.host
     }
 
     fn call_deadline(&self) -> Duration {
@@ -137,11 +137,7 @@ impl InputResolver for LocalLink {
     }
 }
 
-impl Host for LocalLink {
-    fn blocking(&self) -> &Handle {
-        &self.runtime
-    }
-
+impl NearLink for LocalLink {
     fn gate(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>> {
         let (ports, service) = (self.ports(job), name.to_owned());
         Box::pin(async move {

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Core, RemoteEnvironment, Threads, link::RemoteLink};
+use super::{Core, RemoteEnvironment, link::RemoteLink};
 #[cfg(feature = "tls")]
 use crate::bridge::TlsTrust;
 use crate::{
@@ -25,7 +25,6 @@ use crate::{
         Client, ClientConfig, ClientEncryption, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError,
         Key, KeyError, TcpDial, complete,
     },
-    timer::Timer,
 };
 
 /// A connection to a node, about to be made: set what differs from the defaults, then await it.
@@ -163,21 +162,20 @@ impl Connect {
         };
         let (address, thread_prefix) = (dial.place().to_owned(), next_thread_prefix());
         let (closed, closed_rx) = watch::channel(());
-        let (client, thread, opened) = Client::start(ClientConfig {
+        let (client, threads, opened) = Client::start(ClientConfig {
             dial,
             key,
             encryption,
             heartbeat: self.heartbeat,
             connect_limit: self.connect_limit,
             reconnect_limit: self.reconnect_limit,
-            thread_name: format!("{thread_prefix}connection"),
+            thread_prefix: thread_prefix.clone(),
             closed,
         })
         .map_err(ConnectError::Thread)?;
         // From here on a drop of this future closes the client.
-        let (timer, timer_thread) = Timer::start(&format!("{thread_prefix}timer"));
-        let threads = Arc::new(Mutex::new(Some(Threads { connection: thread, timer: timer_thread })));
-        let link = Arc::new(RemoteLink::new(self.name, client.clone(), timer));
+        let threads = Arc::new(Mutex::new(Some(threads)));
+        let link = Arc::new(RemoteLink::new(self.name, client.clone()));
         let core = Core { link, client, threads, closed: closed_rx, thread_prefix };
         let environment = RemoteEnvironment { core: Arc::new(core) };
         match opened.await {

@@ -8,24 +8,23 @@ use tokio::sync::mpsc;
 use crate::{
     bridge::{Client, PARAMETERS_BYTES_MAX},
     environment::interrupts,
+    host::Host,
     job::{JobId, JobRefusal, NotSendable},
     link::{Link, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver},
     schema::TypeDescription,
     service::{CallError, FoundService, ServiceResolver},
-    timer::Timer,
 };
 
 /// The link to a JobManager on a node: the client that keeps the connection. It does not keep it open.
 pub(super) struct RemoteLink {
     environment: String,
     client: Client,
-    timer: Timer,
 }
 
 impl RemoteLink {
-    pub(super) fn new(environment: String, client: Client, timer: Timer) -> Self {
-        Self { environment, client, timer }
+    pub(super) fn new(environment: String, client: Client) -> Self {
+        Self { environment, client }
     }
 }
 
@@ -75,8 +74,8 @@ impl ServiceResolver for RemoteLink {
         Box::pin(std::future::ready(Ok(found)))
     }
 
-    fn timer(&self) -> Timer {
-        self.timer.clone()
+    fn host(&self) -> &Host {
+        self.client.host()
     }
 
     fn call_deadline(&self) -> Duration {

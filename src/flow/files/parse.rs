@@ -12,8 +12,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::task::JoinHandle;
-
 use crate::{
     dataplane::{
         chain::{BoxStage, Cursor, Ending, Failure, Lull, Meter, Reach, Stage, catch},
@@ -26,6 +24,7 @@ use crate::{
         files::{Block, FileSource, Files, Reading, Shape, unreadable},
         stream::Stream,
     },
+    host::Blocking,
     job::Parallelism,
     protocol::Wait,
 };
@@ -152,7 +151,7 @@ struct Parse<P: Parser> {
     waiting: VecDeque<Row>,
     /// How many rows have been processed or set aside.
     handled: u64,
-    counting: Option<JoinHandle<io::Result<()>>>,
+    counting: Option<Blocking<io::Result<()>>>,
     out: Vec<P::Item>,
     next: BoxStage<P::Item>,
 }
@@ -184,7 +183,7 @@ impl<P: Parser> Parse<P> {
                     let Some(line) = row.line() else {
                         // The row is parsed anew when it is known.
                         let count = move || span.count_lines_before();
-                        self.counting = Some(self.meter.task.context.blocking.spawn_blocking(count));
+                        self.counting = Some(self.meter.task.context.host.blocking(count));
                         break;
                     };
                     let cause = format!("`{}`, line {line}{}", span.path.display(), flaw.text);

@@ -14,8 +14,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::task::JoinHandle;
-
 use crate::{
     dataplane::{
         context::TaskContext,
@@ -28,6 +26,7 @@ use crate::{
         span::{Block, CHUNK_BYTES, MARK, ROW_BYTES_MAX, Span},
         unreadable,
     },
+    host::Blocking,
 };
 
 /// What rows are given out as.
@@ -43,7 +42,7 @@ pub(crate) trait Shape: Send + 'static {
 pub(crate) struct FilePart<S> {
     spans: VecDeque<Arc<Span>>,
     reader: Option<Reader>,
-    work: Option<JoinHandle<Done>>,
+    work: Option<Blocking<Done>>,
     shape: PhantomData<fn() -> S>,
 }
 
@@ -163,7 +162,7 @@ impl<S: Shape> Part for FilePart<S> {
                 match self.advance(into, max)? {
                     Progress::Done => return Poll::Ready(Ok(More::No)),
                     Progress::Full => return Poll::Ready(Ok(More::Yes)),
-                    Progress::Needs(work) => self.work = Some(ctx.blocking.spawn_blocking(|| work.run())),
+                    Progress::Needs(work) => self.work = Some(ctx.host.blocking(|| work.run())),
                 }
             }
             if let Some(work) = &mut self.work {

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     dataplane::{context::TaskContext, error::TaskError},
     flow::files::gzip::{self, Writer},
+    host::Host,
 };
 
 /// Bytes that are gathered before they are written.
@@ -20,7 +21,7 @@ pub(crate) struct RowWriter {
     bytes: Vec<u8>,
     failed: Option<String>,
     writer: Option<Box<dyn Writer>>,
-    blocking: Option<tokio::runtime::Handle>,
+    host: Option<Host>,
 }
 
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl RowWriter {
     }
 
     fn to(target: Target) -> Self {
-        Self { target, bytes: Vec::new(), failed: None, writer: None, blocking: None }
+        Self { target, bytes: Vec::new(), failed: None, writer: None, host: None }
     }
 
     pub async fn open(&mut self, ctx: &TaskContext) -> Result<(), TaskError> {
@@ -56,12 +57,12 @@ impl RowWriter {
         {
             *path = numbered(path, ctx.instance());
         }
-        self.blocking = Some(ctx.blocking.clone());
+        self.host = Some(ctx.host.clone());
         self.writer = Some(match &self.target {
             Target::Stdout => Box::new(io::stdout()),
             Target::File(path) => {
                 let path = path.clone();
-                let file = ctx.blocking.spawn_blocking(move || gzip::create(&path)).await?;
+                let file = ctx.host.blocking(move || gzip::create(&path)).await?;
                 file.map_err(|error| TaskError::new(format!("cannot create {}: {error}", self.place())))?
             }
         });
@@ -86,7 +87,7 @@ impl RowWriter {
         if let Some(failed) = &self.failed {
             return Err(TaskError::new(failed.clone()));
         }
-        let (Some(mut writer), Some(blocking)) = (self.writer.take(), &self.blocking) else {
+        let (Some(mut writer), Some(host)) = (self.writer.take(), &self.host) else {
             return Err(TaskError::new(format!("{} was not opened", self.place())));
         };
         let bytes = std::mem::take(&mut self.bytes);
@@ -99,7 +100,7 @@ impl RowWriter {
             });
             (writer, bytes, result)
         };
-        let (writer, mut bytes, result) = blocking.spawn_blocking(work).await?;
+        let (writer, mut bytes, result) = host.blocking(work).await?;
         bytes.clear();
         self.bytes = bytes;
         self.writer = Some(writer);

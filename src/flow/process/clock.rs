@@ -4,10 +4,10 @@
 
 use std::{
     cell::Cell,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use crate::timestamp::Timestamp;
+use crate::{host::Host, timestamp::Timestamp};
 
 /// How often the clock on the wall is looked at, at the most.
 const FOLLOWED_EVERY: Duration = Duration::from_millis(10);
@@ -24,29 +24,26 @@ pub(super) struct Moment {
 #[derive(Debug)]
 pub(super) struct Clock {
     base: Cell<Base>,
+    host: Host,
 }
 
 impl Clock {
-    pub fn new() -> Self {
-        let (wall, instant) = (wall(), Instant::now());
-        Self { base: Cell::new(Base { time: wall, instant }) }
+    pub fn new(host: &Host) -> Self {
+        let (wall, instant) = (host.wall().into(), host.now());
+        Self { base: Cell::new(Base { time: wall, instant }), host: host.clone() }
     }
 
     pub fn look(&self) -> Moment {
-        let (mut base, mut instant) = (self.base.get(), Instant::now());
+        let (mut base, mut instant) = (self.base.get(), self.host.now());
         if instant.saturating_duration_since(base.instant) >= FOLLOWED_EVERY {
             // In this order: what happens between the two looks makes the clock late, not early, and no timer fires early.
-            let wall = wall();
-            instant = Instant::now();
+            let wall = self.host.wall().into();
+            instant = self.host.now();
             base = base.follow(instant, wall);
             self.base.set(base);
         }
         Moment { time: base.at(instant), instant }
     }
-}
-
-fn wall() -> Timestamp {
-    SystemTime::now().into()
 }
 
 /// What the clock showed at an instant.
@@ -158,13 +155,14 @@ mod tests {
 
     #[test]
     fn looks_follow_each_other() {
-        let clock = Clock::new();
+        let host = Host::shared_by_tests();
+        let clock = Clock::new(host);
         let mut last = clock.look();
         while last.time.saturating_duration_since(clock.base.get().time) < FOLLOWED_EVERY / 2 {
             let next = clock.look();
             assert!(next.time >= last.time && next.instant >= last.instant);
             last = next;
         }
-        assert!(wall().saturating_duration_since(last.time) < HOUR, "it is the time on the wall");
+        assert!(Timestamp::from(host.wall()).saturating_duration_since(last.time) < HOUR, "it is the time on the wall");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use hashbrown::hash_table::{Entry as Place, HashTable};
 
-use crate::timestamp::Timestamp;
+use crate::{host::TableState, timestamp::Timestamp};
 
 /// Rooms that may stay empty when no key is left, so that few keys that come and go do not cost an allocation each.
 const SPARE: usize = 1024;
@@ -52,7 +52,7 @@ struct Room<K, S> {
 /// Keys in rooms, found by a table of room numbers that is seeded at random.
 pub(super) struct Keys<K, S> {
     table: HashTable<usize>,
-    hasher: foldhash::fast::RandomState,
+    hasher: TableState,
     rooms: Vec<Room<K, S>>,
     free: Vec<usize>,
     /// By time, then by the order in which they were set.
@@ -64,10 +64,10 @@ pub(super) struct Keys<K, S> {
 }
 
 impl<K: Hash + Eq, S> Keys<K, S> {
-    pub fn new(time_to_live: Option<Duration>) -> Self {
+    pub fn new(time_to_live: Option<Duration>, hasher: TableState) -> Self {
         Self {
             table: HashTable::new(),
-            hasher: foldhash::fast::RandomState::default(),
+            hasher,
             rooms: Vec::new(),
             free: Vec::new(),
             timers: BTreeMap::new(),
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn timers_come_by_time_and_then_as_they_were_set_and_each_once() {
-        let mut keys = Keys::new(None);
+        let mut keys = Keys::new(None, TableState::fixed());
         touch(&mut keys, 1, NOW, fire(NOW + HOUR));
         touch(&mut keys, 2, NOW, fire(NOW));
         touch(&mut keys, 3, NOW, fire(NOW + HOUR));
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn cancelled_timers_of_a_key_leave_those_of_others() {
-        let mut keys = Keys::new(None);
+        let mut keys = Keys::new(None, TableState::fixed());
         touch(&mut keys, 1, NOW, fire(NOW));
         touch(&mut keys, 2, NOW, fire(NOW));
         touch(&mut keys, 1, NOW, Orders { cancel: true, fire: vec![NOW + HOUR], clear: true });
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_nothing_touches_is_released_and_what_is_touched_stays() {
-        let mut keys = Keys::new(Some(2 * HOUR));
+        let mut keys = Keys::new(Some(2 * HOUR), TableState::fixed());
         for key in 0..10_000 {
             touch(&mut keys, key, NOW, Orders::default());
         }
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_key_that_comes_and_goes_is_watched_once() {
-        let mut keys = Keys::new(Some(HOUR));
+        let mut keys = Keys::new(Some(HOUR), TableState::fixed());
         for _ in 0..100 {
             touch(&mut keys, 1, NOW, Orders { clear: false, ..Orders::default() });
             touch(&mut keys, 1, NOW, Orders { clear: true, ..Orders::default() });

@@ -20,8 +20,8 @@ use crate::{
         error::TaskError,
         mark::Mark,
     },
+    host::Sleep,
     protocol::Wait,
-    timer::Sleep,
     timestamp::Timestamp,
 };
 
@@ -131,13 +131,14 @@ where
         next: BoxStage<U>,
     ) -> Self {
         let context = Rc::clone(&meter.task.context);
+        let hasher = context.host.table_state();
         Self {
             copy: settings.copy.filter(|_| meter.skips),
             meter,
+            clock: Clock::new(&context.host),
             context,
-            clock: Clock::new(),
             hooks,
-            keys: Keys::new(settings.time_to_live),
+            keys: Keys::new(settings.time_to_live, hasher),
             orders: Orders::default(),
             alarm: None,
             closing: None,
@@ -325,7 +326,7 @@ where
         }
         let delay = next.saturating_duration_since(now.time).min(ALARM_MAX);
         let (instant, time) = (now.instant + delay, now.time.saturating_add(delay));
-        let mut sleep = self.context.timer.sleep_until(instant);
+        let mut sleep = self.context.host.sleep_until(instant);
         // Over at once only if the environment is being closed: then nothing fires any more.
         let _ = std::pin::Pin::new(&mut sleep).poll(cx);
         self.alarm = Some(Alarm { instant, time, waker: cx.waker().clone(), _sleep: sleep });

@@ -27,7 +27,7 @@ impl JobSupervisor {
     }
 
     fn look_again(&mut self, after: Duration, ctx: &mut Context<Self>) {
-        self.lease_timer = Some(ctx.run_later(after, |this, ctx| {
+        self.lease_timer = Some(self.host.later(ctx, after, |this, ctx| {
             this.lease_timer = None;
             this.check_lease(ctx);
         }));

@@ -5,6 +5,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::*;
 use crate::{
     codec::EncodeError,
+    host::Host,
     job::{FailureCause, Limits},
     port::{Chunk, Output, OutputKind, OutputReader, WriteError, WriteFailure, store::AppendError},
     schema::TypeDescription,
@@ -16,7 +17,13 @@ fn pool() -> Runtime {
 }
 
 fn store<T: DeserializeOwned + 'static>(kind: OutputKind, limits: &Limits, pool: &Runtime) -> Arc<OutputStore> {
-    OutputStore::new("numbers", kind, TypeDescription::of::<T>(), limits, pool.handle().clone())
+    OutputStore::new(
+        "numbers",
+        kind,
+        TypeDescription::of::<T>(),
+        limits,
+        Host::shared_by_tests().with_pool(pool.handle()),
+    )
 }
 
 fn output<T>(store: &Arc<OutputStore>) -> Output<T> {

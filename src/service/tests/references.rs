@@ -15,12 +15,12 @@ use futures::future::BoxFuture;
 use super::support::{Double, Hosted, Probe, Stage, Unlisted};
 use crate::{
     codec,
+    host::Host,
     job::JobId,
     service::{
         Call, CallError, Fate, FoundService, MessageTable, Origin, Service, ServiceDirectory, ServiceRef,
         ServiceResolver, Tell,
     },
-    timer::Timer,
 };
 
 /// A service that is neither `Send` nor `Sync`.
@@ -79,7 +79,7 @@ fn a_name_is_accepted_once() {
 
 struct Resolver {
     directory: Result<Arc<ServiceDirectory>, CallError>,
-    timer: Timer,
+    host: Host,
     asked: AtomicU32,
 }
 
@@ -94,8 +94,8 @@ impl ServiceResolver for Resolver {
         })
     }
 
-    fn timer(&self) -> Timer {
-        self.timer.clone()
+    fn host(&self) -> &Host {
+        &self.host
     }
 
     fn call_deadline(&self) -> Duration {
@@ -108,7 +108,7 @@ fn a_lazy_reference_is_resolved_once_for_all_its_clones() {
     let stage = Stage::new();
     let hosted = Hosted::running(&stage);
     let directory = Ok(Arc::clone(&hosted.directory));
-    let resolver = Arc::new(Resolver { directory, timer: stage.timer.clone(), asked: AtomicU32::new(0) });
+    let resolver = Arc::new(Resolver { directory, host: stage.host.clone(), asked: AtomicU32::new(0) });
     let link: Arc<dyn ServiceResolver> = Arc::clone(&resolver) as _;
     let service = ServiceRef::<Probe>::lazy(Arc::clone(&link), hosted.directory.job(), "probe");
     let clone = service.clone();
@@ -126,26 +126,26 @@ fn a_lazy_reference_is_resolved_once_for_all_its_clones() {
 
 #[test]
 fn a_lookup_that_fails_or_hangs_ends_the_call() {
-    let (timer, thread) = Timer::start("timer");
+    let (host, thread) = Host::of_tests();
     let directory = Err(CallError::EnvironmentClosed);
-    let resolver = Arc::new(Resolver { directory, timer: timer.clone(), asked: AtomicU32::new(0) });
+    let resolver = Arc::new(Resolver { directory, host: host.clone(), asked: AtomicU32::new(0) });
     let service = ServiceRef::<Probe>::lazy(resolver, JobId::random(), "probe");
     assert_eq!(service.call(Double(1)).blocking(), Err(CallError::EnvironmentClosed));
     assert_eq!(service.tell(Double(1)).blocking(), Err(CallError::EnvironmentClosed));
 
-    struct Hanging(Timer);
+    struct Hanging(Host);
     impl ServiceResolver for Hanging {
         fn service(&self, _: JobId, _: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
             Box::pin(std::future::pending())
         }
-        fn timer(&self) -> Timer {
-            self.0.clone()
+        fn host(&self) -> &Host {
+            &self.0
         }
         fn call_deadline(&self) -> Duration {
             Duration::from_millis(5)
         }
     }
-    let service = ServiceRef::<Probe>::lazy(Arc::new(Hanging(timer)), JobId::random(), "probe");
+    let service = ServiceRef::<Probe>::lazy(Arc::new(Hanging(host)), JobId::random(), "probe");
     assert!(matches!(service.call(Double(1)).blocking(), Err(CallError::Timeout { .. })));
     // A timer that was stopped means that the environment is closed.
     thread.stop_and_join();
@@ -166,7 +166,7 @@ fn a_decoded_reference_is_unbound_until_it_is_bound() {
     assert_eq!(decoded.tell(Double(1)).blocking(), Err(unbound));
 
     let directory = Ok(Arc::clone(&hosted.directory));
-    let bound = decoded.bind_to(Arc::new(Resolver { directory, timer: stage.timer.clone(), asked: AtomicU32::new(0) }));
+    let bound = decoded.bind_to(Arc::new(Resolver { directory, host: stage.host.clone(), asked: AtomicU32::new(0) }));
     assert_eq!(bound.call(Double(1)).blocking(), Ok(2));
     assert_eq!(format!("{bound:?}"), format!("ServiceRef {{ job: {}, name: \"probe\", bound: true }}", service.job()));
 }

@@ -18,12 +18,12 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     blocking::block_on,
+    host::{Host, TimerThread},
     job::{Incarnation, JobId, Limits},
     protocol::ServiceEvent,
     service::{
         ErasedService, MessageTable, Origin, Service, ServiceContext, ServiceDirectory, ServiceRef, service_recipe,
     },
-    timer::{Timer, TimerThread},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,7 +51,7 @@ pub(super) fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F:
 /// An actix system with one arbiter, and a timer.
 pub(super) struct Stage {
     pub(super) arbiter: ArbiterHandle,
-    pub(super) timer: Timer,
+    pub(super) host: Host,
     end: Option<oneshot::Sender<()>>,
     system: Option<JoinHandle<()>>,
     timer_thread: Option<TimerThread>,
@@ -59,7 +59,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        let (timer, timer_thread) = Timer::start("timer");
+        let (host, timer_thread) = Host::of_tests();
         let (ready, arbiter) = mpsc::channel();
         let (end, ended) = oneshot::channel();
         let system = thread::spawn(move || {
@@ -72,7 +72,7 @@ impl Stage {
             });
         });
         let arbiter = next(&arbiter, "the arbiter");
-        Self { arbiter, timer, end: Some(end), system: Some(system), timer_thread: Some(timer_thread) }
+        Self { arbiter, host, end: Some(end), system: Some(system), timer_thread: Some(timer_thread) }
     }
 
     /// Ends the arbiter with all that is on it.
@@ -121,7 +121,7 @@ impl Hosted {
         };
         let recipe = service_recipe("probe", factory, limits);
         let directory =
-            ServiceDirectory::new(JobId::random(), vec![recipe.gate()], stage.timer.clone(), limits.call_deadline);
+            ServiceDirectory::new(JobId::random(), vec![recipe.gate()], stage.host.clone(), limits.call_deadline);
         let (sink, reports) = mpsc::channel();
         Self { recipe, directory, world, reports, sink, arbiter: stage.arbiter.clone() }
     }

@@ -5,13 +5,13 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    future::{Future, poll_fn},
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -66,33 +66,7 @@ impl Timer {
     ///
     /// It is registered when it is first polled; dropping it removes it.
     pub(crate) fn sleep_until(&self, at: Instant) -> Sleep {
-        self.clone().into_sleep_until(at)
-    }
-
-    /// As [`sleep_until`](Self::sleep_until), without a further clone.
-    pub(crate) fn into_sleep_until(self, at: Instant) -> Sleep {
-        Sleep { timer: self, at, state: SleepState::New }
-    }
-
-    /// The output of `future`, unless it takes longer than `limit`.
-    ///
-    /// # Cancel safety
-    ///
-    /// As cancel safe as `future`, which is dropped when the limit has passed.
-    pub(crate) async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
-        // A limit beyond what the clock can express is none.
-        let mut sleep = Instant::now().checked_add(limit).map(|at| self.sleep_until(at));
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            match &mut sleep {
-                Some(sleep) => Pin::new(sleep).poll(cx).map(|()| Err(Elapsed)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+        Sleep { timer: self.clone(), at, state: SleepState::New }
     }
 
     /// Whether the environment has stopped the timer, so that sleeps end early.
@@ -106,10 +80,6 @@ impl fmt::Debug for Timer {
         f.debug_struct("Timer").finish_non_exhaustive()
     }
 }
-
-/// The limit of [`Timer::timeout`] passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Elapsed;
 
 impl Shared {
     fn run(&self) {
@@ -275,7 +245,7 @@ impl Drop for Sleep {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{future::poll_fn, pin::pin, sync::mpsc, time::Duration};
 
     use super::*;
     use crate::blocking::block_on;
@@ -310,34 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_tells_output_from_delay() {
-        let (timer, thread) = Timer::start("timer");
-        assert_eq!(block_on(timer.timeout(LONG, async { 7 })), Ok(7));
-        let never = timer.timeout(Duration::from_millis(1), std::future::pending::<()>());
-        assert_eq!(block_on(never), Err(Elapsed));
-        assert_eq!(block_on(timer.timeout(Duration::MAX, async { 8 })), Ok(8));
-        thread.stop_and_join();
-    }
-
-    #[test]
     fn dropping_a_sleep_removes_it() {
         let (timer, thread) = Timer::start("timer");
-        assert!(block_on(timer.timeout(LONG, poll_once())).is_ok());
+        let mut sleep = Box::pin(timer.sleep_until(Instant::now() + LONG));
+        assert!(sleep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(timer.shared.state.lock().sleeps.len(), 1);
+        drop(sleep);
         assert!(timer.shared.state.lock().sleeps.is_empty());
         thread.stop_and_join();
-    }
-
-    /// Pending at its first poll, so that a deadline is registered beside it.
-    async fn poll_once() {
-        let mut polled = false;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut polled, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
     }
 
     #[test]
