@@ -4,6 +4,11 @@
 //! enum variants by index. It does not describe itself, so both sides must agree on the type beforehand; see
 //! [`crate::schema`]. Pure: no I/O, no clock.
 
+#[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "nothing that travels is encoded in columns yet"))]
+pub(crate) mod columns;
+mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod guard;
 
 use std::{
@@ -18,10 +23,10 @@ use serde::{
 
 #[cfg(feature = "cli")]
 pub(crate) use self::guard::decode_shown;
-pub(crate) use self::guard::{DecodePrefix, decode_untrusted, decode_whole, untrusted};
-
-/// Encoded bytes of one value at most.
-pub(crate) const VALUE_BYTES_MAX: usize = 128 << 20;
+pub(crate) use self::{
+    error::{DecodeError, EncodeError, VALUE_BYTES_MAX},
+    guard::{DecodePrefix, decode_untrusted, decode_whole, untrusted},
+};
 
 /// What the decoder may claim for one value. It counts integers by their decoded width, and the widest one (16 bytes)
 /// can stand in a single encoded byte; so this is the smallest limit that never refuses what `encode_into` accepted.
@@ -32,43 +37,6 @@ const CONFIG: bincode::config::Configuration<
     bincode::config::Varint,
     bincode::config::Limit<DECODED_BYTES_MAX>,
 > = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
-
-/// Why a value could not be encoded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum EncodeError {
-    #[error("the value encodes to more than {limit_bytes} bytes")]
-    TooLarge { limit_bytes: usize },
-    #[error("the value contains a sequence of unknown length, which cannot be encoded")]
-    UnknownLength,
-    /// The type's `Serialize` refused, in its own words.
-    #[error("{0}")]
-    Refused(String),
-    #[error("the type's `Serialize` panicked: {message}")]
-    Panicked { message: String },
-}
-
-/// Why bytes could not be decoded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum DecodeError {
-    #[error("the bytes end before the value does")]
-    Truncated,
-    #[error("{count} bytes follow the value")]
-    TrailingBytes { count: usize },
-    #[error("the value is larger than the limit of {limit_bytes} bytes")]
-    TooLarge { limit_bytes: usize },
-    #[error("the type decodes itself by `{method}`, for which the bytes carry no description")]
-    NotSelfDescribing { method: &'static str },
-    #[error("the value is nested deeper than {depth_max} levels")]
-    TooDeep { depth_max: usize },
-    #[error("the value claims more elements than so few bytes can mean")]
-    TooManyElements,
-    #[error("the type's `Deserialize` panicked: {message}")]
-    Panicked { message: String },
-    #[error("the bytes are no such value: {0}")]
-    Invalid(String),
-}
 
 /// What [`catching`] caught.
 pub(crate) struct Panicked {

@@ -3,6 +3,7 @@
 //! inputs that were found of interest and on mutations of these.
 
 pub use crate::bridge::fuzz::{frames, hello, messages};
+pub use crate::codec::fuzz::runs;
 #[cfg(feature = "cli")]
 pub use crate::flow::fuzz::json;
 pub use crate::flow::fuzz::parameters;
@@ -105,6 +106,11 @@ mod tests {
     #[test]
     fn parameters_bear_anything() {
         replay("parameters", parameters);
+    }
+
+    #[test]
+    fn runs_of_items_bear_anything() {
+        replay("runs", runs);
     }
 
     #[cfg(feature = "cli")]

@@ -5,6 +5,7 @@
 //! of. The structure is found by running the type's own `Deserialize` against a recorder ([`trace`]), so it is what
 //! that code reads, whatever attributes or hand-written code it comes from.
 
+mod columns;
 mod difference;
 #[cfg(feature = "cli")]
 mod example;
@@ -31,7 +32,11 @@ use self::structure::Name;
 use self::structure::{Body, Form};
 #[cfg(feature = "cli")]
 pub(crate) use self::value::{Budget, Shown};
-pub(crate) use self::{fingerprint::Fingerprint, structure::Schema};
+pub(crate) use self::{
+    columns::{Column, Fixed},
+    fingerprint::Fingerprint,
+    structure::Schema,
+};
 
 impl Schema {
     /// Finds the structure of `T`.
@@ -73,6 +78,9 @@ pub(crate) struct TypeDescription {
     /// What has to be watched when values of unknown origin are decoded. Not told to others, who see for themselves.
     #[serde(skip)]
     hazards: Hazards,
+    /// The columns that many values of the type lie in, if they do. Found anew from the structure by whoever gets it.
+    #[serde(skip)]
+    columns: Option<Arc<[Column]>>,
 }
 
 /// What values of a type could do to a decoder that believes them.
@@ -107,8 +115,8 @@ impl TypeDescription {
                 fingerprint::of_type_name(&untraceable.type_name)
             }
         };
-        let description =
-            Arc::new(Self { type_name: type_name::<T>().into(), fingerprint, hazards: Hazards::of(&schema), schema });
+        let (hazards, columns) = (Hazards::of(&schema), schema.as_ref().ok().and_then(columns::of));
+        let description = Arc::new(Self { type_name: type_name::<T>().into(), fingerprint, schema, hazards, columns });
         Arc::clone(DESCRIPTIONS.lock().entry(id).or_insert(description))
     }
 
@@ -118,6 +126,11 @@ impl TypeDescription {
 
     pub(crate) fn hazards(&self) -> Hazards {
         self.hazards
+    }
+
+    /// The columns of many values of the type, or none if they are encoded one by one. The same wherever the fingerprint is.
+    pub(crate) fn columns(&self) -> Option<&Arc<[Column]>> {
+        self.columns.as_ref()
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {

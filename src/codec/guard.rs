@@ -12,7 +12,7 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{DecodeError, catching, decode_by};
+use super::{catching, decode_by, error::DecodeError};
 use crate::schema::TypeDescription;
 
 /// How deep a value of a recursive type may be nested.

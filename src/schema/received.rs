@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{
-    Fingerprint, Hazards, TypeDescription, Untraceable, fingerprint,
+    Fingerprint, Hazards, TypeDescription, Untraceable, columns, fingerprint,
     structure::{Body, Form, Name, Node, NodeId, Schema},
 };
 
@@ -42,7 +42,9 @@ impl TryFrom<Received> for TypeDescription {
         if expected != fingerprint {
             return Err(Invalid("does not have the fingerprint it says"));
         }
-        Ok(Self { type_name, fingerprint, schema, hazards: Hazards { recursive: true, weightless: true } })
+        let hazards = Hazards { recursive: true, weightless: true };
+        let columns = schema.as_ref().ok().and_then(columns::of);
+        Ok(Self { type_name, fingerprint, schema, hazards, columns })
     }
 }
 
