@@ -61,7 +61,7 @@ use crate::{
     job::{BuildRefusal, Limits, Parallelism},
     port::{AnyInput, InputPort},
     schema::TypeDescription,
-    service::{Service, ServiceContext, service_recipe},
+    service::{Service, ServiceContext, service_plan},
 };
 
 /// What [`Job::build`] lays a job out on: sources, and through their streams everything else.
@@ -111,8 +111,8 @@ impl Flow {
         if !blueprint.name_service(name) {
             return;
         }
-        let recipe = service_recipe(name, factory, &blueprint.options.limits);
-        blueprint.services.push(recipe);
+        let plan = service_plan(name, factory, &blueprint.options.limits);
+        blueprint.services.push(plan);
     }
 
     /// A bounded source: anything iterable, read by one instance, or a splittable [`BatchSource`] such as

@@ -12,6 +12,7 @@ mod gate;
 mod instance;
 mod origin;
 mod pipeline;
+mod plan;
 mod pump;
 mod queue;
 mod reference;
@@ -32,9 +33,10 @@ pub(crate) use self::{
     binding::{FoundService, ServiceResolver, bound_to},
     directory::ServiceDirectory,
     entrance::{Answers, CallWay, Entrance, Receipt, Tells, Watcher, Withdraw},
-    instance::{ErasedService, Launch, service_recipe},
+    instance::{ErasedService, Launch},
     origin::Origin,
-    pipeline::{RequestEnd, RequestPort, Tagged},
+    pipeline::{RequestPort, Tagged, pipeline_plan},
+    plan::{AnyRequests, ServicePlan, service_plan},
     remote::{Attempt, MessageKind, RemoteCall, RemoteRoute, RemoteService, Withdrawal},
 };
 pub use self::{

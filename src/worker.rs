@@ -34,7 +34,7 @@ use crate::{
     host::Host,
     job::{BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
-    service::{ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
+    service::{AnyGate, ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
 };
 
 impl Message for WorkerEvent {
@@ -173,6 +173,15 @@ pub(crate) struct JobPorts {
     pub streams: Arc<Streams>,
 }
 
+/// A flow that was built, and the live objects that it comes to.
+struct Built {
+    plan: Plan,
+    streams: Arc<Streams>,
+    gates: Vec<Arc<dyn AnyGate>>,
+    wiring: Arc<Wiring>,
+    services: Vec<Box<dyn ErasedService>>,
+}
+
 /// Build the job's flow and get ready to host it.
 #[derive(Message)]
 #[rtype(result = "Result<Prepared, Unplanned>")]
@@ -230,15 +239,8 @@ impl Worker {
         }
     }
 
-    fn host(
-        &mut self,
-        (job, term): (JobId, Term),
-        plan: Plan,
-        (streams, wiring): (Arc<Streams>, Arc<Wiring>),
-        events: Recipient<WorkerEvent>,
-    ) -> Prepared {
-        let Plan { graph, tasks, services, .. } = plan;
-        let gates = services.iter().map(|service| service.gate()).collect();
+    fn host(&mut self, (job, term): (JobId, Term), built: Built, events: Recipient<WorkerEvent>) -> Prepared {
+        let Built { plan: Plan { graph, tasks, .. }, streams, gates, wiring, services } = built;
         let host = self.config.host.clone();
         let directory = ServiceDirectory::new(job, gates, host, self.config.limits.call_deadline);
         let ports = Arc::new(JobPorts { directory, streams });
@@ -484,14 +486,16 @@ impl Handler<Prepare> for Worker {
         let host = self.config.host.clone();
         let planned = self.config.host.blocking(move || {
             let limits = options.limits.clone();
-            let plan = plan(&payload, options)?;
+            let mut plan = plan(&payload, options)?;
             plan.graph.check_names()?;
-            let wired = plan.wire(&limits, &host);
-            Ok::<_, Unplanned>((plan, wired))
+            let (streams, gates) = plan.open(&limits, &host);
+            let wiring = plan.wire(&streams);
+            let services = plan.host_services(&gates, &wiring);
+            Ok::<_, Unplanned>(Built { plan, streams, gates, wiring, services })
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
-            let (plan, wired) = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
-            Ok(worker.host((job, term), plan, wired, events))
+            let built = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
+            Ok(worker.host((job, term), built, events))
         }))
     }
 }

@@ -1,8 +1,8 @@
 //! What the tasks of one attempt share, by number.
 //!
 //! A plan names channels, loops, outputs and inputs by their numbers; a task that is made finds the live object there.
-//! Outputs and inputs live as long as the job, channels and loops as long as the attempt. The gates of services, and the
-//! queues of pipeline services, are not here: their recipes hold them.
+//! Outputs and inputs live as long as the job, channels, loops and the ports of pipeline services as long as the attempt.
+//! The gates of services live as long as the job, and are not here: tasks find services by their names.
 
 use std::{
     any::Any,
@@ -13,8 +13,10 @@ use std::{
 
 use crate::{
     dataplane::loops::LoopWatch,
+    job::ServiceId,
     port::{AnyInput, OutputStore},
     protocol::LoopId,
+    service::{AnyRequests, RequestPort},
 };
 
 /// The number of an exchange in its plan.
@@ -40,12 +42,41 @@ pub(crate) struct Wiring {
     /// Each an [`Edge`](super::edge::Edge) of the type of its items.
     edges: Vec<Box<dyn Any + Send + Sync>>,
     loops: Vec<Arc<LoopWatch>>,
+    /// By service: of those that tasks answer for.
+    requests: Vec<Option<Arc<dyn AnyRequests>>>,
     streams: Arc<Streams>,
 }
 
 impl Wiring {
-    pub fn new(edges: Vec<Box<dyn Any + Send + Sync>>, loops: Vec<Arc<LoopWatch>>, streams: Arc<Streams>) -> Self {
-        Self { edges, loops, streams }
+    pub fn new(
+        edges: Vec<Box<dyn Any + Send + Sync>>,
+        loops: Vec<Arc<LoopWatch>>,
+        requests: Vec<Option<Arc<dyn AnyRequests>>>,
+        streams: Arc<Streams>,
+    ) -> Self {
+        Self { edges, loops, requests, streams }
+    }
+
+    pub fn all_requests(&self) -> &[Option<Arc<dyn AnyRequests>>] {
+        &self.requests
+    }
+
+    /// The port of a pipeline service.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the service has none, or one of another type.
+    pub fn requests<Q: Send + 'static>(&self, service: ServiceId) -> Arc<RequestPort<Q>> {
+        let port = self.requests.get(service.index()).and_then(Clone::clone);
+        let port = port.and_then(|port| port.into_any().downcast().ok());
+        port.unwrap_or_else(|| panic!("{service:?} has no such port"))
+    }
+
+    /// A task that answers for the service has ended, or never will be: nobody is to wait for it.
+    pub fn close_requests(&self, service: ServiceId) {
+        if let Some(Some(port)) = self.requests.get(service.index()) {
+            port.close();
+        }
     }
 
     pub fn edge(&self, id: EdgeId) -> Option<&(dyn Any + Send + Sync)> {
@@ -77,9 +108,10 @@ impl Wiring {
 
 impl Drop for Wiring {
     fn drop(&mut self) {
-        let edges = std::mem::take(&mut self.edges);
-        // In channels of tasks that were never made, values of the user's may be left, whose `Drop` may panic.
+        let (edges, requests) = (std::mem::take(&mut self.edges), std::mem::take(&mut self.requests));
+        // In front of tasks that were never made, values of the user's may be left, whose `Drop` may panic.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(edges)));
+        let _ = catch_unwind(AssertUnwindSafe(|| requests.iter().flatten().for_each(|port| port.close())));
     }
 }
 

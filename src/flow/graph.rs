@@ -21,14 +21,14 @@ use crate::{
     job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
     port::{AnyInput, OutputKind, OutputStore},
     schema::TypeDescription,
-    service::ErasedService,
+    service::{AnyGate, ErasedService, ServicePlan},
 };
 
 /// A built flow: the graph, and the recipes of everything in it.
 pub(crate) struct Plan {
     pub graph: Graph,
     pub tasks: Vec<TaskPlan>,
-    pub services: Vec<Box<dyn ErasedService>>,
+    pub services: Vec<Box<dyn ServicePlan>>,
     pub outputs: Vec<OutputPlan>,
     pub inputs: Vec<InputPlan>,
     pub edges: Vec<EdgePlan>,
@@ -38,17 +38,29 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Where the outside reaches into the job, and what its tasks share, for the first attempt.
-    pub fn wire(&self, limits: &Limits, host: &Host) -> (Arc<Streams>, Arc<Wiring>) {
+    /// Where the outside reaches into the job, which lives as long as it does: outputs, inputs, gates.
+    pub fn open(&self, limits: &Limits, host: &Host) -> (Arc<Streams>, Vec<Arc<dyn AnyGate>>) {
         let outputs = self.outputs.iter().map(|OutputPlan { name, kind, description }| {
             let store = OutputStore::new(name, *kind, Arc::clone(description), limits, host.clone());
             (name.clone(), store)
         });
         let inputs = self.inputs.iter().map(|InputPlan { name, open }| (name.clone(), open(name, limits)));
         let streams = Arc::new(Streams { outputs: outputs.collect(), inputs: inputs.collect() });
+        (streams, self.services.iter().map(|service| service.open_gate()).collect())
+    }
+
+    /// What the actors of one attempt share.
+    pub fn wire(&self, streams: &Arc<Streams>) -> Arc<Wiring> {
         let edges = self.edges.iter().map(|edge| edge.wire(self.lane_limits)).collect();
         let loops = self.loops.iter().map(|&tasks| Arc::new(LoopWatch::new(tasks))).collect();
-        (Arc::clone(&streams), Arc::new(Wiring::new(edges, loops, streams)))
+        let requests = self.services.iter().map(|service| service.open_requests()).collect();
+        Arc::new(Wiring::new(edges, loops, requests, Arc::clone(streams)))
+    }
+
+    /// The services of one attempt, behind the gates of the job. They are taken out of the plan.
+    pub fn host_services(&mut self, gates: &[Arc<dyn AnyGate>], wiring: &Wiring) -> Vec<Box<dyn ErasedService>> {
+        let services = std::mem::take(&mut self.services).into_iter().zip(gates).zip(wiring.all_requests());
+        services.map(|((service, gate), requests)| service.host(gate, requests.as_ref())).collect()
     }
 }
 
@@ -104,7 +116,7 @@ pub(crate) struct Blueprint {
     pub tasks: u32,
     /// Channels by chain and instance of their ends, in the order in which they were made.
     pub channels: Vec<((usize, usize), (usize, usize))>,
-    pub services: Vec<Box<dyn ErasedService>>,
+    pub services: Vec<Box<dyn ServicePlan>>,
     /// Their names.
     service_names: HashSet<String>,
     pub outputs: Vec<OutputPlan>,

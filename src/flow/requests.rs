@@ -26,7 +26,7 @@ use crate::{
     },
     job::{ErrorPolicy, Parallelism, ServiceId},
     protocol::{TaskCommand, Wait},
-    service::{NoReply, PipelineService, RequestEnd, RequestPort, ServiceMessage, Tagged, service_recipe},
+    service::{NoReply, RequestPort, ServiceMessage, Tagged, pipeline_plan},
 };
 
 /// The requests of a pipeline that is a service, and what becomes of them: see [`Flow::pipeline_service`].
@@ -89,22 +89,21 @@ impl Flow {
         R: Send + 'static,
         F: FnOnce(RequestStream<Q>) -> RequestStream<R>,
     {
-        let port = {
+        let service = {
             let mut blueprint = self.blueprint.borrow_mut();
             if !blueprint.name_service(name) {
                 return;
             }
-            let port = RequestPort::<Q>::new(blueprint.options.limits.service_queue);
-            let shared = Arc::clone(&port);
-            let recipe = service_recipe(name, move |_| PipelineService::new(&shared), &blueprint.options.limits);
-            blueprint.services.push(recipe);
-            port
+            let plan = pipeline_plan::<Q, R>(name, &blueprint.options.limits);
+            let service = ServiceId(u32::try_from(blueprint.services.len()).unwrap_or(u32::MAX));
+            blueprint.services.push(plan);
+            service
         };
-        let service = ServiceId(u32::try_from(self.blueprint.borrow().services.len() - 1).unwrap_or(u32::MAX));
-        let end = Arc::new(RequestEnd(port));
         let stream = self.source("requests", Parallelism::Fixed(1), None, move |_| {
-            let end = Arc::clone(&end);
-            Box::new(move |meter| Box::new(RequestHead::new(meter, service, end)))
+            Box::new(move |meter| {
+                let port = meter.task.wiring.requests::<Q>(service);
+                Box::new(RequestHead::new(meter, service, port))
+            })
         });
         self.blueprint.borrow_mut().chains[stream.chain()].service = Some(service);
         let replies = pipeline(RequestStream { stream }).stream;
@@ -223,14 +222,14 @@ impl<T: Send + 'static> RequestStream<T> {
 struct RequestHead<Q: Send + 'static> {
     meter: Meter,
     service: ServiceId,
-    end: Arc<RequestEnd<Q>>,
+    port: Arc<RequestPort<Q>>,
     closed: bool,
     ended: bool,
 }
 
 impl<Q: Send + 'static> RequestHead<Q> {
-    fn new(meter: Meter, service: ServiceId, end: Arc<RequestEnd<Q>>) -> Self {
-        Self { meter, service, end, closed: false, ended: false }
+    fn new(meter: Meter, service: ServiceId, port: Arc<RequestPort<Q>>) -> Self {
+        Self { meter, service, port, closed: false, ended: false }
     }
 }
 
@@ -244,7 +243,7 @@ impl<Q: Send + 'static> Head<Tagged<Q>> for RequestHead<Q> {
         if self.ended {
             return Poll::Pending;
         }
-        if !self.closed && self.end.0.poll_take(cx, into, max).is_pending() {
+        if !self.closed && self.port.poll_take(cx, into, max).is_pending() {
             self.meter.task.wait.set(Wait::Requests);
             return Poll::Pending;
         }
@@ -259,22 +258,22 @@ impl<Q: Send + 'static> Head<Tagged<Q>> for RequestHead<Q> {
 
     fn command(&mut self, command: TaskCommand) {
         if command == (TaskCommand::EndRequests { service: self.service }) {
-            self.end.0.finish();
+            self.port.finish();
         }
     }
 
     fn close(&mut self) {
         self.closed = true;
-        self.end.0.close();
+        self.port.close();
     }
 
     fn settle(&mut self, ending: Ending) {
         // Requests still queued never entered the flow; their callers are told by their tags.
-        self.end.0.close();
+        self.port.close();
         self.meter.settle(ending);
     }
 
     fn queued(&self) -> usize {
-        self.end.0.queued()
+        self.port.queued()
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tracing::Instrument as _;
 
 use crate::{
-    job::{Incarnation, Limits},
+    job::Incarnation,
     protocol::ServiceEvent,
     service::{
         AnyGate, EventSink, Service, ServiceContext,
@@ -28,7 +28,7 @@ use crate::{
 /// Has an instance made and run by the arbiter whose thread calls it.
 pub(crate) type Launch = Box<dyn FnOnce() + Send>;
 
-/// A registered service whose type is not known: its gate and the way to make instances.
+/// A service of one attempt, of a type that is not known: its gate and the way to make instances.
 ///
 /// For each `start` exactly one of `Failed` and `Stopped` is reported, at the instance's end; before it `Started`, if it
 /// came so far. A `stop` that finds no instance reports `Stopped` too.
@@ -45,15 +45,18 @@ pub(crate) trait ErasedService: Send {
     fn abandon(&self);
 }
 
-/// A service as it is registered: its gate, and a factory that makes an instance for each (re)start.
+/// A service whose instances are made by `factory`, one for each (re)start. It runs on the service's thread and never twice at
+/// a time.
 ///
-/// The factory runs on the service's thread and never twice at a time.
-pub(crate) fn service_recipe<S: Service>(
-    name: &str,
+/// # Panics
+///
+/// Panics if the gate is of another type of service.
+pub(super) fn host<S: Service>(
+    gate: &Arc<dyn AnyGate>,
     factory: impl Fn(&ServiceContext) -> S + Send + 'static,
-    limits: &Limits,
 ) -> Box<dyn ErasedService> {
-    let gate = Arc::new(Gate::new(name, limits.service_queue));
+    let gate = Arc::clone(gate).into_any().downcast::<Gate<S>>();
+    let gate = gate.unwrap_or_else(|_| panic!("the gate is of another type of service"));
     Box::new(Recipe { gate, factory: Arc::new(Mutex::new(factory)), events: Mutex::new(None) })
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{Future, poll_fn},
+    marker::PhantomData,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -14,7 +15,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::service::{MessageTable, Service, ServiceMessage};
+use crate::{
+    job::Limits,
+    service::{
+        AnyGate, AnyRequests, ErasedService, MessageTable, Service, ServiceContext, ServiceMessage, ServicePlan,
+        gate::Gate, instance::host,
+    },
+};
 
 /// A pipeline had no reply to a request: it was filtered out, it was set aside as a dead letter, or the job was cancelled or
 /// failed while it was under way.
@@ -63,12 +70,6 @@ where
             ctx.wait(poll_fn(move |cx| flight.poll_room(cx)).into_actor(self));
         }
         Box::pin(reply)
-    }
-}
-
-impl<Q> PipelineService<Q> {
-    pub(crate) fn new(port: &Arc<RequestPort<Q>>) -> Self {
-        Self { port: Arc::clone(port) }
     }
 }
 
@@ -219,12 +220,56 @@ impl<Q: Send + 'static> RequestPort<Q> {
     }
 }
 
-/// The pipeline's end of a port. Dropped, if only because no task was ever made of it, it tells those whose requests wait.
-pub(crate) struct RequestEnd<Q: Send + 'static>(pub Arc<RequestPort<Q>>);
+impl<Q: Send + 'static> AnyRequests for RequestPort<Q> {
+    fn close(&self) {
+        Self::close(self);
+    }
 
-impl<Q: Send + 'static> Drop for RequestEnd<Q> {
-    fn drop(&mut self) {
-        self.0.close();
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// A service whose requests of type `Q` are answered with `R` by tasks.
+pub(crate) fn pipeline_plan<Q, R>(name: &str, limits: &Limits) -> Box<dyn ServicePlan>
+where
+    Q: Message<Result = Result<R, NoReply>> + ServiceMessage,
+    R: Send + 'static,
+{
+    Box::new(PipelinePlan::<Q, R> { name: name.to_owned(), capacity: limits.service_queue, answers: PhantomData })
+}
+
+struct PipelinePlan<Q, R> {
+    name: String,
+    capacity: usize,
+    answers: PhantomData<fn(Q) -> R>,
+}
+
+impl<Q, R> ServicePlan for PipelinePlan<Q, R>
+where
+    Q: Message<Result = Result<R, NoReply>> + ServiceMessage,
+    R: Send + 'static,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open_gate(&self) -> Arc<dyn AnyGate> {
+        Arc::new(Gate::<PipelineService<Q>>::new(&self.name, self.capacity))
+    }
+
+    fn open_requests(&self) -> Option<Arc<dyn AnyRequests>> {
+        Some(RequestPort::<Q>::new(self.capacity))
+    }
+
+    fn host(
+        self: Box<Self>,
+        gate: &Arc<dyn AnyGate>,
+        requests: Option<&Arc<dyn AnyRequests>>,
+    ) -> Box<dyn ErasedService> {
+        let port = requests.and_then(|requests| Arc::clone(requests).into_any().downcast::<RequestPort<Q>>().ok());
+        let port = port.expect("the port is of the same pipeline service");
+        host(gate, move |_: &ServiceContext| PipelineService { port: Arc::clone(&port) })
     }
 }
 
@@ -260,7 +305,7 @@ mod tests {
         drop(take(&port, 1));
         assert_eq!(reply.now_or_never(), Some(Err(NoReply)));
         let waiting = port.push::<u32>(2);
-        drop(RequestEnd(Arc::clone(&port)));
+        port.close();
         assert_eq!(waiting.now_or_never(), Some(Err(NoReply)));
         assert_eq!(port.push::<u32>(3).now_or_never(), Some(Err(NoReply)));
         assert_eq!(take(&port, 1).map(|taken| taken.len()), Some(0));

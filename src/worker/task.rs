@@ -244,6 +244,11 @@ impl Running {
         if let Err(panic) = catch(move || drop(stage)) {
             tracing::warn!(job = %self.job, task = %self.task, panic, "user code panicked while being dropped");
         }
+        if let Some(service) = self.service
+            && let Err(panic) = catch(|| self.state.wiring.close_requests(service))
+        {
+            tracing::warn!(job = %self.job, task = %self.task, panic, "user code panicked while being dropped");
+        }
         self.reported = true;
         self.report_dead();
         self.report_loop();

@@ -22,7 +22,7 @@ use crate::{
     job::{Incarnation, JobId, Limits},
     protocol::ServiceEvent,
     service::{
-        ErasedService, MessageTable, Origin, Service, ServiceContext, ServiceDirectory, ServiceRef, service_recipe,
+        ErasedService, MessageTable, Origin, Service, ServiceContext, ServiceDirectory, ServiceRef, service_plan,
     },
 };
 
@@ -119,9 +119,10 @@ impl Hosted {
                 Probe { world: Arc::clone(&world) }
             }
         };
-        let recipe = service_recipe("probe", factory, limits);
-        let directory =
-            ServiceDirectory::new(JobId::random(), vec![recipe.gate()], stage.host.clone(), limits.call_deadline);
+        let plan = service_plan("probe", factory, limits);
+        let gate = plan.open_gate();
+        let recipe = plan.host(&gate, None);
+        let directory = ServiceDirectory::new(JobId::random(), vec![gate], stage.host.clone(), limits.call_deadline);
         let (sink, reports) = mpsc::channel();
         Self { recipe, directory, world, reports, sink, arbiter: stage.arbiter.clone() }
     }
