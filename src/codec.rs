@@ -1,13 +1,13 @@
 //! Values to bytes and back. The only file that names bincode, so that it can be replaced.
 //!
-//! The format is bincode 2 in its standard configuration: little endian, variable-length integers, fields by position,
-//! enum variants by index. It does not describe itself, so both sides must agree on the type beforehand; see
-//! [`crate::schema`]. Pure: no I/O, no clock.
+//! The format of a value is bincode 2 in its standard configuration: little endian, variable-length integers, fields by
+//! position, enum variants by index. Runs of items of one type lie in columns where the type allows it ([`columns`]). Neither
+//! describes itself, so both sides must agree on the type beforehand; see [`crate::schema`]. Pure: no I/O, no clock.
 
-#[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "nothing that travels is encoded in columns yet"))]
-pub(crate) mod columns;
+mod columns;
 mod error;
 #[cfg(any(test, fuzzing))]
+#[allow(clippy::missing_panics_doc, reason = "to panic is how a target fails")]
 pub(crate) mod fuzz;
 mod guard;
 
@@ -22,8 +22,11 @@ use serde::{
 };
 
 #[cfg(feature = "cli")]
+pub(crate) use self::columns::ShownItems;
+#[cfg(all(test, feature = "cli"))]
 pub(crate) use self::guard::decode_shown;
 pub(crate) use self::{
+    columns::{DecodeItems, Run, TypedItems},
     error::{DecodeError, EncodeError, VALUE_BYTES_MAX},
     guard::{DecodePrefix, decode_untrusted, decode_whole, untrusted},
 };

@@ -1,4 +1,4 @@
-//! Runs of items of one type: what a link between workers carries in one piece.
+//! Runs of items of one type: what an output or an input carries in one piece.
 //!
 //! How many items a run has travels beside it. What it is made of depends on the [columns](crate::schema::Column) of the
 //! type, which follow from its structure alone:
@@ -47,7 +47,7 @@ use self::write::{Columns, Refusal};
 #[cfg(feature = "cli")]
 use super::guard::decode_shown;
 use super::{
-    catching, decode_prefix, encode_into,
+    decode_prefix, encode_into,
     error::{DecodeError, EncodeError},
     guard::{DecodePrefix, untrusted},
 };
@@ -237,9 +237,11 @@ impl<T: DeserializeOwned> DecodeItems<T> for TypedItems<T> {
 }
 
 /// Items of a run beyond one for each of its bytes: those of a type without columns may take none.
+#[cfg(any(test, fuzzing))]
 const WEIGHTLESS_MAX: u64 = 65_536;
 
 /// Decodes a whole run of so many items; a panic of the type's `Deserialize` is an error.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn decode_run<T: DeserializeOwned>(
     decode: &TypedItems<T>,
     bytes: &[u8],
@@ -248,7 +250,7 @@ pub(crate) fn decode_run<T: DeserializeOwned>(
     if items > bytes.len() as u64 + WEIGHTLESS_MAX {
         return Err(DecodeError::TooManyElements);
     }
-    catching(|| {
+    super::catching(|| {
         let (mut rest, mut left, mut decoded) = (bytes, items, Vec::new());
         while left > 0 {
             let before = decoded.len();

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     blocking::block_on,
-    codec::{EncodeError, catching, encode_into},
+    codec::{EncodeError, Run, catching},
     job::JobId,
     schema::TypeDescription,
 };
@@ -171,12 +171,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Input<T> {
     fn encode(&self, items: &[T]) -> Result<Vec<u8>, InputError> {
         let mut at = 0;
         let encoded = catching(|| {
-            let mut bytes = Vec::new();
+            let mut run = Run::new(&TypeDescription::of::<T>(), items.len());
             for item in items {
                 at += 1;
-                encode_into(item, &mut bytes)?;
+                run.push(item)?;
             }
-            Ok::<_, EncodeError>(bytes)
+            Ok::<_, EncodeError>(run.take().1)
         });
         encoded.map_err(|error| {
             let message = in_batch(at, items.len() as u64, &error);

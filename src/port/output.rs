@@ -12,11 +12,8 @@ use futures::{Stream, future::BoxFuture};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::{
-    ChunkSource, OutputError, OutputResolver,
-    source::{Decode, Items},
-};
-use crate::{blocking::block_on, job::JobId, schema::TypeDescription};
+use super::{ChunkSource, OutputError, OutputResolver, source::Items};
+use crate::{blocking::block_on, codec::TypedItems, job::JobId, schema::TypeDescription};
 
 /// A named output of a job, to be read as items of type `T`.
 ///
@@ -53,7 +50,7 @@ pub struct Output<T> {
 enum State<T> {
     Unresolved,
     Resolving(BoxFuture<'static, Result<Box<dyn ChunkSource>, OutputError>>),
-    Reading(Items, Decode<T>),
+    Reading(Items<T>, TypedItems<T>),
 }
 
 impl<T> Output<T> {
@@ -106,7 +103,7 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
         let mut items = Vec::new();
         let mut poll_some = |cx: &mut Context<'_>, items: &mut Vec<T>| {
             let (reader, decode) = ready!(self.poll_reader(cx))?;
-            reader.poll_items(cx, &decode, items)
+            reader.poll_items(cx, decode, items)
         };
         while poll_fn(|cx| poll_some(cx, &mut items)).await? {
             yield_now().await;
@@ -116,10 +113,10 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, OutputError>> {
         let (reader, decode) = ready!(self.poll_reader(cx))?;
-        reader.poll_item(cx, &decode)
+        reader.poll_item(cx, decode)
     }
 
-    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<(&mut Items, Decode<T>), OutputError>> {
+    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<(&mut Items<T>, &TypedItems<T>), OutputError>> {
         let state = self.state.get_mut();
         if let State::Unresolved = state {
             *state = State::Resolving(self.resolver.output(self.job, &self.name, TypeDescription::of::<T>()));
@@ -129,15 +126,18 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
             // Whatever went wrong, the next read looks again.
             *state = State::Unresolved;
             let items = Items::new(&self.name, resolved?);
-            let decode = items.decoder::<T>();
+            let decode = if items.is_trusted() { TypedItems::trusted() } else { TypedItems::untrusted() };
             *state = State::Reading(items, decode);
         }
         match state {
-            State::Reading(items, decode) => Poll::Ready(Ok((items, *decode))),
+            State::Reading(items, decode) => Poll::Ready(Ok((items, decode))),
             State::Unresolved | State::Resolving(_) => Poll::Pending,
         }
     }
 }
+
+/// Nothing in it is pinned.
+impl<T> Unpin for Output<T> {}
 
 /// Between chunks, so that reading a large output does not hold up the other futures of its thread.
 async fn yield_now() {

@@ -146,13 +146,8 @@ impl ChunkSource for OutputReader {
         Self::consumed(self, position);
     }
 
-    fn close(mut self: Box<Self>, rest: Option<Chunk>) {
-        // What is left of a chunk takes its place; without a rest, that chunk was consumed.
-        if let Some(rest) = rest
-            && let Some(last) = self.lent.back_mut()
-        {
-            *last = rest;
-        }
+    fn close(mut self: Box<Self>, position: u64) {
+        Self::consumed(&mut self, position);
     }
 
     fn start(&self) -> u64 {

@@ -5,15 +5,11 @@ use std::{future::poll_fn, sync::Arc};
 use serde_json::Value;
 
 use super::{OutputError, OutputResolver, source::Items};
-use crate::{
-    codec::{DecodeError, decode_shown},
-    job::JobId,
-    schema::TypeDescription,
-};
+use crate::{codec::ShownItems, job::JobId, schema::TypeDescription};
 
 /// Reads an output by the description of its items' type.
 pub(crate) struct ShownOutput {
-    items: Items,
+    items: Items<Value>,
     description: Arc<TypeDescription>,
 }
 
@@ -39,7 +35,6 @@ impl ShownOutput {
     /// As for an output of a known type.
     pub(crate) async fn next(&mut self) -> Result<Option<Value>, OutputError> {
         let Self { items, description } = self;
-        let decode = |bytes: &[u8]| decode_shown(description.known().map_err(DecodeError::Invalid)?, bytes);
-        poll_fn(|cx| items.poll_item(cx, &decode)).await
+        poll_fn(|cx| items.poll_item(cx, &ShownItems(description))).await
     }
 }

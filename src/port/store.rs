@@ -18,7 +18,7 @@ use super::{
     streamed::Streamed,
 };
 use crate::{
-    codec::{EncodeError, encode_into},
+    codec::{EncodeError, Run},
     host::Host,
     job::{FailureCause, Limits},
     schema::TypeDescription,
@@ -178,23 +178,27 @@ impl OutputStore {
         self: &Arc<Self>,
         items: impl IntoIterator<Item = &'a T>,
     ) -> Result<(), WriteError> {
-        let (mut written, mut count) = (0, 0);
-        let mut bytes = Vec::new();
-        let mut refused = None;
-        for item in items {
-            if let Err(error) = encode_into(item, &mut bytes) {
-                refused = Some(WriteError { index: written + count, failure: error.into() });
+        let items = items.into_iter();
+        let mut run = Run::new(&self.description, items.size_hint().0);
+        let (mut written, mut refused) = (0, None);
+        for (index, item) in (0..).zip(items) {
+            if let Err(error) = run.push(item) {
+                refused = Some(WriteError { index, failure: error.into() });
                 break;
             }
-            count += 1;
-            if bytes.len() >= CHUNK_BYTES {
-                self.append(count, mem::take(&mut bytes))
-                    .map_err(|error| WriteError { index: written, failure: error.into() })?;
-                written += mem::take(&mut count);
+            if run.len() >= CHUNK_BYTES {
+                written += self.append_run(written, &mut run)?;
             }
         }
-        self.append(count, bytes).map_err(|error| WriteError { index: written, failure: error.into() })?;
+        self.append_run(written, &mut run)?;
         refused.map_or(Ok(()), Err)
+    }
+
+    /// Appends what the run has, behind `written` other items, and says how many items that was.
+    fn append_run(self: &Arc<Self>, written: u64, run: &mut Run) -> Result<u64, WriteError> {
+        let (items, bytes) = run.take();
+        self.append(items, bytes).map_err(|error| WriteError { index: written, failure: error.into() })?;
+        Ok(items)
     }
 
     /// Appends `items` encoded items. Never waits: the writer asks [`poll_room`](Self::poll_room) before it makes more.

@@ -14,7 +14,7 @@ use super::{
     InputError,
     queue::{AnyInput, InputPort},
 };
-use crate::codec::{DecodeError, DecodePrefix, catching, untrusted};
+use crate::codec::{DecodeError, DecodeItems, TypedItems, catching};
 
 /// An input that was looked up.
 pub(crate) enum FoundInput {
@@ -95,7 +95,7 @@ pub(super) struct PortWriter<T> {
     writer: WriterId,
     offered: VecDeque<T>,
     ticket: Option<u64>,
-    decode: DecodePrefix<T>,
+    decode: TypedItems<T>,
     /// The sender goes for good.
     is_over: bool,
 }
@@ -104,7 +104,14 @@ impl<T: DeserializeOwned + Send + 'static> PortWriter<T> {
     pub(super) fn open(port: Arc<InputPort<T>>, writer: WriterId) -> Result<Self, InputError> {
         port.know_writer(writer)?;
         port.count_senders(|senders| senders.saturating_add(1));
-        Ok(Self { port, writer, offered: VecDeque::new(), ticket: None, decode: untrusted::<T>(), is_over: false })
+        Ok(Self {
+            port,
+            writer,
+            offered: VecDeque::new(),
+            ticket: None,
+            decode: TypedItems::untrusted(),
+            is_over: false,
+        })
     }
 }
 
@@ -115,9 +122,9 @@ impl<T: DeserializeOwned + Send + 'static> EncodedWriter for PortWriter<T> {
 
     fn decoding(&self, first: u64, items: u64, bytes: Vec<u8>) -> Decoding {
         let next = self.next() + self.offered.len() as u64;
-        let (port, decode) = (Arc::clone(&self.port), self.decode);
+        let (port, decode) = (Arc::clone(&self.port), self.decode.clone());
         Box::new(move || {
-            let decoded = decoded(decode, next, first, items, &bytes);
+            let decoded = decoded(&decode, next, first, items, &bytes);
             let input = || port.name().to_owned();
             let decoded = decoded.map_err(|message| InputError::NotCarried { input: input(), message })?;
             Ok(Decoded(Box::new(decoded)))
@@ -154,7 +161,13 @@ pub(super) fn in_batch(at: u64, items: u64, error: &impl std::fmt::Display) -> S
     if items > 1 { format!("item {at} of {items} that were sent together: {error}") } else { error.to_string() }
 }
 
-fn decoded<T>(decode: DecodePrefix<T>, next: u64, first: u64, items: u64, bytes: &[u8]) -> Result<VecDeque<T>, String> {
+fn decoded<T>(
+    decode: &impl DecodeItems<T>,
+    next: u64,
+    first: u64,
+    items: u64,
+    bytes: &[u8],
+) -> Result<VecDeque<T>, String> {
     if first > next {
         return Err(format!("items from {first} on do not follow those before {next}"));
     }
@@ -165,20 +178,21 @@ fn decoded<T>(decode: DecodePrefix<T>, next: u64, first: u64, items: u64, bytes:
     let mut at = 0;
     let decoded = catching(|| {
         let (mut rest, mut decoded) = (bytes, VecDeque::new());
-        for index in 0..items {
-            at = index + 1;
-            let (item, used) = decode(rest)?;
+        while at < items {
+            let used = decode.decode_some(rest, items - at, |item| {
+                if first + at >= next {
+                    decoded.push_back(item);
+                }
+                at += 1;
+            })?;
             rest = &rest[used..];
-            if first + index >= next {
-                decoded.push_back(item);
-            }
         }
         match rest.len() {
             0 => Ok(decoded),
             count => Err(DecodeError::TrailingBytes { count }),
         }
     });
-    decoded.map_err(|error| in_batch(at, items, &error))
+    decoded.map_err(|error| in_batch((at + 1).min(items), items, &error))
 }
 
 /// Whether a type of this name is made of the language's and the standard library's types alone: then decoding it runs

@@ -134,11 +134,10 @@ impl ChunkSource for OutputStream {
         }
     }
 
-    fn close(self: Box<Self>, rest: Option<Chunk>) {
-        if let Some(rest) = rest {
-            let mut state = self.exchange.state.lock();
-            state.taken = state.taken.min(rest.first);
-        }
+    fn close(self: Box<Self>, position: u64) {
+        let mut state = self.exchange.state.lock();
+        state.taken = state.taken.min(position);
+        drop(state);
         // What is left to do is done by the drop.
     }
 

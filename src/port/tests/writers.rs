@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    codec::encode_into,
+    codec::Run,
     job::Limits,
     port::{AnyInput, ClientId, EncodedWriter, InputError, InputPort, WriterId},
     schema::TypeDescription,
@@ -31,11 +31,11 @@ fn offer(writer: &mut dyn EncodedWriter, first: u64, items: u64, bytes: &[u8]) -
 }
 
 fn encoded(items: impl IntoIterator<Item = u64>) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut run = Run::new(&TypeDescription::of::<u64>(), 0);
     for item in items {
-        encode_into(&item, &mut bytes).expect("a number can be encoded");
+        run.push(&item).expect("a number can be encoded");
     }
-    bytes
+    run.take().1
 }
 
 fn push(writer: &mut dyn EncodedWriter) -> Poll<Result<(), InputError>> {

@@ -248,9 +248,18 @@ fn reading(listener: &TcpListener) -> (Peer, u64) {
     (peer, opened.id)
 }
 
-/// So many items, of which each is encoded by one byte.
+/// A chunk that claims so many items, and has rows of one byte, in blocks of 32,768 at most.
 fn chunk(output: u64, first: u64, items: u64, bytes: usize) -> Vec<u8> {
-    let payload = [&first.to_le_bytes()[..], &items.to_le_bytes(), &vec![0; bytes]].concat();
+    let mut payload = [first.to_le_bytes(), items.to_le_bytes()].concat();
+    for block in vec![0; bytes].chunks(1 << 15) {
+        let mut head = 2 * block.len();
+        while head >= 0x80 {
+            payload.push((head & 0x7f) as u8 | 0x80);
+            head >>= 7;
+        }
+        payload.push(head as u8);
+        payload.extend(block);
+    }
     let frames = payload.chunks(64 << 10).count();
     let flags = |n| if n + 1 < frames { DATA | MORE } else { DATA };
     payload.chunks(64 << 10).enumerate().flat_map(|(n, part)| frame(CHUNK, flags(n), output, part)).collect()

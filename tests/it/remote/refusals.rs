@@ -234,9 +234,11 @@ fn an_address_that_means_nothing_is_refused_and_a_port_that_is_missing_is_the_de
     }
 }
 
-/// What version 1 says first, recorded from a client of it: magic, version, codec, no capabilities, number and nonce.
-fn hello_of_version_1() -> Vec<u8> {
-    [b"PROSCNM\n\x01\x00\x01\x00\x00\x00\x00\x00", &[7; 16][..], &[9; 32]].concat()
+/// What older versions say first, recorded from a client of version 1: magic, version, codec, no capabilities, number and
+/// nonce. Of version 2 the id of a key follows.
+fn hello_of_version(version: u8) -> Vec<u8> {
+    let hello = [b"PROSCNM\n", &[version][..], b"\x00\x01\x00\x00\x00\x00\x00", &[7; 16], &[9; 32]].concat();
+    if version == 1 { hello } else { [&hello[..], &[5; 16]].concat() }
 }
 
 /// What a node of version 1 answers a client of version 2, recorded.
@@ -246,14 +248,18 @@ const ANSWER_OF_VERSION_1: &[u8] =
 #[test]
 fn peers_of_the_version_before_are_told_at_once_which_versions_differ_in_either_direction() {
     let (node, address, key) = node(Limits::default());
-    let begun = std::time::Instant::now();
-    let mut client = std::net::TcpStream::connect(address).unwrap();
-    client.write_all(&hello_of_version_1()).unwrap();
-    let mut answer = Vec::new();
-    client.read_to_end(&mut answer).unwrap();
-    let text = b"the peer speaks version 2 of the protocol and this side version 1: use the same release on both";
-    assert_eq!(answer, [&[2, text.len() as u8, 0], &text[..]].concat());
-    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    for version in [1, 2] {
+        let begun = std::time::Instant::now();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(&hello_of_version(version)).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        let text = format!(
+            "the peer speaks version 3 of the protocol and this side version {version}: use the same release on both"
+        );
+        assert_eq!(answer, [&[2, text.len() as u8, 0], text.as_bytes()].concat());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
     drop(node);
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
