@@ -1,10 +1,9 @@
 //! How jobs come into the archive, if there is one: before they run, while they run, and before anybody is told of their
 //! end.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+#[cfg(feature = "store")]
+use std::time::SystemTime;
+use std::{sync::Arc, time::Duration};
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 

@@ -116,7 +116,7 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
         reader.poll_item(cx, decode)
     }
 
-    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<(&mut Items<T>, &TypedItems<T>), OutputError>> {
+    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reading<'_, T>, OutputError>> {
         let state = self.state.get_mut();
         if let State::Unresolved = state {
             *state = State::Resolving(self.resolver.output(self.job, &self.name, TypeDescription::of::<T>()));
@@ -135,6 +135,9 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
         }
     }
 }
+
+/// What an output is read by, and how its items are decoded.
+type Reading<'a, T> = (&'a mut Items<T>, &'a TypedItems<T>);
 
 /// Nothing in it is pinned.
 impl<T> Unpin for Output<T> {}
