@@ -123,8 +123,9 @@ fn ten_thousand_jobs_in_one_environment_leave_nothing_beyond_the_history() {
         run(10_000);
         let (after, grown) = (holdings(), resident().saturating_sub(memory));
         println!("10,000 jobs: {before:?} -> {after:?}, resident memory grew by {:.2} MiB", mebibytes(grown));
-        // Threads that build flows come and go with the work, up to one for each job that is being submitted.
-        assert!(after.threads <= before.threads.max(unopened.threads + 56), "{} threads", after.threads);
+        // Threads of the pool come and go with the work: up to one for each of 50 jobs that are being built, and one for each
+        // that has ended and is being dropped. (On a busy machine 61 were seen in all.)
+        assert!(after.threads <= before.threads.max(unopened.threads + 106), "{} threads", after.threads);
         assert_eq!(after.descriptors, before.descriptors);
         assert!(grown < 8 << 20, "{grown} bytes in 10,000 jobs");
         let health = env.blocking().health().expect("open");
