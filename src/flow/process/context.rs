@@ -49,7 +49,8 @@ impl<'a, U> ProcessContext<'a, U> {
     /// It is that of the machine's clock, but does not jump when that one is set, as after a machine was suspended. If the
     /// clock is set forward, it goes at double speed until it has caught up; if the clock is set back, at half speed until
     /// the clock has caught up. So timers that are set fire neither all at once nor never: each after half of its delay at
-    /// the least, and twice of it at the most. Until then `now` differs from the machine's clock, and may differ between
+    /// the least, and twice of it at the most, or up to a minute later where the task had nothing else to do, for it looks
+    /// at the machine's clock once a minute then. Until then `now` differs from the machine's clock, and may differ between
     /// the instances of an operator. A task that begins starts with the time of the machine's clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
