@@ -51,7 +51,7 @@ impl Flow {
     /// Registers a service under `name` whose calls are answered by a pipeline of operators: `pipeline` is given the stream of
     /// requests, and returns that of the replies.
     ///
-    /// It is called like any service, as a [`PipelineService<Q>`](PipelineService) with messages of type `Q`: by tasks and
+    /// It is called like any service, as a [`PipelineService<Q>`](crate::PipelineService) with messages of type `Q`: by tasks and
     /// services of the job and from outside, with a deadline for each call. Replies go to who asked, in whatever order they
     /// come; at most `Limits::service_queue` requests are under way, and as many more wait in front of them.
     ///
