@@ -1,8 +1,9 @@
 //! What this crate takes from the machine: clocks, deadlines, threads, a pool for code that blocks, and randomness.
 //!
-//! It is taken from a [`Host`], which is passed to whatever needs it. Nothing else in the crate reads a clock, starts a
-//! thread or draws random bytes, so that a job can run where all of these are under control: a second form of the host
-//! is a variant here with its file, and no change anywhere else.
+//! It is taken from a [`Host`], which is passed to what needs it. Apart from the command line and the store on disk,
+//! nothing else in the crate reads a clock, starts a thread or draws random bytes, so that a job can run where all of these
+//! are under control. A second form of the host is a variant here with its file; the threads of [`thread`] are started
+//! without a host, by environments, nodes and clients, which such a form would replace.
 
 mod blocking;
 mod local;

@@ -78,7 +78,8 @@ pub(crate) struct TypeDescription {
     /// What has to be watched when values of unknown origin are decoded. Not told to others, who see for themselves.
     #[serde(skip)]
     hazards: Hazards,
-    /// The columns that many values of the type lie in, if they do. Found anew from the structure by whoever gets it.
+    /// The columns that many values of the type lie in, if they do. They are not sent: the receiver of a description works
+    /// them out from the structure.
     #[serde(skip)]
     columns: Option<Arc<[Column]>>,
 }

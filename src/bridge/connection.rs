@@ -242,7 +242,7 @@ async fn watch(outbound: &Outbound, heartbeat: Heartbeat, host: &Host, hearing: 
     loop {
         host.sleep(heartbeat.interval).await;
         if host.is_closed() {
-            // From here on no sleep takes any time, and whoever closed the host ends the connection.
+            // The host is closed. A sleep would take no time from here on, and the connection is being ended.
             pending::<()>().await;
         }
         let now = host.now();

@@ -25,9 +25,9 @@
 //! | tuple, struct     | nothing of its own: the columns of its parts                                         |
 //! ```
 //!
-//! Whether a block has rows or columns is up to whoever writes it, so that both ends agree without having to come to the
-//! same choice. Rows it is where there are few items, and from the first item on whose `Serialize` does not write the
-//! parts that the type's `Deserialize` says it reads (a number as a wider one, say, which single values allow).
+//! The writer chooses rows or columns for each block and says so in its head; the reader only follows. It writes rows
+//! where there are few items, and from the first item on whose `Serialize` does not write the parts that the type's
+//! `Deserialize` says it reads (a number as a wider one, say, which single values allow).
 //!
 //! Bytes of unknown origin: a block gets room for no more items than its bytes can mean, since every item takes a byte at
 //! least in one of the columns; a length is believed only as far as there are bytes; and a truth value, character or text

@@ -1,4 +1,4 @@
-//! Futures that run beside whoever spawned them, on the same thread.
+//! Futures that run on the thread that spawned them.
 
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
 

@@ -92,6 +92,9 @@ pub struct Limits {
     /// Bytes of one collected output held in memory before it spills to disk. Default 64 MiB.
     pub output_memory_bytes: usize,
     /// Encoded bytes of one collected output; beyond them the job fails. Default 16 GiB.
+    ///
+    /// Where items consist of numbers, texts, options, tuples and structs of such, a number takes its full width (a `u64`
+    /// 8 bytes, whatever its value) and a text 4 bytes and its own. In other types small numbers take fewer bytes.
     pub output_bytes_max: u64,
     /// Items that wait to go round at one instance of a feedback loop; beyond them the job fails. Default 1,048,576.
     pub loop_items_max: usize,

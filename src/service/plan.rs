@@ -7,8 +7,8 @@ use crate::{
     service::{AnyGate, ErasedService, Service, ServiceContext, gate::Gate, instance::host},
 };
 
-/// A service as its flow has it, of a type that is not known. What it is made of lives for as long as it is needed: the
-/// gate as long as the job, for whoever calls holds it; the port to tasks and what makes instances as long as the attempt.
+/// A service as its flow has it, of a type that is not known. Its gate lives as long as the job, because callers hold it;
+/// its port to tasks and what makes instances live as long as the attempt.
 pub(crate) trait ServicePlan: Send {
     fn name(&self) -> &str;
     fn open_gate(&self) -> Arc<dyn AnyGate>;
