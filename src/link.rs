@@ -4,6 +4,7 @@
 //! value in [`SubmitJob`], and the [`Keep`] and [`Residence`] of an opened job.
 
 mod role;
+mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
+pub(crate) use self::worker::{JobPorts, Prepare, Prepared, Unprepared, WorkerEvents, WorkerLink};
 use crate::{
     flow::JobPayload,
     host::Host,

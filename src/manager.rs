@@ -43,8 +43,7 @@ use crate::{
     flow::JobPayload,
     host::Host,
     job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobStatus, Limits},
-    link::{Holds, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob},
-    worker::{JobPorts, WorkerLink},
+    link::{Holds, JobPorts, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob, WorkerLink},
 };
 
 /// What a [`JobManager`] is made of.

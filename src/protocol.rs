@@ -1,7 +1,7 @@
 //! The messages between environment, JobManager, Dispatcher, JobSupervisor and workers.
 //!
 //! All of them are plain data that could cross a process boundary, apart from two payloads that are moved within a
-//! process and would be encoded beyond it: the job's value in `worker::Prepare` and the ports in `worker::Prepared`. Every
+//! process and would be encoded beyond it: the job's value in `link::Prepare` and the ports in `link::Prepared`. Every
 //! order and every event names its job and the [`Term`] that it is of: what is late changes nothing.
 
 use serde::{Deserialize, Serialize};

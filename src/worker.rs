@@ -9,11 +9,11 @@ mod thread;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, Recipient, ResponseActFuture, WrapFuture};
+use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture, WrapFuture};
 
 use parking_lot::Mutex;
 
-pub(crate) use self::link::{Embedded, Unprepared, WorkerLink};
+pub(crate) use self::link::Embedded;
 pub(crate) use self::thread::Threads;
 use self::{
     audience::Audiences,
@@ -27,19 +27,15 @@ use crate::{
         wiring::{Streams, Wiring},
     },
     flow::{
-        JobPayload,
         graph::{BuildOptions, PARALLELISM_MAX, Plan, TaskPlan},
         job::{Unplanned, plan},
     },
     host::Host,
-    job::{BuildRefusal, ErrorPolicy, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
+    job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
+    link::{JobPorts, Prepare, Prepared, WorkerEvents},
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{AnyGate, ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
 };
-
-impl Message for WorkerEvent {
-    type Result = ();
-}
 
 impl Message for Order {
     type Result = ();
@@ -68,7 +64,7 @@ pub(crate) struct Worker {
 /// Everything the worker hosts of one job.
 struct Hosted {
     term: Term,
-    events: Recipient<WorkerEvent>,
+    events: WorkerEvents,
     /// What the tasks are to be made of, until it is known which of them are to be started here, or that none is.
     unstarted: Option<(Vec<TaskPlan>, Arc<Wiring>)>,
     /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
@@ -167,12 +163,6 @@ impl HostedService {
     }
 }
 
-/// Where the outside reaches into a job: its services, outputs and inputs.
-pub(crate) struct JobPorts {
-    pub directory: Arc<ServiceDirectory>,
-    pub streams: Arc<Streams>,
-}
-
 /// A flow that was built, and the live objects that it comes to.
 struct Built {
     plan: Plan,
@@ -182,24 +172,10 @@ struct Built {
     services: Vec<Box<dyn ErasedService>>,
 }
 
-/// Build the job's flow and get ready to host it.
+/// See [`WorkerLink::prepare`](crate::link::WorkerLink::prepare).
 #[derive(Message)]
 #[rtype(result = "Result<Prepared, Unplanned>")]
-pub(crate) struct Prepare {
-    pub job: JobId,
-    pub term: Term,
-    pub payload: JobPayload,
-    /// Of an operator that says nothing of it.
-    pub parallelism: usize,
-    pub error_policy: ErrorPolicy,
-    pub events: Recipient<WorkerEvent>,
-}
-
-/// The flow is built.
-pub(crate) struct Prepared {
-    pub graph: Graph,
-    pub ports: Arc<JobPorts>,
-}
+struct PrepareJob(Prepare);
 
 /// What do the counters of this job read?
 #[derive(Message)]
@@ -239,7 +215,7 @@ impl Worker {
         }
     }
 
-    fn host(&mut self, (job, term): (JobId, Term), built: Built, events: Recipient<WorkerEvent>) -> Prepared {
+    fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents) -> Prepared {
         let Built { plan: Plan { graph, tasks, .. }, streams, gates, wiring, services } = built;
         let host = self.config.host.clone();
         let directory = ServiceDirectory::new(job, gates, host, self.config.limits.call_deadline);
@@ -356,7 +332,7 @@ impl Worker {
         let sink: EventSink = Arc::new(move |incarnation: Incarnation, event: ServiceEvent| {
             let _ = &claim;
             let kind = WorkerEventKind::Service { service, incarnation, event };
-            events.do_send(WorkerEvent { job, term, kind });
+            events(WorkerEvent { job, term, kind });
         });
         let context = ServiceContext::new(Arc::clone(&hosted.ports.directory), host.recipe.name());
         if let Some(launch) = host.recipe.start(incarnation, context, sink) {
@@ -467,10 +443,10 @@ impl Actor for Worker {
     type Context = Context<Self>;
 }
 
-impl Handler<Prepare> for Worker {
+impl Handler<PrepareJob> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, Unplanned>>;
 
-    fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
         let Prepare { job, term, payload, parallelism, error_policy, events } = prepare;
         let options = BuildOptions { parallelism, error_policy, limits: Limits::clone(&self.config.limits) };
         if options.parallelism == 0 {

@@ -10,7 +10,7 @@ use crate::{
     flow::{JobPayload, job::Unplanned},
     host::Host,
     job::{Attempt, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
-    link::{Holds, Refusal},
+    link::{Holds, JobPorts, Prepare, Prepared, Refusal, Unprepared, WorkerLink},
     manager::{
         archive::PlainJob,
         messages::{CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, StartJob},
@@ -19,7 +19,6 @@ use crate::{
         supervisor::{JobSupervisor, SupervisorSetup},
     },
     protocol::{Order, WorkerOrder},
-    worker::{JobPorts, Prepare, Prepared, Unprepared, WorkerLink},
 };
 
 /// A job lives and dies with one JobManager.
@@ -122,13 +121,14 @@ impl Dispatcher {
         // The supervisor's address has to exist before anything can be reported to it, and the supervisor itself
         // cannot exist before the flow is built: so its context is made first.
         let context = Context::<JobSupervisor>::new();
+        let supervisor = context.address();
         let prepare = Prepare {
             job: self.job,
             term: Term { generation: GENERATION, attempt: Attempt(1) },
             payload,
             parallelism: self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism()),
             error_policy: self.options.error_policy,
-            events: context.address().recipient(),
+            events: Arc::new(move |event| supervisor.do_send(event)),
         };
         let answer = self.worker.prepare(prepare);
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, context, ctx)));

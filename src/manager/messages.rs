@@ -12,9 +12,13 @@ use super::{
 };
 use crate::{
     job::{Attempt, CancelReason, JobId, JobStatus},
-    link::{JobRequest, Opened, Refusal, Reply, Request, SubmitJob},
-    worker::JobPorts,
+    link::{JobPorts, JobRequest, Opened, Refusal, Reply, Request, SubmitJob},
+    protocol::WorkerEvent,
 };
+
+impl Message for WorkerEvent {
+    type Result = ();
+}
 
 /// A client's question.
 #[derive(Message)]

@@ -18,7 +18,7 @@ use self::answers::Read;
 use crate::{
     host::Host,
     job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Term},
-    link::{JobRequest, Refusal, Reply},
+    link::{JobPorts, JobRequest, Refusal, Reply, WorkerLink},
     manager::{
         archive::PlainJob,
         completion::{Command, Completion, Conflict, Deadline, Event},
@@ -29,7 +29,6 @@ use crate::{
         record::{EndedJob, JobRecord},
     },
     protocol::{Order, Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
-    worker::{JobPorts, WorkerLink},
 };
 
 /// One for each job. Runs on the control thread, so that it never queues behind user code.

@@ -1,32 +1,14 @@
-//! How the JobManager speaks to a worker, wherever that is.
+//! How the JobManager speaks to the worker of its own process.
 
 use actix::{Addr, MailboxError};
 use futures::future::BoxFuture;
 
-use super::{CloseWorker, Prepare, Prepared, ReportProgress, Worker};
+use super::{CloseWorker, PrepareJob, ReportProgress, Worker};
 use crate::{
-    flow::job::Unplanned,
     job::JobId,
+    link::{Prepare, Prepared, Unprepared, WorkerLink},
     protocol::{Order, Progress},
 };
-
-/// The way to one worker. What goes over it arrives in order, or never, and then the worker is lost.
-pub(crate) trait WorkerLink: Send + Sync {
-    /// Has the worker build a job's flow and get ready to host it.
-    fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>>;
-    fn order(&self, order: Order);
-    /// What the counters of this job read; nothing, if the worker is gone.
-    fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
-    /// Has all its threads stopped. All jobs have been released.
-    fn close(&self) -> BoxFuture<'static, ()>;
-}
-
-/// Why a worker does not host a job.
-#[derive(Debug)]
-pub(crate) enum Unprepared {
-    Unplanned(Unplanned),
-    Gone,
-}
 
 /// The worker of this very process, an actor on the control thread.
 pub(crate) struct Embedded(pub Addr<Worker>);
@@ -40,7 +22,7 @@ impl Embedded {
 
 impl WorkerLink for Embedded {
     fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>> {
-        let prepared = self.address().send(prepare);
+        let prepared = self.address().send(PrepareJob(prepare));
         Box::pin(async move {
             match prepared.await {
                 Ok(prepared) => prepared.map_err(Unprepared::Unplanned),

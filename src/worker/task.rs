@@ -7,7 +7,7 @@ use std::{
     task::{Context as TaskCx, Poll},
 };
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message};
 use parking_lot::Mutex;
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     },
     flow::graph::TaskPlan,
     job::{FailureCause, JobId, Limits, ServiceId, TaskId, Term},
+    link::WorkerEvents,
     protocol::{LoopId, TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
     worker::thread::Occupied,
 };
@@ -34,7 +35,7 @@ pub(crate) struct TaskSetup {
     pub context: TaskContext,
     pub limits: Limits,
     pub counters: Arc<SharedCounters>,
-    pub events: Recipient<WorkerEvent>,
+    pub events: WorkerEvents,
 }
 
 /// A task that waits for its first turn on the thread that it was placed on. Its actor takes it from here; until then the worker
@@ -93,7 +94,7 @@ struct Running {
     task: TaskId,
     service: Option<ServiceId>,
     state: Rc<TaskState>,
-    events: Recipient<WorkerEvent>,
+    events: WorkerEvents,
     stage: Stage,
     reported: bool,
     /// Commands that came before the task was made.
@@ -160,7 +161,7 @@ impl Running {
 
     fn report(&self, event: TaskEvent) {
         let kind = WorkerEventKind::Task { task: self.task, event };
-        self.events.do_send(WorkerEvent { job: self.job, term: self.term, kind });
+        (self.events)(WorkerEvent { job: self.job, term: self.term, kind });
     }
 
     fn make(&mut self) -> Result<(), FailureCause> {

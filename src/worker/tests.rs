@@ -6,27 +6,12 @@ use super::*;
 use crate::{
     flow::{IntoJob, job_fn},
     host::Host,
-    job::{Attempt, Generation},
+    job::{Attempt, ErrorPolicy, Generation},
+    link::WorkerLink,
     protocol::TaskEvent,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Passes on what a worker reports.
-struct Ear(mpsc::Sender<WorkerEvent>);
-
-impl Actor for Ear {
-    type Context = Context<Self>;
-}
-
-impl Handler<WorkerEvent> for Ear {
-    type Result = ();
-
-    fn handle(&mut self, event: WorkerEvent, _: &mut Context<Self>) {
-        // The test may be over.
-        let _ = self.0.send(event);
-    }
-}
 
 /// The worker's tasks of the job that it knows of, by what their counters read.
 async fn tasks(link: &Embedded, job: JobId) -> Vec<TaskId> {
@@ -59,7 +44,8 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
             payload: flow.into_payload(),
             parallelism: 1,
             error_policy: ErrorPolicy::Fail,
-            events: Ear(heard).start().recipient(),
+            // The test may be over.
+            events: Arc::new(move |event| drop(heard.send(event))),
         };
         let prepared = link.prepare(prepare).await.expect("the flow is in order");
         assert_eq!(prepared.graph.tasks.len(), 2);
