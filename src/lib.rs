@@ -20,6 +20,7 @@ mod job;
 mod link;
 mod manager;
 mod node;
+mod peer;
 mod port;
 mod protocol;
 mod schema;

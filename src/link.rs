@@ -20,7 +20,11 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
-pub(crate) use self::worker::{JobPorts, Prepare, Prepared, Unprepared, WorkerEvents, WorkerLink};
+#[allow(unused_imports, reason = "the connections that use them are being built")]
+pub(crate) use self::worker::{
+    AttemptKey, Connect, JobPorts, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents, WorkerFacts, WorkerId,
+    WorkerLink,
+};
 use crate::{
     flow::JobPayload,
     host::Host,
@@ -54,6 +58,10 @@ pub(crate) trait NearLink: Link {
     fn gate(&self, job: JobId, service: &str) -> BoxFuture<'static, Result<Arc<dyn AnyGate>, CallError>>;
     fn store(&self, job: JobId, output: &str) -> BoxFuture<'static, Result<Arc<OutputStore>, OutputError>>;
     fn port(&self, job: JobId, input: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>>;
+    /// A worker has come. Until it leaves, jobs are placed on it.
+    fn join(&self, facts: WorkerFacts, worker: Arc<dyn WorkerLink>) -> BoxFuture<'static, Result<WorkerId, Refusal>>;
+    /// A worker is gone, for this reason: what it had is lost.
+    fn leave(&self, worker: WorkerId, why: String);
 }
 
 /// A job to run.

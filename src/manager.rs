@@ -22,7 +22,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
-pub(crate) use self::messages::{Ask, Close, FindPorts, Ports, Submit};
+pub(crate) use self::messages::{Ask, Close, FindPorts, JoinWorker, LoseWorker, Ports, Submit};
 pub use self::placement::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
 pub(crate) use self::recording::Recording;
 #[cfg(feature = "store")]
@@ -43,7 +43,7 @@ use crate::{
     flow::JobPayload,
     host::Host,
     job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobStatus, Limits},
-    link::{Holds, JobPorts, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob, WorkerLink},
+    link::{Holds, JobPorts, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob, WorkerId, WorkerLink},
 };
 
 /// What a [`JobManager`] is made of.
@@ -317,6 +317,28 @@ impl Handler<FindPorts> for JobManager {
             return Ok(Ports::Live(Arc::clone(&live.ports)));
         }
         self.look_up(job).map(|ended| Ports::Ended(Arc::clone(&ended.job)))
+    }
+}
+
+impl Handler<JoinWorker> for JobManager {
+    type Result = Result<WorkerId, Refusal>;
+
+    fn handle(&mut self, JoinWorker { facts, link, room }: JoinWorker, _: &mut Self::Context) -> Self::Result {
+        drop(room);
+        if self.closing != Closing::Open {
+            return Err(Refusal::EnvironmentClosed);
+        }
+        tracing::info!(environment = %self.environment, worker = facts.name, slots = facts.slots, "worker joined");
+        Ok(self.slots.borrow_mut().join(facts, link))
+    }
+}
+
+impl Handler<LoseWorker> for JobManager {
+    type Result = ();
+
+    fn handle(&mut self, LoseWorker { worker, why }: LoseWorker, _: &mut Self::Context) {
+        let Some(facts) = self.slots.borrow_mut().leave(worker) else { return };
+        tracing::warn!(environment = %self.environment, worker = facts.name, why, "worker lost");
     }
 }
 

@@ -43,6 +43,29 @@ pub(crate) enum WorkerOrder {
     Release,
 }
 
+/// Which of an attempt's workers has which task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Layout {
+    /// The worker that is told.
+    pub here: u32,
+    /// By task. Worker 0 is in the JobManager's process: it has the services, outputs and inputs.
+    pub tasks: Vec<u32>,
+}
+
+impl Layout {
+    /// The worker that has the job's services, outputs and inputs.
+    pub(crate) const HOME: u32 = 0;
+
+    /// All tasks are in this one process.
+    pub(crate) fn alone(tasks: usize) -> Self {
+        Self { here: Self::HOME, tasks: vec![Self::HOME; tasks] }
+    }
+
+    pub(crate) fn is_here(&self, task: TaskId) -> bool {
+        self.tasks.get(task.index()) == Some(&self.here)
+    }
+}
+
 /// What a task is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum TaskCommand {

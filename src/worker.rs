@@ -32,7 +32,7 @@ use crate::{
     },
     host::Host,
     job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
-    link::{JobPorts, Prepare, Prepared, WorkerEvents},
+    link::{Connect, JobPorts, Prepare, Prepared, Unconnected, WorkerEvents},
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{AnyGate, ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
 };
@@ -176,6 +176,11 @@ struct Built {
 #[derive(Message)]
 #[rtype(result = "Result<Prepared, Unplanned>")]
 struct PrepareJob(Prepare);
+
+/// See [`WorkerLink::connect`](crate::link::WorkerLink::connect).
+#[derive(Message)]
+#[rtype(result = "Result<(), Unconnected>")]
+struct ConnectJob(Connect);
 
 /// What do the counters of this job read?
 #[derive(Message)]
@@ -473,6 +478,16 @@ impl Handler<PrepareJob> for Worker {
             let built = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
             Ok(worker.host((job, term), built, events))
         }))
+    }
+}
+
+impl Handler<ConnectJob> for Worker {
+    type Result = Result<(), Unconnected>;
+
+    fn handle(&mut self, ConnectJob(connect): ConnectJob, _: &mut Context<Self>) -> Self::Result {
+        let Connect { job, term, .. } = connect;
+        let hosted = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term);
+        hosted.map(|_| ()).ok_or(Unconnected::Gone)
     }
 }
 

@@ -1,14 +1,15 @@
 //! How the JobManager speaks to a worker, wherever that is.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::wiring::Streams,
     flow::{JobPayload, job::Unplanned},
     job::{ErrorPolicy, Graph, JobId, Term},
-    protocol::{Order, Progress, WorkerEvent},
+    protocol::{Layout, Order, Progress, WorkerEvent},
     service::ServiceDirectory,
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) trait WorkerLink: Send + Sync {
     /// Has the worker build a job's flow and get ready to host it.
     fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>>;
+    /// Has the worker lay the channels of an attempt that it has prepared and that has tasks elsewhere too.
+    fn connect(&self, connect: Connect) -> BoxFuture<'static, Result<(), Unconnected>>;
     fn order(&self, order: Order);
     /// What the counters of this job read; nothing, if the worker is gone.
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
@@ -48,6 +51,55 @@ pub(crate) struct JobPorts {
     pub directory: Arc<ServiceDirectory>,
     pub streams: Arc<Streams>,
 }
+
+/// Lay the channels of this attempt: its tasks are placed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Connect {
+    pub job: JobId,
+    pub term: Term,
+    pub layout: Layout,
+    /// Where each worker of the attempt listens for the others, `host:port`.
+    pub peers: Vec<String>,
+    /// What they prove to each other that they know; of this attempt alone.
+    pub key: AttemptKey,
+}
+
+/// The secret that the workers of one attempt share.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AttemptKey(pub [u8; 32]);
+
+impl fmt::Debug for AttemptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AttemptKey(..)")
+    }
+}
+
+/// Why a worker has not laid the channels of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Unconnected {
+    /// A peer could not be reached, or did not prove itself: which one of the attempt's workers, and why.
+    Peer { peer: u32, message: String },
+    /// The worker does not host that term of the job, or is gone.
+    Gone,
+}
+
+/// What a worker says of itself when it joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerFacts {
+    pub name: String,
+    /// Drawn at random: a process that comes back is another worker.
+    pub incarnation: u128,
+    /// Threads that run tasks.
+    pub slots: u32,
+    /// Where other workers reach it, `host:port`.
+    pub data_address: String,
+    /// The SHA-256 of its program: one attempt uses workers of one program.
+    pub executable: [u8; 32],
+}
+
+/// A worker that has joined a JobManager, by its number there. None is given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct WorkerId(pub u32);
 
 /// Why a worker does not host a job.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     job::{Attempt, CancelReason, JobId, JobStatus},
-    link::{JobPorts, JobRequest, Opened, Refusal, Reply, Request, SubmitJob},
+    link::{JobPorts, JobRequest, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink},
     protocol::WorkerEvent,
 };
 
@@ -56,6 +56,24 @@ pub(crate) enum Ports {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Close;
+
+/// A worker has come.
+#[derive(Message)]
+#[rtype(result = "Result<WorkerId, Refusal>")]
+pub(crate) struct JoinWorker {
+    pub(crate) facts: WorkerFacts,
+    pub(crate) link: Arc<dyn WorkerLink>,
+    /// As that of [`Ask`].
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
+/// A worker is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LoseWorker {
+    pub(crate) worker: WorkerId,
+    pub(crate) why: String,
+}
 
 /// From a Dispatcher: there will be no such job.
 #[derive(Message)]

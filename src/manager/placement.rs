@@ -1,8 +1,15 @@
 //! Which thread runs which task.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
-use crate::flow::graph::KEYED_PARALLELISM_MAX;
+use crate::{
+    flow::graph::KEYED_PARALLELISM_MAX,
+    link::{WorkerFacts, WorkerId, WorkerLink},
+};
 
 /// A task to be placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +103,14 @@ pub(crate) struct Slots {
     policy: Box<dyn Placement>,
     fallback: RoundRobin,
     loads: Vec<SlotLoad>,
+    joined: BTreeMap<WorkerId, Station>,
+    workers_ever: u32,
+}
+
+/// A worker of another process.
+struct Station {
+    facts: WorkerFacts,
+    link: Arc<dyn WorkerLink>,
 }
 
 impl Slots {
@@ -104,7 +119,25 @@ impl Slots {
     /// Panics if there is no slot.
     pub(crate) fn new(policy: Box<dyn Placement>, count: usize) -> Self {
         assert!(count > 0, "a worker has at least one task thread");
-        Self { policy, fallback: RoundRobin::new(), loads: vec![SlotLoad::default(); count] }
+        Self {
+            policy,
+            fallback: RoundRobin::new(),
+            loads: vec![SlotLoad::default(); count],
+            joined: BTreeMap::new(),
+            workers_ever: 0,
+        }
+    }
+
+    pub(crate) fn join(&mut self, facts: WorkerFacts, link: Arc<dyn WorkerLink>) -> WorkerId {
+        self.workers_ever += 1;
+        let id = WorkerId(self.workers_ever);
+        self.joined.insert(id, Station { facts, link });
+        id
+    }
+
+    /// The worker is gone; what it was, if it had not gone before.
+    pub(crate) fn leave(&mut self, worker: WorkerId) -> Option<WorkerFacts> {
+        self.joined.remove(&worker).map(|station| station.facts)
     }
 
     /// How many instances an operator has that says nothing of it: one for each slot, but no more than keys can be dealt

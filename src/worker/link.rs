@@ -3,10 +3,10 @@
 use actix::{Addr, MailboxError};
 use futures::future::BoxFuture;
 
-use super::{CloseWorker, PrepareJob, ReportProgress, Worker};
+use super::{CloseWorker, ConnectJob, PrepareJob, ReportProgress, Worker};
 use crate::{
     job::JobId,
-    link::{Prepare, Prepared, Unprepared, WorkerLink},
+    link::{Connect, Prepare, Prepared, Unconnected, Unprepared, WorkerLink},
     protocol::{Order, Progress},
 };
 
@@ -29,6 +29,11 @@ impl WorkerLink for Embedded {
                 Err(MailboxError::Closed | MailboxError::Timeout) => Err(Unprepared::Gone),
             }
         })
+    }
+
+    fn connect(&self, connect: Connect) -> BoxFuture<'static, Result<(), Unconnected>> {
+        let connected = self.address().send(ConnectJob(connect));
+        Box::pin(async move { connected.await.unwrap_or(Err(Unconnected::Gone)) })
     }
 
     fn order(&self, order: Order) {

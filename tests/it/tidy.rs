@@ -86,8 +86,8 @@ const LAYERS: [&[&str]; 13] = [
     // Facts about jobs, and what the actors of a process say to each other of them.
     &["job"],
     &["protocol"],
-    // What tasks and clients both talk to.
-    &["port", "service"],
+    // What tasks and clients both talk to, and workers among themselves.
+    &["peer", "port", "service"],
     // A flow as it runs, and as users write it.
     &["dataplane"],
     &["flow"],

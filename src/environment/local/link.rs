@@ -13,8 +13,8 @@ use crate::{
     environment::interrupts,
     host::Host,
     job::{JobId, check_name},
-    link::{Link, NearLink, Opened, Refusal, Reply, Request, SubmitJob},
-    manager::{self, Close, FindPorts, JobManager, Ports},
+    link::{Link, NearLink, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink},
+    manager::{self, Close, FindPorts, JobManager, JoinWorker, LoseWorker, Ports},
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,
     service::{AnyGate, CallError, FoundService, ServiceResolver},
@@ -181,6 +181,15 @@ impl NearLink for LocalLink {
                 existing: outputs.iter().map(|(name, _)| name.clone()).collect(),
             })
         })
+    }
+
+    fn join(&self, facts: WorkerFacts, link: Arc<dyn WorkerLink>) -> BoxFuture<'static, Result<WorkerId, Refusal>> {
+        self.send(move |room| JoinWorker { facts, link, room })
+    }
+
+    fn leave(&self, worker: WorkerId, why: String) {
+        // Past the mailbox's bound: there is one for each worker that joined.
+        self.manager.do_send(LoseWorker { worker, why });
     }
 
     fn port(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {
