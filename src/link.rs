@@ -22,8 +22,8 @@ pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
 #[allow(unused_imports, reason = "the connections that use them are being built")]
 pub(crate) use self::worker::{
-    AttemptKey, Connect, JobPorts, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents, WorkerFacts, WorkerId,
-    WorkerLink,
+    AttemptKey, Connect, JobPorts, Place, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents, WorkerFacts,
+    WorkerId, WorkerLink,
 };
 use crate::{
     flow::JobPayload,

@@ -253,7 +253,7 @@ impl Worker {
             graph: graph.clone(),
         };
         self.jobs.insert(job, hosted);
-        Prepared { graph, ports }
+        Prepared { graph, ports: Some(ports) }
     }
 
     /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.
@@ -452,7 +452,7 @@ impl Handler<PrepareJob> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, Unplanned>>;
 
     fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, term, payload, parallelism, error_policy, events } = prepare;
+        let Prepare { job, term, payload, parallelism, error_policy, place: _, events } = prepare;
         let options = BuildOptions { parallelism, error_policy, limits: Limits::clone(&self.config.limits) };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };

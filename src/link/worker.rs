@@ -37,13 +37,26 @@ pub(crate) struct Prepare {
     /// Of an operator that says nothing of it.
     pub parallelism: usize,
     pub error_policy: ErrorPolicy,
+    pub place: Place,
     pub events: WorkerEvents,
+}
+
+/// What a worker is in the team that hosts an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// There are no others. Nothing is to be connected.
+    Alone,
+    /// It has the outputs, inputs and services.
+    Home,
+    /// It has tasks only.
+    Away,
 }
 
 /// The flow is built.
 pub(crate) struct Prepared {
     pub graph: Graph,
-    pub ports: Arc<JobPorts>,
+    /// Of a worker in this process that has them.
+    pub ports: Option<Arc<JobPorts>>,
 }
 
 /// Where the outside reaches into a job: its services, outputs and inputs.

@@ -10,7 +10,7 @@ use crate::{
     flow::{JobPayload, job::Unplanned},
     host::Host,
     job::{Attempt, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
-    link::{Holds, JobPorts, Prepare, Prepared, Refusal, Unprepared, WorkerLink},
+    link::{Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unprepared, WorkerLink},
     manager::{
         archive::PlainJob,
         messages::{CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, StartJob},
@@ -128,6 +128,7 @@ impl Dispatcher {
             payload,
             parallelism: self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism()),
             error_policy: self.options.error_policy,
+            place: Place::Alone,
             events: Arc::new(move |event| supervisor.do_send(event)),
         };
         let answer = self.worker.prepare(prepare);
@@ -146,10 +147,10 @@ impl Dispatcher {
             Err(Unprepared::Unplanned(Unplanned::Flow(refusal))) => return self.refuse(Refusal::Build(refusal), ctx),
             Err(Unprepared::Gone) => return self.refuse(Refusal::EnvironmentClosed, ctx),
         };
+        let Some(ports) = prepared.ports else { return self.refuse(Refusal::EnvironmentClosed, ctx) };
         let graph = &prepared.graph;
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
         self.tasks = graph.tasks.iter().map(describe).collect();
-        let ports = Arc::clone(&prepared.ports);
         let address = context.address();
         let holds = match self.options.lease {
             Some(_) => {
@@ -179,7 +180,7 @@ impl Dispatcher {
                 lease: self.options.lease,
                 holds: holds.clone(),
             },
-            ports: prepared.ports,
+            ports: Arc::clone(&ports),
             worker: Arc::clone(&self.worker),
             host: self.host.clone(),
             ended: self.manager.ended.clone(),

@@ -7,7 +7,7 @@ use crate::{
     flow::{IntoJob, job_fn},
     host::Host,
     job::{Attempt, ErrorPolicy, Generation},
-    link::WorkerLink,
+    link::{Place, WorkerLink},
     protocol::TaskEvent,
 };
 
@@ -44,6 +44,7 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
             payload: flow.into_payload(),
             parallelism: 1,
             error_policy: ErrorPolicy::Fail,
+            place: Place::Alone,
             // The test may be over.
             events: Arc::new(move |event| drop(heard.send(event))),
         };
