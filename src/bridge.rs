@@ -22,6 +22,7 @@ mod keyring;
 mod message;
 mod outbound;
 mod server;
+mod strangers;
 mod stream;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -52,7 +52,7 @@ pub(super) struct Peer {
     pub who: u128,
 }
 
-/// A connection over which frames can go, and to whom: a [`Peer`], or a client with its [`Identity`].
+/// A connection over which frames can go, and to whom: a [`Peer`], or one that came, and by which key.
 pub(super) struct Established<P> {
     pub peer: P,
     pub stream: Box<dyn Stream>,
@@ -101,9 +101,26 @@ impl ClientSide<'_> {
     }
 }
 
+/// The keys that a side knows to which others connect.
+pub(super) trait Keys {
+    /// What a key tells of who has it.
+    type Identity;
+
+    /// The key of this id and whose it is; for an id that is not known some other key, and nobody.
+    fn find(&self, id: KeyId) -> (Key, Option<Self::Identity>);
+}
+
+impl Keys for KeyRing {
+    type Identity = Identity;
+
+    fn find(&self, id: KeyId) -> (Key, Option<Identity>) {
+        self.find(id)
+    }
+}
+
 /// What a node brings along.
-pub(super) struct NodeSide<'a> {
-    pub keys: &'a KeyRing,
+pub(super) struct NodeSide<'a, K> {
+    pub keys: &'a K,
     pub incarnation: u128,
     pub encryption: &'a NodeEncryption,
     pub host: &'a Host,
@@ -121,14 +138,14 @@ struct Greeting {
     encrypted: bool,
 }
 
-impl NodeSide<'_> {
+impl<K: Keys> NodeSide<'_, K> {
     /// The node's part. A peer that is refused is told why.
-    pub(super) async fn accept(&self, dialled: Dialled) -> Result<Established<(Peer, Identity)>, TurnedAway> {
+    pub(super) async fn accept(&self, dialled: Dialled) -> Result<Established<(Peer, K::Identity)>, TurnedAway> {
         let hello = Hello::new(self.incarnation, nonce(self.host).map_err(|error| (error, None))?);
         self.accept_as(hello, dialled).await
     }
 
-    async fn accept_as(&self, hello: Hello, dialled: Dialled) -> Result<Established<(Peer, Identity)>, TurnedAway> {
+    async fn accept_as(&self, hello: Hello, dialled: Dialled) -> Result<Established<(Peer, K::Identity)>, TurnedAway> {
         let Dialled { mut stream, reach, .. } = dialled;
         let hello = hello.needing_encryption(self.encryption.is_needed(reach));
         let greeting = match self.greet(&mut stream, hello, reach).await {
@@ -175,7 +192,7 @@ impl NodeSide<'_> {
         stream: &mut Box<dyn Stream>,
         greeting: &Greeting,
         binding: &[u8],
-    ) -> Result<(Peer, Identity), HelloError> {
+    ) -> Result<(Peer, K::Identity), HelloError> {
         let Greeting { said, key, client, node, .. } = greeting;
         let transcript = Transcript { client, node, binding };
         let proof = receive::<_, PROOF_BYTES>(stream).await?;

@@ -14,7 +14,6 @@ mod say;
 mod service;
 mod session;
 mod state;
-mod strangers;
 mod tally;
 mod threads;
 
@@ -47,7 +46,8 @@ use super::{
     keyring::Identity,
     message::Goodbye,
     outbound::Outbound,
-    stream::{Dialled, Stream},
+    strangers::{let_read, random},
+    stream::Dialled,
 };
 use crate::{host::Host, link::KeyRole, port::ClientId};
 
@@ -112,7 +112,7 @@ impl Server {
                 tracing::debug!(%error, "a peer was refused");
                 if let Some(stream) = stream {
                     // It counts as a stranger for as long as it holds a descriptor.
-                    Box::pin(drain(stream, self.host())).await;
+                    Box::pin(let_read(stream, self.host())).await;
                 }
                 None
             }
@@ -242,19 +242,4 @@ impl Server {
             sessions.iter().for_each(|session| session.dismissed.notify_one());
         }
     }
-}
-
-fn random(host: &Host) -> u64 {
-    // Without randomness the choice can be foreseen, which is no reason to take nobody in.
-    let mut bytes = [0; 8];
-    host.fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
-}
-
-/// Lets a refused peer read why before the connection is reset: it is, if bytes are left unread when it is closed.
-async fn drain(mut stream: Box<dyn Stream>, host: &Host) {
-    use tokio::io::AsyncReadExt;
-    let mut bytes = [0; 1024];
-    let drained = async { while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
-    // A peer that keeps sending is not listened to for longer.
-    let _ = host.timeout(Duration::from_millis(500), drained).await;
 }

@@ -14,12 +14,18 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::{
     keys::Owners,
-    strangers::{Strangers, strangers_max},
     tally::Tally,
     threads::{Desks, IoThreads},
 };
 use crate::{
-    bridge::{connection::Heartbeat, encryption::NodeEncryption, key::KeyId, keyring::KeyRing, outbound::Outbound},
+    bridge::{
+        connection::Heartbeat,
+        encryption::NodeEncryption,
+        key::KeyId,
+        keyring::KeyRing,
+        outbound::Outbound,
+        strangers::{Strangers, strangers_max},
+    },
     flow::JobRegistry,
     job::JobId,
     link::{NearLink, NodeStop, Refusal, Reply, Request},

@@ -3,9 +3,13 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{io::AsyncReadExt, sync::oneshot};
+
+use super::stream::Stream;
+use crate::host::Host;
 
 /// Strangers, at most; fewer where the process may have few descriptors, for clients need some as well.
 const STRANGERS_MAX: usize = 16_384;
@@ -113,6 +117,21 @@ fn descriptors_max() -> Option<usize> {
 #[cfg(not(unix))]
 fn descriptors_max() -> Option<usize> {
     None
+}
+
+/// Lets a refused peer read why before the connection is reset: it is, if bytes are left unread when it is closed.
+pub(super) async fn let_read(mut stream: Box<dyn Stream>, host: &Host) {
+    let mut bytes = [0; 1024];
+    let drained = async { while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
+    // A peer that keeps sending is not listened to for longer.
+    let _ = host.timeout(Duration::from_millis(500), drained).await;
+}
+
+/// For the choice of one that has to go.
+pub(super) fn random(host: &Host) -> u64 {
+    // Without randomness the choice can be foreseen, which is no reason to take nobody in.
+    let mut bytes = [0; 8];
+    host.fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
 }
 
 #[cfg(test)]
