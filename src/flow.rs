@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod asynchronous;
+pub(crate) mod colocation;
 mod connect;
 mod feedback;
 mod files;

@@ -221,7 +221,7 @@ impl Worker {
     }
 
     fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents) -> Prepared {
-        let Built { plan: Plan { graph, tasks, .. }, streams, gates, wiring, services } = built;
+        let Built { plan: Plan { graph, tasks, colocation, .. }, streams, gates, wiring, services } = built;
         let host = self.config.host.clone();
         let directory = ServiceDirectory::new(job, gates, host, self.config.limits.call_deadline);
         let ports = Arc::new(JobPorts { directory, streams });
@@ -253,7 +253,7 @@ impl Worker {
             graph: graph.clone(),
         };
         self.jobs.insert(job, hosted);
-        Prepared { graph, ports: Some(ports) }
+        Prepared { graph, colocation, ports: Some(ports) }
     }
 
     /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.

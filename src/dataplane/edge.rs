@@ -1,8 +1,9 @@
 //! All channels of one exchange: as data in a plan, and as they are for the tasks of one attempt.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, ops::Range, sync::Arc};
 
 use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::dataplane::{
     channel::{Gate, LaneLimits},
@@ -21,12 +22,19 @@ pub(crate) enum Pairing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Feed {
     pub producers: usize,
+    /// That of the first producer; the others follow.
+    pub first_task: u32,
     pub pairing: Pairing,
     /// The channels are numbered from here on: by producer, and of one producer by consumer.
     pub first_channel: usize,
 }
 
 impl Feed {
+    /// The producers' tasks, by position.
+    pub fn tasks(&self) -> Range<usize> {
+        tasks(self.first_task, self.producers)
+    }
+
     /// The consumers to which a producer has channels, with the channel of each.
     pub fn channels_of(self, producer: usize, consumers: usize) -> impl Iterator<Item = (usize, usize)> {
         let (to, first) = match self.pairing {
@@ -40,19 +48,46 @@ impl Feed {
     }
 }
 
+fn tasks(first: u32, count: usize) -> Range<usize> {
+    let first = first as usize;
+    first..first + count
+}
+
 /// An exchange in a plan.
 #[derive(Debug, Clone)]
 pub(crate) struct EdgePlan {
     pub consumers: usize,
+    /// That of the first consumer; the others follow.
+    first_task: u32,
     pub feeds: Vec<Feed>,
+    travels: bool,
     /// The items' type is known to it alone.
     wire: fn(&EdgePlan, LaneLimits) -> Box<dyn Any + Send + Sync>,
 }
 
 impl EdgePlan {
-    pub fn new<T: Send + 'static>(consumers: usize) -> Self {
+    /// For items that nobody knows how to encode.
+    pub fn within_a_worker<T: Send + 'static>(first_task: u32, consumers: usize) -> Self {
         let wire = |plan: &EdgePlan, limits| Box::new(Edge::<T>::new(plan, limits)) as Box<dyn Any + Send + Sync>;
-        Self { consumers, feeds: Vec::new(), wire }
+        Self { consumers, first_task, feeds: Vec::new(), travels: false, wire }
+    }
+
+    /// For items that can be encoded where the two ends of a channel are on different workers.
+    pub fn between_workers<T>(first_task: u32, consumers: usize) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        Self { travels: true, ..Self::within_a_worker::<T>(first_task, consumers) }
+    }
+
+    /// The consumers' tasks, by position.
+    pub fn tasks(&self) -> Range<usize> {
+        tasks(self.first_task, self.consumers)
+    }
+
+    /// Whether the two ends of a channel may be on different workers.
+    pub fn travels(&self) -> bool {
+        self.travels
     }
 
     /// The channels, for the tasks of one attempt.

@@ -16,7 +16,7 @@ use crate::{
         task::Task,
         wiring::{Streams, Wiring},
     },
-    flow::loops,
+    flow::{colocation::Colocation, loops},
     host::Host,
     job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
     port::{AnyInput, OutputKind, OutputStore},
@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub edges: Vec<EdgePlan>,
     /// How many tasks each loop has.
     pub loops: Vec<usize>,
+    /// Which tasks have to be on one worker.
+    pub colocation: Colocation,
     pub lane_limits: LaneLimits,
 }
 
@@ -352,6 +354,8 @@ impl Blueprint {
             graph.channels.push(ChannelNode { from, to, name });
         }
         let (services, outputs, inputs, edges) = (self.services, self.outputs, self.inputs, self.edges);
-        Ok(Plan { graph, tasks, services, outputs, inputs, edges, loops: loops.tasks, lane_limits })
+        let colocation = Colocation::of(&graph, &edges);
+        let loops = loops.tasks;
+        Ok(Plan { graph, tasks, services, outputs, inputs, edges, loops, colocation, lane_limits })
     }
 }

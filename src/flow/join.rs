@@ -10,7 +10,7 @@ use std::{
 };
 
 use hashbrown::hash_map::IntoIter;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     dataplane::{
@@ -29,6 +29,7 @@ use crate::{
 };
 
 /// An item of one of two sides.
+#[derive(Serialize, Deserialize)]
 enum Side<A, B> {
     Left(A),
     Right(B),
@@ -154,9 +155,9 @@ where
 fn join<J, K, A, B>(left: KeyedStream<K, A>, right: KeyedStream<K, B>) -> Stream<J::Out>
 where
     J: Kind<K, A, B>,
-    K: Hash + Eq + Clone + Send + 'static,
-    A: Clone + Send + 'static,
-    B: Clone + Send + 'static,
+    K: Hash + Eq + Clone + Serialize + DeserializeOwned + Send + 'static,
+    A: Clone + Serialize + DeserializeOwned + Send + 'static,
+    B: Clone + Serialize + DeserializeOwned + Send + 'static,
 {
     merge(J::NAME, left, right).then(J::NAME, |_| {
         Box::new(|meter, next| Box::new(Join::<J, K, A, B>::new(meter, next)) as BoxStage<(K, Side<A, B>)>)
@@ -166,9 +167,9 @@ where
 /// Both sides in one stream, each key on one instance.
 fn merge<K, A, B>(operator: &str, left: KeyedStream<K, A>, right: KeyedStream<K, B>) -> Stream<(K, Side<A, B>)>
 where
-    K: Hash + Eq + Send + 'static,
-    A: Send + 'static,
-    B: Send + 'static,
+    K: Hash + Eq + Serialize + DeserializeOwned + Send + 'static,
+    A: Serialize + DeserializeOwned + Send + 'static,
+    B: Serialize + DeserializeOwned + Send + 'static,
 {
     let ((left, parallelism), (right, other)) = (left.into_parts(), right.into_parts());
     let blueprint = Rc::clone(left.blueprint());
@@ -181,7 +182,7 @@ where
         let (left, right) = (Parallelism::Fixed(left), Parallelism::Fixed(right));
         blueprint.borrow_mut().refuse(BuildRefusal::UnequalParallelism { operator, left, right });
     }
-    let mut exchange = Exchange::begin(&blueprint, key_parallelism(&blueprint, parallelism.or(other)));
+    let mut exchange = Exchange::between_workers(&blueprint, key_parallelism(&blueprint, parallelism.or(other)));
     let left = sided::<_, _, Side<A, B>>(left, Side::Left);
     exchange.add(left, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
     let right = sided::<_, _, Side<A, B>>(right, Side::Right);

@@ -207,11 +207,11 @@ pub(crate) fn key_parallelism(blueprint: &Rc<RefCell<Blueprint>>, said: Option<u
 
 fn exchange<K, V>(stream: Stream<(K, V)>, parallelism: Option<usize>) -> Stream<(K, V)>
 where
-    K: Hash + Send + 'static,
+    K: Hash + Serialize + DeserializeOwned + Send + 'static,
     V: Serialize + DeserializeOwned + Send + 'static,
 {
     let parallelism = key_parallelism(stream.blueprint(), parallelism);
-    let mut exchange = Exchange::begin(stream.blueprint(), parallelism);
+    let mut exchange = Exchange::between_workers(stream.blueprint(), parallelism);
     exchange.add(stream, "exchange", Pairing::AllToAll, |_, lanes| ByKey::new(lanes));
     exchange.is_dealt_by_key();
     exchange.finish()

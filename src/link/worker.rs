@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::wiring::Streams,
-    flow::{JobPayload, job::Unplanned},
+    flow::{JobPayload, colocation::Colocation, job::Unplanned},
     job::{ErrorPolicy, Graph, JobId, Term},
     protocol::{Layout, Order, Progress, WorkerEvent},
     service::ServiceDirectory,
@@ -55,6 +55,8 @@ pub(crate) enum Place {
 /// The flow is built.
 pub(crate) struct Prepared {
     pub graph: Graph,
+    #[allow(dead_code, reason = "tasks are about to be placed by it")]
+    pub colocation: Colocation,
     /// Of a worker in this process that has them.
     pub ports: Option<Arc<JobPorts>>,
 }

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn channels_are_numbered_by_producer_and_then_by_consumer() {
-    let all = Feed { producers: 2, pairing: Pairing::AllToAll, first_channel: 10 };
+    let all = Feed { producers: 2, first_task: 0, pairing: Pairing::AllToAll, first_channel: 10 };
     assert_eq!(all.channels_of(0, 3).collect::<Vec<_>>(), [(0, 10), (1, 11), (2, 12)]);
     assert_eq!(all.channels_of(1, 3).collect::<Vec<_>>(), [(0, 13), (1, 14), (2, 15)]);
     let one = Feed { pairing: Pairing::OneToOne, ..all };
@@ -12,9 +12,9 @@ fn channels_are_numbered_by_producer_and_then_by_consumer() {
 
 #[test]
 fn each_end_of_a_channel_is_taken_once_and_lanes_come_in_the_order_of_channels() {
-    let mut plan = EdgePlan::new::<u8>(2);
-    plan.feeds.push(Feed { producers: 2, pairing: Pairing::AllToAll, first_channel: 0 });
-    plan.feeds.push(Feed { producers: 2, pairing: Pairing::OneToOne, first_channel: 4 });
+    let mut plan = EdgePlan::within_a_worker::<u8>(9, 2);
+    plan.feeds.push(Feed { producers: 2, first_task: 0, pairing: Pairing::AllToAll, first_channel: 0 });
+    plan.feeds.push(Feed { producers: 2, first_task: 0, pairing: Pairing::OneToOne, first_channel: 4 });
     let streams = Arc::new(crate::dataplane::wiring::Streams { outputs: Vec::new(), inputs: Vec::new() });
     let limits = LaneLimits { batches: 1, bytes: 1 };
     let wiring = Wiring::new(vec![plan.wire(limits)], Vec::new(), Vec::new(), streams);
@@ -27,8 +27,8 @@ fn each_end_of_a_channel_is_taken_once_and_lanes_come_in_the_order_of_channels()
 
 #[test]
 fn an_edge_is_wired_as_often_as_is_wanted_each_time_with_channels_of_its_own() {
-    let mut plan = EdgePlan::new::<u8>(1);
-    plan.feeds.push(Feed { producers: 1, pairing: Pairing::OneToOne, first_channel: 0 });
+    let mut plan = EdgePlan::within_a_worker::<u8>(9, 1);
+    plan.feeds.push(Feed { producers: 1, first_task: 0, pairing: Pairing::OneToOne, first_channel: 0 });
     let wire = || {
         let streams = Arc::new(crate::dataplane::wiring::Streams { outputs: Vec::new(), inputs: Vec::new() });
         Wiring::new(vec![plan.wire(LaneLimits { batches: 1, bytes: 1 })], Vec::new(), Vec::new(), streams)

@@ -158,7 +158,7 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(parallelism));
+        let mut exchange = Exchange::between_workers(&self.blueprint, Parallelism::Fixed(parallelism));
         exchange.add(self, "rebalance", Pairing::AllToAll, move |instance, lanes| InTurn(instance % lanes));
         exchange.finish()
     }
@@ -171,7 +171,7 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Clone + Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(parallelism));
+        let mut exchange = Exchange::between_workers(&self.blueprint, Parallelism::Fixed(parallelism));
         exchange.add(self, "broadcast", Pairing::AllToAll, |_, _| ToAll);
         exchange.blueprint.borrow_mut().chains[exchange.chain].copied = true;
         exchange.finish()
@@ -182,7 +182,7 @@ impl<T: Send + 'static> Stream<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        let mut exchange = Exchange::begin(&self.blueprint, Parallelism::Fixed(1));
+        let mut exchange = Exchange::between_workers(&self.blueprint, Parallelism::Fixed(1));
         exchange.add(self, "gather", Pairing::AllToAll, |_, _| Single);
         exchange.finish()
     }
@@ -309,13 +309,27 @@ pub(crate) struct Exchange<T> {
 }
 
 impl<T: Send + 'static> Exchange<T> {
+    /// One whose channels stay within a worker.
     pub fn begin(blueprint: &Rc<RefCell<Blueprint>>, said: Parallelism) -> Self {
+        Self::on(blueprint, said, EdgePlan::within_a_worker::<T>)
+    }
+
+    /// One whose channels may lead to another worker.
+    pub fn between_workers(blueprint: &Rc<RefCell<Blueprint>>, said: Parallelism) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        Self::on(blueprint, said, EdgePlan::between_workers::<T>)
+    }
+
+    fn on(blueprint: &Rc<RefCell<Blueprint>>, said: Parallelism, plan: impl FnOnce(u32, usize) -> EdgePlan) -> Self {
         let mut shared = blueprint.borrow_mut();
         let asked = said.in_job(shared.options.parallelism);
         let chain = shared.add_chain(said, false);
         let consumers = shared.chains[chain].parallelism;
         let edge = EdgeId(shared.edges.len());
-        shared.edges.push(EdgePlan::new::<T>(consumers));
+        let first_task = shared.chains[chain].first_task;
+        shared.edges.push(plan(first_task, consumers));
         drop(shared);
         Self { blueprint: Rc::clone(blueprint), asked, chain, consumers, edge, items: PhantomData }
     }
@@ -353,7 +367,8 @@ impl<T: Send + 'static> Exchange<T> {
         if consumers == 0 {
             blueprint.refuse(BuildRefusal::ZeroParallelism { operator: kind.to_owned() });
         }
-        let feed = Feed { producers, pairing, first_channel: blueprint.channels.len() };
+        let first_task = blueprint.chains[stream.chain].first_task;
+        let feed = Feed { producers, first_task, pairing, first_channel: blueprint.channels.len() };
         for producer in 0..producers {
             let to = feed.channels_of(producer, consumers);
             blueprint.channels.extend(to.map(|(to, _)| ((stream.chain, producer), (self.chain, to))));
