@@ -93,7 +93,7 @@ const LAYERS: [&[&str]; 13] = [
     &["flow"],
     &["link"],
     // Both legs of the link, and what hosts the actors. Only what is above joins them.
-    &["bridge", "handle", "worker"],
+    &["bridge", "handle", "launch", "worker"],
     &["manager"],
     &["environment", "store"],
     &["node"],
