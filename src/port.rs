@@ -11,6 +11,7 @@ mod input;
 mod output;
 mod queue;
 mod reader;
+mod relayed;
 #[cfg(feature = "cli")]
 mod shown;
 mod source;
@@ -31,7 +32,7 @@ pub(crate) use self::{
     reader::OutputReader,
     source::ChunkSource,
     spill::SpillFile,
-    store::{OutputKind, OutputStore, WriteError, WriteFailure},
+    store::{AppendError, OutputKind, OutputStore, WriteError, WriteFailure},
     writer::{ClientId, EncodedWriter, FoundInput, NotTaken, RemoteInput, WriterId},
 };
 pub use self::{

@@ -2,6 +2,8 @@
 
 mod audience;
 mod link;
+#[allow(dead_code, reason = "the worker that lays relays is being built")]
+pub(crate) mod relay;
 mod task;
 #[cfg(test)]
 mod tests;

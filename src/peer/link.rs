@@ -319,6 +319,18 @@ impl Sender {
         Offered::Taken
     }
 
+    /// As [`offer`](Self::offer), for the few short batches that must not wait: it takes no credit, and the receiver gives
+    /// none back.
+    pub fn say(&self, items: u64, bytes: &[u8]) {
+        let mut state = self.link.state.lock();
+        if state.sending.get(&self.stream).is_none_or(|sending| sending.closed) {
+            return;
+        }
+        let writer = self.link.put(&mut state, Kind::Batch, self.stream, items, bytes);
+        drop(state);
+        wake(writer);
+    }
+
     /// Needs no credit, but keeps its place.
     pub fn mark(&self, mark: StreamMark) {
         let (kind, count) = match mark {

@@ -8,12 +8,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError, OutputReader,
     chunk::{CHUNK_BYTES, Chunk},
     collected::{Collected, Entry, Place, Spill},
+    relayed::Relayed,
     spill::SpillFile,
     streamed::Streamed,
 };
@@ -34,7 +35,7 @@ pub(crate) enum OutputKind {
 }
 
 /// Why an output does not take items; the job fails with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum AppendError {
     #[error("output `{output}` outgrew its limit of {limit_bytes} bytes")]
     Full { output: String, limit_bytes: u64 },
@@ -94,6 +95,7 @@ struct State {
 enum Contents {
     Collected(Collected),
     Streamed(Streamed),
+    Relayed(Relayed),
 }
 
 #[derive(Clone)]
@@ -154,7 +156,6 @@ impl OutputStore {
     }
 
     /// Items appended so far.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no status shows the size of outputs yet"))]
     pub(crate) fn items(&self) -> u64 {
         self.state.lock().items
     }
@@ -216,10 +217,11 @@ impl OutputStore {
             return Ok(());
         }
         let spill = self.take(&mut state, items, bytes)?;
-        let readers = match self.kind {
-            OutputKind::Streamed => state.take_readers(),
+        let readers = match &mut state.contents {
+            Contents::Streamed(_) => state.take_readers(),
+            Contents::Relayed(relayed) => relayed.taker().into_iter().collect(),
             // They wait for the seal.
-            OutputKind::Collected => Vec::new(),
+            Contents::Collected(_) => Vec::new(),
         };
         drop(state);
         readers.into_iter().for_each(Waker::wake);
@@ -246,6 +248,10 @@ impl OutputStore {
             }
             Contents::Streamed(streamed) => {
                 streamed.push(Chunk { first, items, bytes: Arc::new(bytes) });
+                None
+            }
+            Contents::Relayed(relayed) => {
+                relayed.push(Chunk { first, items, bytes: Arc::new(bytes) })?;
                 None
             }
         };
@@ -320,6 +326,7 @@ impl OutputStore {
             Contents::Collected(_) => (0, from),
             // What was given to nobody cannot have been read.
             Contents::Streamed(streamed) => (streamed.start(), from.min(streamed.given())),
+            Contents::Relayed(_) => (0, 0),
         };
         drop(state);
         Ok(OutputReader::new(Arc::clone(self), id, from, start))
@@ -329,7 +336,7 @@ impl OutputStore {
     pub(super) fn entry_at(&self, position: u64) -> usize {
         match &self.state.lock().contents {
             Contents::Collected(collected) => collected.entry_at(position),
-            Contents::Streamed(_) => 0,
+            Contents::Streamed(_) | Contents::Relayed(_) => 0,
         }
     }
 
@@ -350,6 +357,8 @@ impl OutputStore {
                 (None, Some(Seal::Complete)) => Next::End,
                 (None, None) => Next::Wait,
             },
+            // Its items are read where they go.
+            (Contents::Relayed(_), _) => Next::Wait,
         };
         // Dropped without the lock, because the drop of a waker may be that of a future with another reader in it.
         let replaced = match next {
@@ -371,7 +380,7 @@ impl OutputStore {
                 collected.end_spill(spill, written);
                 collected.begin_spill()
             }
-            Contents::Streamed(_) => None,
+            Contents::Streamed(_) | Contents::Relayed(_) => None,
         };
         let writers = state.writers_with_room();
         drop(state);
@@ -392,6 +401,44 @@ impl OutputStore {
         drop(waker);
     }
 
+    /// From now on what is appended is for [`poll_taken`](Self::poll_taken), by which it goes to where the output is kept.
+    pub(crate) fn relay(&self) {
+        let mut state = self.state.lock();
+        debug_assert_eq!(state.items, 0, "what was appended before stays here");
+        state.contents = Contents::Relayed(Relayed::new());
+    }
+
+    /// The next items of an output that is relayed. One caller has them.
+    pub(crate) fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<Chunk> {
+        let mut state = self.state.lock();
+        let Contents::Relayed(relayed) = &mut state.contents else { return Poll::Pending };
+        let taken = relayed.poll_taken(cx);
+        let writers = state.writers_with_room();
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
+        taken
+    }
+
+    /// Where the items go they were not taken: writers are told so from now on. The first reason counts.
+    pub(crate) fn refuse(&self, error: AppendError) {
+        let mut state = self.state.lock();
+        let Contents::Relayed(relayed) = &mut state.contents else { return };
+        let discarded = relayed.refuse(error);
+        let taker = relayed.taker();
+        let writers = mem::take(&mut state.writers);
+        drop(state);
+        drop(discarded);
+        writers.into_iter().chain(taker).for_each(Waker::wake);
+    }
+
+    /// Why the items of an output that is relayed are not taken, if they are not.
+    pub(crate) fn refusal(&self) -> Option<AppendError> {
+        match &self.state.lock().contents {
+            Contents::Relayed(relayed) => relayed.refusal().cloned(),
+            Contents::Collected(_) | Contents::Streamed(_) => None,
+        }
+    }
+
     pub(super) fn host(&self) -> &Host {
         &self.host
     }
@@ -400,7 +447,7 @@ impl OutputStore {
     pub(super) fn with_collected<R>(&self, look: impl FnOnce(&Collected) -> R) -> R {
         match &self.state.lock().contents {
             Contents::Collected(collected) => look(collected),
-            Contents::Streamed(_) => panic!("`{}` is a streamed output", self.name),
+            Contents::Streamed(_) | Contents::Relayed(_) => panic!("`{}` is no collected output", self.name),
         }
     }
 }
@@ -448,6 +495,7 @@ impl State {
         match &self.contents {
             Contents::Collected(collected) => collected.has_room(),
             Contents::Streamed(streamed) => streamed.has_room(),
+            Contents::Relayed(relayed) => relayed.has_room(),
         }
     }
 

@@ -1,0 +1,59 @@
+//! The contents of an output that is kept elsewhere: a bounded queue of chunks on their way there.
+
+use std::task::{Context, Poll, Waker};
+
+use super::{chunk::Chunk, store::AppendError, streamed::Streamed};
+
+/// Bytes that wait to be taken, but for a batch of each writer.
+const BYTES_MAX: usize = 1 << 20;
+
+pub(super) struct Relayed {
+    chunks: Streamed,
+    /// Whoever takes the chunks away, while there are none.
+    taker: Option<Waker>,
+    /// They are not taken where they go.
+    refused: Option<AppendError>,
+}
+
+impl Relayed {
+    pub(super) fn new() -> Self {
+        Self { chunks: Streamed::new(u64::MAX, BYTES_MAX), taker: None, refused: None }
+    }
+
+    /// A writer that is refused finds room, so that it comes and is told.
+    pub(super) fn has_room(&self) -> bool {
+        self.refused.is_some() || self.chunks.has_room()
+    }
+
+    pub(super) fn push(&mut self, chunk: Chunk) -> Result<(), AppendError> {
+        if let Some(error) = &self.refused {
+            return Err(error.clone());
+        }
+        self.chunks.push(chunk);
+        Ok(())
+    }
+
+    pub(super) fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
+        if let Some(chunk) = self.chunks.pop() {
+            return Poll::Ready(chunk);
+        }
+        if !self.taker.as_ref().is_some_and(|taker| taker.will_wake(cx.waker())) {
+            self.taker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn taker(&mut self) -> Option<Waker> {
+        self.taker.take()
+    }
+
+    /// Gives what is queued up, to be dropped without a lock.
+    pub(super) fn refuse(&mut self, error: AppendError) -> Streamed {
+        self.refused.get_or_insert(error);
+        std::mem::replace(&mut self.chunks, Streamed::new(u64::MAX, BYTES_MAX))
+    }
+
+    pub(super) fn refusal(&self) -> Option<&AppendError> {
+        self.refused.as_ref()
+    }
+}

@@ -1,0 +1,15 @@
+//! What goes between a worker's tasks and the home of their job: outputs, inputs, calls of services.
+//!
+//! A job's outputs, inputs and services are in one process, its *home*: that of worker 0. Tasks in other workers have stores and
+//! ports of their own, which a relay empties and fills over the worker's [`Link`](crate::peer::Link). All of it is driven by
+//! wakers ([`turning`]): no relay has a thread, and what runs on the thread of a connection neither blocks nor runs code of the
+//! user's.
+
+mod outputs;
+mod pieces;
+#[cfg(test)]
+mod tests;
+mod turning;
+
+#[allow(unused_imports, reason = "the worker that lays them is being built")]
+pub(crate) use self::outputs::{OutputsAtHome, OutputsAtWorker};

@@ -1,0 +1,259 @@
+//! Outputs: what tasks elsewhere write goes to the stores at home.
+//!
+//! A worker's store is a short queue, from which a relay offers runs to the link. At home they are appended at once, which what was
+//! sent has credit for; credit is given back once the store has room. A store that takes no more (it is too large, or the disk
+//! refuses) says so on the same stream in the other direction, in front of everything that is answered later: so once
+//! [`Link::settle`](crate::peer::Link::settle) has answered, [`OutputsAtWorker::failure`] knows.
+
+use std::{
+    future::poll_fn,
+    mem,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    pieces::{Assembly, Pieces},
+    turning::{Turn, Turning},
+};
+use crate::{
+    codec,
+    dataplane::wiring::Streams,
+    job::FailureCause,
+    peer::{Broken, Link, Offered, Peers, Receiver, Sender, Sink, StreamId, StreamMark},
+    port::{AppendError, OutputStore},
+};
+
+/// Bytes that a worker may have sent to one output and that are not known to have found room.
+const CREDIT_BYTES: u64 = 1 << 20;
+
+/// On the way back there are only words that need no credit.
+const NO_CREDIT: u64 = 0;
+
+/// By number in the plan.
+fn outputs(streams: &Streams) -> impl Iterator<Item = (StreamId, &Arc<OutputStore>)> {
+    (0..).zip(&streams.outputs).map(|(number, (_, store))| (StreamId::Output(number), store))
+}
+
+/// The outputs of a worker that is not their home. Dropped, what was not sent stays where it is.
+pub(crate) struct OutputsAtWorker {
+    outputs: Vec<Arc<Turning<Outgoing>>>,
+    refusals: Vec<Receiver>,
+}
+
+impl OutputsAtWorker {
+    /// Has what is written to the worker's own stores go to those at home. Before any task starts.
+    pub fn new(home: &Arc<Link>, streams: &Streams) -> Self {
+        let (mut going, mut refusals) = (Vec::new(), Vec::new());
+        for (stream, store) in outputs(streams) {
+            store.relay();
+            refusals.push(home.receiver(stream, NO_CREDIT, Arc::new(Refusals(Arc::clone(store)))));
+            let sender = home.sender(stream, CREDIT_BYTES);
+            let (store, run, sent) = (Arc::clone(store), Mutex::default(), Mutex::default());
+            going.push(Turning::new(Outgoing { store, sender, run, sent }));
+        }
+        // Each finds nothing, and waits for what comes.
+        going.iter().for_each(Turning::wake);
+        Self { outputs: going, refusals }
+    }
+
+    /// Ready once everything that was written before has been offered to the link, or never will be: because it broke, of which
+    /// its settling tells.
+    ///
+    /// # Errors
+    ///
+    /// What the home has refused, see [`failure`](Self::failure).
+    pub async fn flushed(&self) -> Result<(), FailureCause> {
+        let written: Vec<u64> = self.outputs.iter().map(|output| output.work.store.items()).collect();
+        for (output, written) in self.outputs.iter().zip(written) {
+            poll_fn(|cx| output.work.poll_sent(cx, written)).await;
+        }
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// Why an output did not take what tasks of this worker have written, if that is so.
+    pub fn failure(&self) -> Option<FailureCause> {
+        self.outputs.iter().find_map(|output| output.work.store.refusal()).map(FailureCause::from)
+    }
+}
+
+impl Drop for OutputsAtWorker {
+    fn drop(&mut self) {
+        self.refusals.iter().for_each(Receiver::close);
+    }
+}
+
+/// What goes to one output.
+struct Outgoing {
+    store: Arc<OutputStore>,
+    sender: Sender,
+    /// Taken from the store and not sent yet. Used in turns only.
+    run: Mutex<Option<Pieces>>,
+    sent: Mutex<Sent>,
+}
+
+#[derive(Default)]
+struct Sent {
+    items: u64,
+    /// Nothing more will be sent.
+    is_over: bool,
+    waiting: Vec<Waker>,
+}
+
+impl Outgoing {
+    fn poll_sent(&self, cx: &Context<'_>, items: u64) -> Poll<()> {
+        let mut sent = self.sent.lock();
+        if sent.is_over || sent.items >= items {
+            return Poll::Ready(());
+        }
+        if !sent.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            sent.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Sent)) {
+        let mut sent = self.sent.lock();
+        change(&mut sent);
+        let waiting = mem::take(&mut sent.waiting);
+        drop(sent);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Turn for Outgoing {
+    fn turn(&self, cx: &mut Context<'_>) {
+        let mut run = self.run.lock();
+        loop {
+            if self.store.refusal().is_some() {
+                *run = None;
+                return self.change(|sent| sent.is_over = true);
+            }
+            let going = match &mut *run {
+                Some(going) => going,
+                none => match self.store.poll_taken(cx) {
+                    Poll::Ready(chunk) => none.insert(Pieces::new(chunk.items, chunk.bytes)),
+                    Poll::Pending => return,
+                },
+            };
+            let items = going.items;
+            match going.offer(&self.sender, cx) {
+                Offered::Taken => {
+                    *run = None;
+                    self.change(|sent| sent.items += items);
+                }
+                Offered::Full => return,
+                // The link broke, and the attempt with it: what is written waits until its task is cancelled.
+                Offered::Closed => return self.change(|sent| sent.is_over = true),
+            }
+        }
+    }
+}
+
+/// Hears what the home refuses.
+struct Refusals(Arc<OutputStore>);
+
+impl Sink for Refusals {
+    fn batch(&self, _: u64, bytes: Vec<u8>) {
+        let error = codec::decode(&bytes).unwrap_or_else(|error| AppendError::Disk {
+            output: self.0.name().to_owned(),
+            message: format!("what its home says of it cannot be read: {error}"),
+        });
+        self.0.refuse(error);
+    }
+
+    fn mark(&self, _: StreamMark) {}
+
+    fn broken(&self, _: &Broken) {}
+}
+
+/// The outputs of a job at its home, as far as other workers write to them. Dropped, nothing more is taken.
+pub(crate) struct OutputsAtHome(Vec<Arc<Turning<Incoming>>>);
+
+impl OutputsAtHome {
+    pub fn new(peers: &Peers, streams: &Streams) -> Self {
+        let mut incoming = Vec::new();
+        for (_, link) in peers.iter() {
+            for (stream, store) in outputs(streams) {
+                let (store, back) = (Arc::clone(store), link.sender(stream, NO_CREDIT));
+                let coming =
+                    Incoming { store, back, receiver: OnceLock::new(), run: Mutex::default(), owed: AtomicU64::new(0) };
+                let coming = Turning::new(coming);
+                let sink = Arc::new(Arrivals(Arc::downgrade(&coming)));
+                let _ = coming.work.receiver.set(link.receiver(stream, CREDIT_BYTES, sink));
+                incoming.push(coming);
+            }
+        }
+        Self(incoming)
+    }
+}
+
+impl Drop for OutputsAtHome {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|incoming| incoming.work.close());
+    }
+}
+
+/// What comes from one worker for one output.
+struct Incoming {
+    store: Arc<OutputStore>,
+    back: Sender,
+    /// Set at once.
+    receiver: OnceLock<Receiver>,
+    /// Used by whoever reads the connection only.
+    run: Mutex<Assembly>,
+    /// Bytes that came and are not given back.
+    owed: AtomicU64,
+}
+
+impl Incoming {
+    fn take(&self, items: u64, bytes: Vec<u8>) {
+        self.owed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let Some(run) = self.run.lock().take(items, bytes) else { return };
+        if let Err(error) = self.store.append(items, run) {
+            let mut words = Vec::new();
+            codec::encode_into(&error, &mut words).expect("an error is short and plain");
+            self.back.say(1, &words);
+            self.close();
+        }
+    }
+
+    fn close(&self) {
+        if let Some(receiver) = self.receiver.get() {
+            receiver.close();
+        }
+    }
+}
+
+impl Turn for Incoming {
+    fn turn(&self, cx: &mut Context<'_>) {
+        if self.store.poll_room(cx).is_pending() {
+            return;
+        }
+        let owed = self.owed.swap(0, Ordering::Relaxed);
+        if let Some(receiver) = self.receiver.get() {
+            receiver.grant(owed);
+        }
+    }
+}
+
+struct Arrivals(Weak<Turning<Incoming>>);
+
+impl Sink for Arrivals {
+    fn batch(&self, items: u64, bytes: Vec<u8>) {
+        if let Some(incoming) = self.0.upgrade() {
+            incoming.work.take(items, bytes);
+            incoming.wake();
+        }
+    }
+
+    fn mark(&self, _: StreamMark) {}
+
+    /// The attempt fails with the link. What the worker has written so far stays, and is never sealed as whole.
+    fn broken(&self, _: &Broken) {}
+}
