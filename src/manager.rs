@@ -15,6 +15,7 @@ mod record;
 mod recording;
 mod reply;
 mod supervisor;
+mod team;
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Instant};
 
@@ -33,7 +34,7 @@ pub(crate) use self::{
 use self::{
     dispatcher::{Dispatch, Dispatcher, JobPrepared, ToManager},
     history::{History, Lookup},
-    messages::{AskJob, CancelJob, JobEnded, JobRefused, JobReply, TakeSnapshot},
+    messages::{AskJob, CancelJob, JobEnded, JobRefused, JobReply, TakeSnapshot, WorkerGone},
     placement::Slots,
     record::Archived,
     reply::{Answer, ReplySlot},
@@ -339,6 +340,10 @@ impl Handler<LoseWorker> for JobManager {
     fn handle(&mut self, LoseWorker { worker, why }: LoseWorker, _: &mut Self::Context) {
         let Some(facts) = self.slots.borrow_mut().leave(worker) else { return };
         tracing::warn!(environment = %self.environment, worker = facts.name, why, "worker lost");
+        let gone = WorkerGone { worker, name: facts.name, why };
+        for live in self.live.values() {
+            live.supervisor.do_send(gone.clone());
+        }
     }
 }
 

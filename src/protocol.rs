@@ -144,8 +144,21 @@ pub(crate) struct WorkerEvent {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WorkerEventKind {
-    Task { task: TaskId, event: TaskEvent },
-    Service { service: ServiceId, incarnation: Incarnation, event: ServiceEvent },
+    Task {
+        task: TaskId,
+        event: TaskEvent,
+    },
+    Service {
+        service: ServiceId,
+        incarnation: Incarnation,
+        event: ServiceEvent,
+    },
+    /// The connection between two workers of the team broke, by their numbers in it.
+    Severed {
+        here: u32,
+        peer: u32,
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

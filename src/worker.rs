@@ -5,6 +5,7 @@ mod link;
 #[allow(dead_code, reason = "the worker that lays relays is being built")]
 pub(crate) mod relay;
 mod task;
+mod team;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -20,23 +21,22 @@ pub(crate) use self::thread::Threads;
 use self::{
     audience::Audiences,
     task::{Berth, Command, TaskActor, TaskSetup, Unstarted},
+    team::{Attendance, Laid, Unlaid},
     thread::{Occupied, Slot, Tenant, ThreadKey},
 };
 use crate::{
-    dataplane::{
-        context::TaskContext,
-        counters::SharedCounters,
-        wiring::{Streams, Wiring},
-    },
+    dataplane::{context::TaskContext, counters::SharedCounters, wiring::Wiring},
     flow::{
-        graph::{BuildOptions, PARALLELISM_MAX, Plan, TaskPlan},
+        colocation::Colocation,
+        graph::{BuildOptions, PARALLELISM_MAX, TaskPlan},
         job::{Unplanned, plan},
     },
     host::Host,
     job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
-    link::{Connect, JobPorts, Prepare, Prepared, Unconnected, WorkerEvents},
+    link::{JobPorts, Place, Prepare, Prepared, WorkerEvents},
+    peer::Meeting,
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
-    service::{AnyGate, ErasedService, EventSink, Launch, Origin, ServiceContext, ServiceDirectory},
+    service::{ErasedService, EventSink, Launch, Origin, ServiceContext},
 };
 
 impl Message for Order {
@@ -52,6 +52,8 @@ pub(crate) struct WorkerConfig {
     pub host: Host,
     /// Receives the threads to join once the worker has closed.
     pub threads: Threads,
+    /// How it meets other workers, if it does.
+    pub peers: Option<Arc<dyn Meeting>>,
 }
 
 /// Hosts actors of all jobs. Lives on the control thread, where it never waits for user code.
@@ -67,6 +69,12 @@ pub(crate) struct Worker {
 struct Hosted {
     term: Term,
     events: WorkerEvents,
+    /// The same for what tasks report.
+    task_events: WorkerEvents,
+    /// A part of the job is to be here, but its channels are not laid yet.
+    unlaid: Option<Unlaid>,
+    /// It is one of several workers.
+    attendance: Option<Attendance>,
     /// What the tasks are to be made of, until it is known which of them are to be started here, or that none is.
     unstarted: Option<(Vec<TaskPlan>, Arc<Wiring>)>,
     /// Commands that overtook the order to start the tasks, which comes by way of the Dispatcher.
@@ -75,7 +83,8 @@ struct Hosted {
     tasks: Vec<HostedTask>,
     audiences: Audiences,
     services: Vec<HostedService>,
-    ports: Arc<JobPorts>,
+    /// Not known yet where the channels are to be laid and the ports are elsewhere.
+    ports: Option<Arc<JobPorts>>,
     graph: Graph,
 }
 
@@ -165,24 +174,19 @@ impl HostedService {
     }
 }
 
-/// A flow that was built, and the live objects that it comes to.
+/// A flow that was built, and what it comes to so far.
 struct Built {
-    plan: Plan,
-    streams: Arc<Streams>,
-    gates: Vec<Arc<dyn AnyGate>>,
-    wiring: Arc<Wiring>,
-    services: Vec<Box<dyn ErasedService>>,
+    graph: Graph,
+    colocation: Colocation,
+    ports: Option<Arc<JobPorts>>,
+    laid: Option<Laid>,
+    unlaid: Option<Unlaid>,
 }
 
 /// See [`WorkerLink::prepare`](crate::link::WorkerLink::prepare).
 #[derive(Message)]
 #[rtype(result = "Result<Prepared, Unplanned>")]
 struct PrepareJob(Prepare);
-
-/// See [`WorkerLink::connect`](crate::link::WorkerLink::connect).
-#[derive(Message)]
-#[rtype(result = "Result<(), Unconnected>")]
-struct ConnectJob(Connect);
 
 /// What do the counters of this job read?
 #[derive(Message)]
@@ -223,39 +227,35 @@ impl Worker {
     }
 
     fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents) -> Prepared {
-        let Built { plan: Plan { graph, tasks, colocation, .. }, streams, gates, wiring, services } = built;
-        let host = self.config.host.clone();
-        let directory = ServiceDirectory::new(job, gates, host, self.config.limits.call_deadline);
-        let ports = Arc::new(JobPorts { directory, streams });
-        let slots = self.service_slots.len();
-        let services = services
-            .into_iter()
-            .map(|recipe| {
-                self.next_service_slot = (self.next_service_slot + 1) % slots;
-                let (slot, waiting) = (self.next_service_slot, Arc::default());
-                HostedService { recipe, slot, thread: None, waiting, claim: None }
-            })
-            .collect();
-        let hosted = tasks.iter().map(|_| HostedTask {
+        let Built { graph, colocation, ports, laid, unlaid } = built;
+        let hosted = graph.tasks.iter().map(|_| HostedTask {
             address: None,
             counters: Arc::new(SharedCounters::new()),
             slot: 0,
             thread: None,
             berth: None,
         });
+        let (unstarted, services) = match laid {
+            Some(Laid { tasks, wiring, services, .. }) => (Some((tasks, wiring)), services),
+            None => (None, Vec::new()),
+        };
         let hosted = Hosted {
             term,
+            task_events: Arc::clone(&events),
             events,
+            unlaid,
+            attendance: None,
             tasks: hosted.collect(),
             audiences: Audiences::of(&graph),
-            unstarted: Some((tasks, wiring)),
+            unstarted,
             early: Vec::new(),
-            services,
-            ports: Arc::clone(&ports),
+            services: Vec::new(),
+            ports: ports.clone(),
             graph: graph.clone(),
         };
         self.jobs.insert(job, hosted);
-        Prepared { graph, colocation, ports: Some(ports) }
+        self.host_services(job, services);
+        Prepared { graph, colocation, ports }
     }
 
     /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.
@@ -265,6 +265,7 @@ impl Worker {
 
     fn start_tasks(&mut self, job: JobId, placed: &[(TaskId, u32)]) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        let Some(ports) = hosted.ports.clone() else { return };
         let Some((plans, wiring)) = hosted.unstarted.take() else { return };
         let mut plans: Vec<Option<TaskPlan>> = plans.into_iter().map(Some).collect();
         for &(id, slot) in placed {
@@ -280,14 +281,14 @@ impl Worker {
                     instance: plan.instance,
                     parallelism: plan.parallelism,
                     origin: if plan.service.is_some() { Origin::Service } else { Origin::Task },
-                    directory: Arc::clone(&hosted.ports.directory),
+                    directory: Arc::clone(&ports.directory),
                     host: self.config.host.clone(),
                 },
                 plan,
                 wiring: Arc::clone(&wiring),
                 limits: Limits::clone(&self.config.limits),
                 counters: Arc::clone(&task.counters),
-                events: hosted.events.clone(),
+                events: Arc::clone(&hosted.task_events),
             };
             task.start(setup, Vec::new(), &mut self.task_slots);
         }
@@ -341,7 +342,8 @@ impl Worker {
             let kind = WorkerEventKind::Service { service, incarnation, event };
             events(WorkerEvent { job, term, kind });
         });
-        let context = ServiceContext::new(Arc::clone(&hosted.ports.directory), host.recipe.name());
+        let Some(ports) = &hosted.ports else { return };
+        let context = ServiceContext::new(Arc::clone(&ports.directory), host.recipe.name());
         if let Some(launch) = host.recipe.start(incarnation, context, sink) {
             host.launch(launch);
         }
@@ -426,7 +428,8 @@ impl Worker {
         let tasks = here.map(|(task, node)| {
             let (counters, mut wait) = task.counters.read(now);
             if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
-                let port = hosted.ports.streams.inputs.iter().find(|(name, _)| name == input);
+                let mut inputs = hosted.ports.iter().flat_map(|ports| &ports.streams.inputs);
+                let port = inputs.find(|(name, _)| name == input);
                 *senders = port.map_or(0, |(_, port)| port.senders());
             }
             if let Some((job, task)) = task.held_by(&at_work) {
@@ -454,7 +457,7 @@ impl Handler<PrepareJob> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, Unplanned>>;
 
     fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, term, payload, parallelism, error_policy, place: _, events } = prepare;
+        let Prepare { job, term, payload, parallelism, error_policy, place, events } = prepare;
         let options = BuildOptions { parallelism, error_policy, limits: Limits::clone(&self.config.limits) };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
@@ -469,27 +472,18 @@ impl Handler<PrepareJob> for Worker {
         let host = self.config.host.clone();
         let planned = self.config.host.blocking(move || {
             let limits = options.limits.clone();
-            let mut plan = plan(&payload, options)?;
+            let plan = plan(&payload, options)?;
             plan.graph.check_names()?;
-            let (streams, gates) = plan.open(&limits, &host);
-            let wiring = plan.wire(&streams);
-            let services = plan.host_services(&gates, &wiring);
-            Ok::<_, Unplanned>(Built { plan, streams, gates, wiring, services })
+            let (graph, colocation) = (plan.graph.clone(), plan.colocation.clone());
+            let unlaid = Self::unlaid(plan, (job, place), &limits, &host);
+            let ports = unlaid.home.as_ref().map(|home| Arc::clone(&home.ports));
+            let (laid, unlaid) = if place == Place::Alone { (unlaid.lay_alone(), None) } else { (None, Some(unlaid)) };
+            Ok::<_, Unplanned>(Built { graph, colocation, ports, laid, unlaid })
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let built = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
             Ok(worker.host((job, term), built, events))
         }))
-    }
-}
-
-impl Handler<ConnectJob> for Worker {
-    type Result = Result<(), Unconnected>;
-
-    fn handle(&mut self, ConnectJob(connect): ConnectJob, _: &mut Context<Self>) -> Self::Result {
-        let Connect { job, term, .. } = connect;
-        let hosted = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term);
-        hosted.map(|_| ()).ok_or(Unconnected::Gone)
     }
 }
 

@@ -19,7 +19,9 @@ use crate::{
     flow::{colocation::Colocation, loops},
     host::Host,
     job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
+    peer::Peers,
     port::{AnyInput, OutputKind, OutputStore},
+    protocol::Layout,
     schema::TypeDescription,
     service::{AnyGate, ErasedService, ServicePlan},
 };
@@ -52,7 +54,7 @@ impl Plan {
     }
 
     /// What the actors of one attempt share.
-    pub fn wire(&self, streams: &Arc<Streams>) -> Arc<Wiring> {
+    pub fn wire(&self, streams: &Arc<Streams>, _layout: &Layout, _peers: Option<&Peers>) -> Arc<Wiring> {
         let edges = self.edges.iter().map(|edge| edge.wire(self.lane_limits)).collect();
         let loops = self.loops.iter().map(|&tasks| Arc::new(LoopWatch::new(tasks))).collect();
         let requests = self.services.iter().map(|service| service.open_requests()).collect();

@@ -1,10 +1,11 @@
 //! A user's job type, and how its flow is built.
 
-use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
+use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    codec,
     dataplane::chain::catch,
     flow::{
         Flow,
@@ -116,6 +117,8 @@ pub(crate) trait ErasedJob: Send {
     fn build(&self, flow: &mut Flow) -> Result<(), Unbuilt>;
     /// The form in which it goes to another process.
     fn encode(&self) -> Result<EncodedJob, NotSendable>;
+    /// The same job once more, for another worker.
+    fn again(&self) -> Result<JobPayload, NotSendable>;
     /// The type of the parameters; none for a closure.
     fn describe(&self) -> Option<Arc<TypeDescription>>;
 }
@@ -155,6 +158,39 @@ impl<J: Job> ErasedJob for Typed<J> {
         encode(&self.0)
     }
 
+    fn again(&self) -> Result<JobPayload, NotSendable> {
+        Ok(JobPayload(Box::new(Copied::<J> { job: encode(&self.0)?, kind: PhantomData })))
+    }
+
+    fn describe(&self) -> Option<Arc<TypeDescription>> {
+        Some(TypeDescription::of::<J>())
+    }
+}
+
+/// A job of this process, encoded for another worker.
+struct Copied<J> {
+    job: EncodedJob,
+    kind: PhantomData<fn() -> J>,
+}
+
+impl<J: Job> ErasedJob for Copied<J> {
+    fn name(&self) -> &str {
+        J::NAME
+    }
+
+    fn build(&self, flow: &mut Flow) -> Result<(), Unbuilt> {
+        let job: J = codec::decode_untrusted(&self.job.parameters).map_err(|error| Unbuilt::Flow(error.into()))?;
+        job.build(flow).map_err(Unbuilt::Flow)
+    }
+
+    fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        Ok(self.job.clone())
+    }
+
+    fn again(&self) -> Result<JobPayload, NotSendable> {
+        Ok(JobPayload(Box::new(Self { job: self.job.clone(), kind: PhantomData })))
+    }
+
     fn describe(&self) -> Option<Arc<TypeDescription>> {
         Some(TypeDescription::of::<J>())
     }
@@ -173,6 +209,10 @@ where
     }
 
     fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        Err(NotSendable::Closure { job: self.name.clone() })
+    }
+
+    fn again(&self) -> Result<JobPayload, NotSendable> {
         Err(NotSendable::Closure { job: self.name.clone() })
     }
 

@@ -57,6 +57,11 @@ pub(crate) fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
     message
 }
 
+/// A worker in a sentence.
+fn worker(name: &str) -> String {
+    if name.is_empty() { "the JobManager's process".to_owned() } else { format!("worker `{name}`") }
+}
+
 /// Why a flow was refused when it was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -67,6 +72,30 @@ pub enum BuildRefusal {
     /// `build` panicked.
     #[error("`build` panicked: {0}")]
     Panicked(String),
+    /// A worker laid out another flow: its program differs, or `build` is not deterministic.
+    #[error("worker `{worker}` laid out another flow: {difference}")]
+    WorkerDiffers {
+        /// The worker's name.
+        worker: String,
+        /// The first difference.
+        difference: String,
+    },
+    /// A worker went while the job was being prepared on it. Nothing of the job has run.
+    #[error("worker `{worker}` was lost while the job was being prepared")]
+    WorkerLost {
+        /// The worker's name.
+        worker: String,
+    },
+    /// Two workers did not reach each other, or did not prove themselves. Nothing of the job has run.
+    #[error("{} does not reach {}: {message}", worker(a), worker(b))]
+    WorkersApart {
+        /// The worker that says so; empty for the JobManager's process.
+        a: String,
+        /// The other one.
+        b: String,
+        /// What went wrong.
+        message: String,
+    },
     /// Two services have one name.
     #[error("service `{service}` is registered twice")]
     DuplicateService {

@@ -73,6 +73,33 @@ impl Graph {
     }
 }
 
+impl Graph {
+    /// In what `other` is not this graph, if it is not: its first task, or the kind of what differs.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        if self == other {
+            return None;
+        }
+        let task = |task: Option<&TaskNode>| match task {
+            Some(task) => format!("task `{}` [{}]", task.name, task.instance),
+            None => "nothing".to_owned(),
+        };
+        let count = self.tasks.len().max(other.tasks.len());
+        let differs = (0..count).find(|&index| self.tasks.get(index) != other.tasks.get(index));
+        if let Some(index) = differs {
+            let (here, there) = (self.tasks.get(index), other.tasks.get(index));
+            return Some(format!("where the job has {}, it has {}", task(here), task(there)));
+        }
+        let parts = [
+            ("channels", self.channels != other.channels),
+            ("services", self.services != other.services),
+            ("outputs", self.outputs != other.outputs),
+            ("inputs", self.inputs != other.inputs),
+        ];
+        let what = parts.into_iter().find(|(_, differ)| *differ).map_or("loops", |(what, _)| what);
+        Some(format!("its {what} are others"))
+    }
+}
+
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for task in &self.tasks {

@@ -273,6 +273,14 @@ pub enum FailureCause {
     /// The runtime itself broke a rule it promises to keep. This is a bug in proscenium.
     #[error("internal error: {0}")]
     Internal(String),
+    /// A worker process that had a part of the job was lost, or its connection to another one that had.
+    #[error("worker `{worker}` was lost: {cause}")]
+    WorkerLost {
+        /// The worker's name.
+        worker: String,
+        /// How that was noticed.
+        cause: String,
+    },
     /// One input of an operator that pairs items was further ahead of the other than the limit allows.
     #[error(
         "operator `{operator}` (instance {instance}) outgrew its limit of {limit_bytes} bytes: \

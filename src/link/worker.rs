@@ -22,6 +22,8 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn order(&self, order: Order);
     /// What the counters of this job read; nothing, if the worker is gone.
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
+    /// Where other workers reach it, `host:port`; empty if it meets none.
+    fn address(&self) -> String;
     /// Has all its threads stopped. All jobs have been released.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
@@ -55,7 +57,6 @@ pub(crate) enum Place {
 /// The flow is built.
 pub(crate) struct Prepared {
     pub graph: Graph,
-    #[allow(dead_code, reason = "tasks are about to be placed by it")]
     pub colocation: Colocation,
     /// Of a worker in this process that has them.
     pub ports: Option<Arc<JobPorts>>,

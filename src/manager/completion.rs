@@ -54,6 +54,14 @@ pub(crate) enum Event {
         task: TaskId,
         event: TaskEvent,
     },
+    /// A worker is gone or cannot be reached by another one. It concerns these tasks; if they are `gone`, none of them will
+    /// ever report. Those that have ended did so with all that they had to say, so if none is live, nothing is lost.
+    Lost {
+        attempt: Attempt,
+        tasks: Vec<TaskId>,
+        gone: bool,
+        cause: FailureCause,
+    },
     /// A client wants the sources ended and the rest worked off.
     Stop,
     /// Nobody has held the job for as long as its lease, which the warning says: as `Stop`.
@@ -187,11 +195,13 @@ impl Completion {
             Event::Pause => self.pause(&mut out)?,
             _ if self.state == JobState::Ended => {}
             Event::Begin => self.begin(&mut out),
-            Event::Service { attempt, .. } | Event::Task { attempt, .. } if attempt != self.attempt => {}
+            Event::Service { attempt, .. } | Event::Task { attempt, .. } | Event::Lost { attempt, .. }
+                if attempt != self.attempt => {}
             Event::Service { service, incarnation, event, at, .. } => {
                 self.hear_service(service, incarnation, event, at, &mut out);
             }
             Event::Task { task, event, .. } => self.hear_task(task, event, &mut out),
+            Event::Lost { tasks, gone, cause, .. } => self.lose_tasks(&tasks, gone, cause, &mut out),
             Event::Stop => self.stop(&mut out),
             Event::LeaseExpired(warning) => {
                 self.warn(warning);

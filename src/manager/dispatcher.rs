@@ -1,24 +1,34 @@
 //! Turns a submitted job into placed, started actors.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture,
 };
+use futures::future::join_all;
 
 use crate::{
     flow::{JobPayload, job::Unplanned},
     host::Host,
-    job::{Attempt, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
-    link::{Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unprepared, WorkerLink},
+    job::{Attempt, BuildRefusal, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
+    link::{
+        AttemptKey, Connect, Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents,
+        WorkerId, WorkerLink,
+    },
     manager::{
         archive::PlainJob,
-        messages::{CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, StartJob},
-        placement::{Slots, TaskDescription},
+        messages::{CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, StartJob, WorkerGone},
+        placement::{Seat, Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
         supervisor::{JobSupervisor, SupervisorSetup},
+        team::{Member, Team},
     },
-    protocol::{Order, WorkerOrder},
+    protocol::{Layout, Order, WorkerOrder},
 };
 
 /// A job lives and dies with one JobManager.
@@ -41,8 +51,10 @@ pub(crate) struct Dispatcher {
     host: Host,
     stage: Stage,
     name: String,
-    tasks: Vec<TaskDescription>,
-    placed: Vec<u32>,
+    /// Once the job runs.
+    team: Option<Rc<Team>>,
+    /// Where the tasks of the attempt were placed.
+    seats: Vec<Seat>,
 }
 
 enum Stage {
@@ -55,6 +67,20 @@ enum Stage {
 struct Unstarted {
     context: Context<JobSupervisor>,
     supervisor: JobSupervisor,
+    team: Rc<Team>,
+}
+
+/// What is needed between the steps of preparing a job.
+struct Making {
+    context: Context<JobSupervisor>,
+    events: WorkerEvents,
+    parallelism: usize,
+    /// This process has everything.
+    is_alone: bool,
+    /// Workers of other processes.
+    others: Vec<Member>,
+    /// The job once more for each of them.
+    copies: Vec<JobPayload>,
 }
 
 /// The JobManager, as its Dispatchers and JobSupervisors know it.
@@ -111,8 +137,24 @@ impl Dispatcher {
             host,
             stage: Stage::Preparing,
             name,
-            tasks: Vec::new(),
-            placed: Vec::new(),
+            team: None,
+            seats: Vec::new(),
+        }
+    }
+
+    fn term(&self) -> Term {
+        Term { generation: GENERATION, attempt: Attempt(1) }
+    }
+
+    fn prepare_on(&self, place: Place, payload: JobPayload, making: &Making) -> Prepare {
+        Prepare {
+            job: self.job,
+            term: self.term(),
+            payload,
+            parallelism: making.parallelism,
+            error_policy: self.options.error_policy,
+            place,
+            events: Arc::clone(&making.events),
         }
     }
 
@@ -122,35 +164,125 @@ impl Dispatcher {
         // cannot exist before the flow is built: so its context is made first.
         let context = Context::<JobSupervisor>::new();
         let supervisor = context.address();
-        let prepare = Prepare {
-            job: self.job,
-            term: Term { generation: GENERATION, attempt: Attempt(1) },
-            payload,
-            parallelism: self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism()),
-            error_policy: self.options.error_policy,
-            place: Place::Alone,
-            events: Arc::new(move |event| supervisor.do_send(event)),
-        };
-        let answer = self.worker.prepare(prepare);
-        ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, context, ctx)));
+        let events: WorkerEvents = Arc::new(move |event| supervisor.do_send(event));
+        let mut others = self.slots.borrow().team();
+        // A closure cannot be sent to another process.
+        if !others.is_empty() && payload.0.describe().is_none() {
+            others.clear();
+        }
+        let mut copies = Vec::new();
+        for _ in &others {
+            match payload.0.again() {
+                Ok(copy) => copies.push(copy),
+                Err(refusal) => return self.refuse(Refusal::NotSendable(refusal), ctx),
+            }
+        }
+        let parallelism = self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism(&others));
+        let making = Making { context, events, parallelism, is_alone: others.is_empty(), others, copies };
+        let place = if making.is_alone { Place::Alone } else { Place::Home };
+        let answer = self.worker.prepare(self.prepare_on(place, payload, &making));
+        ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, making, ctx)));
     }
 
-    fn prepared(
-        &mut self,
-        answer: Result<Prepared, Unprepared>,
-        context: Context<JobSupervisor>,
-        ctx: &mut Context<Self>,
-    ) {
+    /// The flow is built in this process.
+    fn prepared(&mut self, answer: Result<Prepared, Unprepared>, mut making: Making, ctx: &mut Context<Self>) {
         let prepared = match answer {
             Ok(prepared) => prepared,
-            Err(Unprepared::Unplanned(Unplanned::Job(refusal))) => return self.refuse(Refusal::Job(refusal), ctx),
-            Err(Unprepared::Unplanned(Unplanned::Flow(refusal))) => return self.refuse(Refusal::Build(refusal), ctx),
-            Err(Unprepared::Gone) => return self.refuse(Refusal::EnvironmentClosed, ctx),
+            Err(unprepared) => return self.refuse(refusal_of(unprepared), ctx),
         };
-        let Some(ports) = prepared.ports else { return self.refuse(Refusal::EnvironmentClosed, ctx) };
-        let graph = &prepared.graph;
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
-        self.tasks = graph.tasks.iter().map(describe).collect();
+        let tasks: Vec<TaskDescription> = prepared.graph.tasks.iter().map(describe).collect();
+        self.seats = self.slots.borrow_mut().take(&tasks, &making.others, &prepared.colocation);
+        let used: BTreeSet<WorkerId> = self.seats.iter().filter_map(|seat| seat.worker).collect();
+        let mut copies = std::mem::take(&mut making.copies);
+        making.others.retain(|member| member.id.is_some_and(|id| used.contains(&id)));
+        copies.truncate(making.others.len());
+        let home =
+            Member { id: None, name: String::new(), address: self.worker.address(), link: Arc::clone(&self.worker) };
+        let members: Vec<Member> = std::iter::once(home).chain(making.others.iter().cloned()).collect();
+        let numbers: BTreeMap<Option<WorkerId>, u32> = members.iter().map(|member| member.id).zip(0..).collect();
+        let places = self.seats.iter().map(|seat| numbers.get(&seat.worker).copied().unwrap_or(Layout::HOME));
+        let team = Team::new(members, places.collect());
+        if making.is_alone {
+            return self.complete(prepared, making, team, ctx);
+        }
+        let answers = making
+            .others
+            .iter()
+            .zip(copies)
+            .map(|(member, copy)| member.link.prepare(self.prepare_on(Place::Away, copy, &making)));
+        let answers = join_all(answers);
+        ctx.spawn(answers.into_actor(self).map(move |answers, this, ctx| {
+            this.compare(answers, prepared, making, team, ctx);
+        }));
+    }
+
+    /// The flow is built everywhere, or not.
+    fn compare(
+        &mut self,
+        answers: Vec<Result<Prepared, Unprepared>>,
+        prepared: Prepared,
+        making: Making,
+        team: Rc<Team>,
+        ctx: &mut Context<Self>,
+    ) {
+        for (answer, member) in answers.into_iter().zip(&making.others) {
+            let refusal = match answer {
+                Ok(theirs) => match prepared.graph.difference(&theirs.graph) {
+                    None => continue,
+                    Some(difference) => {
+                        let worker = member.name.clone();
+                        Refusal::Build(BuildRefusal::WorkerDiffers { worker, difference })
+                    }
+                },
+                Err(Unprepared::Gone) => worker_lost(member),
+                Err(unprepared) => refusal_of(unprepared),
+            };
+            return self.call_off(&team, refusal, ctx);
+        }
+        let mut key = AttemptKey([0; 32]);
+        if let Err(error) = self.host.fill(&mut key.0) {
+            let refusal = Refusal::Internal(format!("there are no random bytes: {error}"));
+            return self.call_off(&team, refusal, ctx);
+        }
+        let peers: Vec<String> = team.members().iter().map(|member| member.address.clone()).collect();
+        let connected = (0..).zip(team.members()).map(|(here, member)| {
+            member.link.connect(Connect {
+                job: self.job,
+                term: self.term(),
+                layout: team.layout(here),
+                peers: peers.clone(),
+                key: key.clone(),
+            })
+        });
+        let connected = join_all(connected);
+        ctx.spawn(connected.into_actor(self).map(move |connected, this, ctx| {
+            let failed = (0..).zip(connected).find_map(|(number, answer): (usize, _)| Some((number, answer.err()?)));
+            let Some((number, unconnected)) = failed else {
+                return this.complete(prepared, making, team, ctx);
+            };
+            let name = |number: usize| team.members().get(number).map_or("", |member| &member.name).to_owned();
+            let refusal = match unconnected {
+                Unconnected::Gone => team.members().get(number).map_or(Refusal::EnvironmentClosed, worker_lost),
+                Unconnected::Peer { peer, message } => {
+                    Refusal::Build(BuildRefusal::WorkersApart { a: name(number), b: name(peer as usize), message })
+                }
+            };
+            this.call_off(&team, refusal, ctx);
+        }));
+    }
+
+    /// The workers forget the job, which will not be.
+    fn call_off(&mut self, team: &Team, refusal: Refusal, ctx: &mut Context<Self>) {
+        team.order(Order { job: self.job, term: self.term(), order: WorkerOrder::Release });
+        self.free_slots();
+        self.refuse(refusal, ctx);
+    }
+
+    /// Everything is ready to host the job.
+    fn complete(&mut self, prepared: Prepared, making: Making, team: Rc<Team>, ctx: &mut Context<Self>) {
+        let Some(ports) = prepared.ports else { return self.refuse(Refusal::EnvironmentClosed, ctx) };
+        let context = making.context;
         let address = context.address();
         let holds = match self.options.lease {
             Some(_) => {
@@ -181,14 +313,14 @@ impl Dispatcher {
                 holds: holds.clone(),
             },
             ports: Arc::clone(&ports),
-            worker: Arc::clone(&self.worker),
+            team: Rc::clone(&team),
             host: self.host.clone(),
             ended: self.manager.ended.clone(),
             deploy: ctx.address().recipient(),
             free: ctx.address().recipient(),
         });
         let record = self.archived.then(|| Box::new(supervisor.first_record()));
-        self.stage = Stage::Prepared(Box::new(Unstarted { context, supervisor }));
+        self.stage = Stage::Prepared(Box::new(Unstarted { context, supervisor, team }));
         self.manager.prepared.do_send(JobPrepared {
             job: self.job,
             record,
@@ -206,14 +338,22 @@ impl Dispatcher {
         ctx.stop();
     }
 
-    fn order(&self, attempt: Attempt, order: WorkerOrder) {
-        self.worker.order(Order { job: self.job, term: Term { generation: GENERATION, attempt }, order });
-    }
-
     fn free_slots(&mut self) {
-        self.slots.borrow_mut().free(&self.placed);
-        self.placed.clear();
+        self.slots.borrow_mut().free(&self.seats);
+        self.seats.clear();
     }
+}
+
+fn refusal_of(unprepared: Unprepared) -> Refusal {
+    match unprepared {
+        Unprepared::Unplanned(Unplanned::Job(refusal)) => Refusal::Job(refusal),
+        Unprepared::Unplanned(Unplanned::Flow(refusal)) => Refusal::Build(refusal),
+        Unprepared::Gone => Refusal::EnvironmentClosed,
+    }
+}
+
+fn worker_lost(member: &Member) -> Refusal {
+    Refusal::Build(BuildRefusal::WorkerLost { worker: member.name.clone() })
 }
 
 impl Actor for Dispatcher {
@@ -240,8 +380,18 @@ impl Handler<StartJob> for Dispatcher {
 
     fn handle(&mut self, _: StartJob, _: &mut Self::Context) {
         if let Stage::Prepared(unstarted) = std::mem::replace(&mut self.stage, Stage::Deployed) {
+            let Unstarted { context, supervisor, team } = *unstarted;
+            self.team = Some(Rc::clone(&team));
             // From here on the supervisor holds this actor's address; with it, this actor ends.
-            unstarted.context.run(unstarted.supervisor);
+            let supervisor = context.run(supervisor);
+            // The JobManager tells those of a loss who run when it happens.
+            let slots = self.slots.borrow();
+            for member in team.members() {
+                if let Some(worker) = member.id.filter(|id| !slots.has(*id)) {
+                    let why = "it went while the job was being prepared".to_owned();
+                    supervisor.do_send(WorkerGone { worker, name: member.name.clone(), why });
+                }
+            }
         }
     }
 }
@@ -252,7 +402,7 @@ impl Handler<DiscardJob> for Dispatcher {
     fn handle(&mut self, _: DiscardJob, ctx: &mut Self::Context) {
         if let Stage::Prepared(unstarted) = std::mem::replace(&mut self.stage, Stage::Deployed) {
             unstarted.supervisor.discard();
-            self.order(Attempt(1), WorkerOrder::Release);
+            unstarted.team.order(Order { job: self.job, term: self.term(), order: WorkerOrder::Release });
         }
         ctx.stop();
     }
@@ -262,12 +412,15 @@ impl Handler<DeployTasks> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, DeployTasks { attempt }: DeployTasks, _: &mut Self::Context) {
-        self.free_slots();
-        let slots = self.slots.borrow_mut().take(&self.tasks);
-        tracing::debug!(environment = %self.environment, job = %self.job, tasks = slots.len(), ?slots, "tasks placed");
-        self.placed.clone_from(&slots);
-        let tasks = (0..).map(TaskId).zip(slots).collect();
-        self.order(attempt, WorkerOrder::StartTasks { tasks });
+        let Some(team) = &self.team else { return };
+        let (environment, job, seats) = (&self.environment, self.job, &self.seats);
+        tracing::debug!(%environment, %job, tasks = seats.len(), ?seats, "tasks placed");
+        for number in (0..).take(team.members().len()) {
+            let here = (0..).map(TaskId).zip(seats).filter(|(task, _)| team.place_of(*task) == number);
+            let tasks = here.map(|(task, seat)| (task, seat.slot)).collect();
+            let term = Term { generation: GENERATION, attempt };
+            team.tell(number, Order { job, term, order: WorkerOrder::StartTasks { tasks } });
+        }
     }
 }
 

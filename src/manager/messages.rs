@@ -145,6 +145,15 @@ pub(super) struct AskJob {
 #[rtype(result = "()")]
 pub(super) struct CancelJob(pub(super) CancelReason);
 
+/// To a JobSupervisor: a worker is gone, which may be one of its job's.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub(super) struct WorkerGone {
+    pub(super) worker: WorkerId,
+    pub(super) name: String,
+    pub(super) why: String,
+}
+
 /// To a JobSupervisor: a snapshot for the list of jobs.
 #[derive(Message)]
 #[rtype(result = "JobStatus")]

@@ -6,8 +6,9 @@ use std::{
     sync::Arc,
 };
 
+use super::team::Member;
 use crate::{
-    flow::graph::KEYED_PARALLELISM_MAX,
+    flow::{colocation::Colocation, graph::KEYED_PARALLELISM_MAX},
     link::{WorkerFacts, WorkerId, WorkerLink},
 };
 
@@ -98,11 +99,20 @@ impl Placement for LeastLoaded {
     }
 }
 
-/// The slots of a worker, what runs on them, and the policy that fills them.
+/// Where a task was placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seat {
+    /// None for the worker of this process.
+    pub(crate) worker: Option<WorkerId>,
+    /// One of its threads.
+    pub(crate) slot: u32,
+}
+
+/// The slots of all workers, what runs on them, and the policy that fills them.
 pub(crate) struct Slots {
     policy: Box<dyn Placement>,
     fallback: RoundRobin,
-    loads: Vec<SlotLoad>,
+    home: Vec<SlotLoad>,
     joined: BTreeMap<WorkerId, Station>,
     workers_ever: u32,
 }
@@ -111,6 +121,7 @@ pub(crate) struct Slots {
 struct Station {
     facts: WorkerFacts,
     link: Arc<dyn WorkerLink>,
+    loads: Vec<SlotLoad>,
 }
 
 impl Slots {
@@ -119,20 +130,20 @@ impl Slots {
     /// Panics if there is no slot.
     pub(crate) fn new(policy: Box<dyn Placement>, count: usize) -> Self {
         assert!(count > 0, "a worker has at least one task thread");
-        Self {
-            policy,
-            fallback: RoundRobin::new(),
-            loads: vec![SlotLoad::default(); count],
-            joined: BTreeMap::new(),
-            workers_ever: 0,
-        }
+        let home = vec![SlotLoad::default(); count];
+        Self { policy, fallback: RoundRobin::new(), home, joined: BTreeMap::new(), workers_ever: 0 }
     }
 
     pub(crate) fn join(&mut self, facts: WorkerFacts, link: Arc<dyn WorkerLink>) -> WorkerId {
         self.workers_ever += 1;
         let id = WorkerId(self.workers_ever);
-        self.joined.insert(id, Station { facts, link });
+        let loads = vec![SlotLoad::default(); facts.slots.max(1) as usize];
+        self.joined.insert(id, Station { facts, link, loads });
         id
+    }
+
+    pub(crate) fn has(&self, worker: WorkerId) -> bool {
+        self.joined.contains_key(&worker)
     }
 
     /// The worker is gone; what it was, if it had not gone before.
@@ -140,38 +151,102 @@ impl Slots {
         self.joined.remove(&worker).map(|station| station.facts)
     }
 
-    /// How many instances an operator has that says nothing of it: one for each slot, but no more than keys can be dealt
-    /// out to, so that a flow is not refused for the number of cores.
-    pub(crate) fn parallelism(&self) -> usize {
-        self.loads.len().min(KEYED_PARALLELISM_MAX)
+    /// The workers of other processes that a job is placed on: of several programs, those of the one with the most slots.
+    pub(crate) fn team(&self) -> Vec<Member> {
+        let mut slots: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+        for station in self.joined.values() {
+            *slots.entry(station.facts.executable).or_default() += station.loads.len();
+        }
+        let most = slots.iter().max_by_key(|(_, slots)| **slots).map(|(executable, _)| *executable);
+        let chosen = self.joined.iter().filter(|(_, station)| Some(station.facts.executable) == most);
+        let member = |(id, station): (&WorkerId, &Station)| Member {
+            id: Some(*id),
+            name: station.facts.name.clone(),
+            address: station.facts.data_address.clone(),
+            link: Arc::clone(&station.link),
+        };
+        chosen.map(member).collect()
     }
 
-    /// Places `tasks` and counts them as load until [`free`](Self::free) is called with the same slots.
-    pub(crate) fn take(&mut self, tasks: &[TaskDescription]) -> Vec<u32> {
-        let fallback = self.fallback.place(tasks, &self.loads);
+    /// How many instances an operator has that says nothing of it: one for each slot of those that a job is placed on, but no
+    /// more than keys can be dealt out to, so that a flow is not refused for the number of cores.
+    pub(crate) fn parallelism(&self, team: &[Member]) -> usize {
+        let slots = if team.is_empty() { self.home.len() } else { self.seats(team).len() };
+        slots.clamp(1, KEYED_PARALLELISM_MAX)
+    }
+
+    /// All slots of these workers.
+    fn seats(&self, team: &[Member]) -> Vec<Seat> {
+        let stations = team.iter().filter_map(|member| Some((member.id?, self.joined.get(&member.id?)?)));
+        let seats = |(id, station): (WorkerId, &Station)| {
+            (0..station.loads.len()).map(move |slot| Seat { worker: Some(id), slot: number(slot) })
+        };
+        stations.flat_map(seats).collect()
+    }
+
+    fn loads(&mut self, worker: Option<WorkerId>) -> Option<&mut Vec<SlotLoad>> {
+        match worker {
+            None => Some(&mut self.home),
+            Some(id) => self.joined.get_mut(&id).map(|station| &mut station.loads),
+        }
+    }
+
+    fn load(&mut self, seat: Seat) -> Option<&mut SlotLoad> {
+        self.loads(seat.worker)?.get_mut(seat.slot as usize)
+    }
+
+    /// Places `tasks` over these workers, or in this process if there is none, and counts them as load until
+    /// [`free`](Self::free) is called with the same seats. A group of tasks that belong together goes to where the first of
+    /// them was placed, or stays in this process if it has to.
+    pub(crate) fn take(&mut self, tasks: &[TaskDescription], team: &[Member], together: &Colocation) -> Vec<Seat> {
+        let mut seats = self.seats(team);
+        if seats.is_empty() {
+            seats = (0..self.home.len()).map(|slot| Seat { worker: None, slot: number(slot) }).collect();
+        }
+        let loads: Vec<SlotLoad> = seats.iter().map(|seat| self.load(*seat).copied().unwrap_or_default()).collect();
+        let fallback = self.fallback.place(tasks, &loads);
         // User code: what it does wrong must not take the control thread along.
-        let chosen = catch_unwind(AssertUnwindSafe(|| self.policy.place(tasks, &self.loads))).unwrap_or_else(|_| {
+        let chosen = catch_unwind(AssertUnwindSafe(|| self.policy.place(tasks, &loads))).unwrap_or_else(|_| {
             tracing::warn!("the placement policy panicked; tasks are placed round robin");
             Vec::new()
         });
-        let count = self.loads.len();
-        let slot_of = |(index, &fallback): (usize, &usize)| {
-            chosen.get(index).copied().filter(|slot| *slot < count).unwrap_or(fallback)
-        };
-        let slots: Vec<usize> = fallback.iter().enumerate().map(slot_of).collect();
-        for &slot in &slots {
-            self.loads[slot].tasks += 1;
+        let mut worker_of: BTreeMap<u32, Option<WorkerId>> = BTreeMap::new();
+        let mut taken = Vec::with_capacity(tasks.len());
+        for (index, &fallback) in fallback.iter().enumerate() {
+            let slot = chosen.get(index).copied().filter(|slot| *slot < seats.len()).unwrap_or(fallback);
+            let mut seat = seats[slot];
+            if let Some(&group) = together.group_of.get(index) {
+                let is_pinned = together.pinned.get(group as usize) == Some(&true);
+                let worker = *worker_of.entry(group).or_insert(if is_pinned { None } else { seat.worker });
+                if worker != seat.worker {
+                    seat = self.emptiest(worker);
+                }
+            }
+            if let Some(load) = self.load(seat) {
+                load.tasks += 1;
+            }
+            taken.push(seat);
         }
-        slots.into_iter().map(|slot| u32::try_from(slot).expect("there are fewer threads than 2^32")).collect()
+        taken
     }
 
-    pub(crate) fn free(&mut self, slots: &[u32]) {
-        for &slot in slots {
-            if let Some(load) = self.loads.get_mut(slot as usize) {
+    fn emptiest(&mut self, worker: Option<WorkerId>) -> Seat {
+        let loads = self.loads(worker).map(|loads| loads.iter().enumerate());
+        let slot = loads.and_then(|mut loads| loads.by_ref().min_by_key(|(_, load)| load.tasks));
+        Seat { worker, slot: slot.map_or(0, |(slot, _)| number(slot)) }
+    }
+
+    pub(crate) fn free(&mut self, seats: &[Seat]) {
+        for &seat in seats {
+            if let Some(load) = self.load(seat) {
                 load.tasks = load.tasks.saturating_sub(1);
             }
         }
     }
+}
+
+fn number(slot: usize) -> u32 {
+    u32::try_from(slot).expect("there are fewer threads than 2^32")
 }
 
 #[cfg(test)]
@@ -180,6 +255,14 @@ mod tests {
 
     fn chain(instances: u32) -> Vec<TaskDescription> {
         (0..instances).map(|instance| TaskDescription::new("map".to_owned(), instance, false)).collect()
+    }
+
+    fn take(slots: &mut Slots, tasks: &[TaskDescription]) -> Vec<Seat> {
+        slots.take(tasks, &[], &Colocation { group_of: Vec::new(), pinned: Vec::new() })
+    }
+
+    fn numbers(seats: &[Seat]) -> Vec<u32> {
+        seats.iter().map(|seat| seat.slot).collect()
     }
 
     #[test]
@@ -206,12 +289,12 @@ mod tests {
     #[test]
     fn least_loaded_fills_the_emptiest_thread_and_frees_what_ended() {
         let mut slots = Slots::new(Box::new(LeastLoaded), 2);
-        let first = slots.take(&chain(3));
-        assert_eq!(first, [0, 1, 0]);
-        let second = slots.take(&chain(1));
-        assert_eq!(second, [1]);
+        let first = take(&mut slots, &chain(3));
+        assert_eq!(numbers(&first), [0, 1, 0]);
+        let second = take(&mut slots, &chain(1));
+        assert_eq!(numbers(&second), [1]);
         slots.free(&first);
-        assert_eq!(slots.take(&chain(2)), [0, 0]);
+        assert_eq!(numbers(&take(&mut slots, &chain(2))), [0, 0]);
     }
 
     #[test]
@@ -223,7 +306,7 @@ mod tests {
                 vec![1, 7]
             }
         }
-        assert_eq!(Slots::new(Box::new(Bad(true)), 2).take(&chain(3)), [1, 1, 0]);
-        assert_eq!(Slots::new(Box::new(Bad(false)), 2).take(&chain(3)), [0, 1, 0]);
+        assert_eq!(numbers(&take(&mut Slots::new(Box::new(Bad(true)), 2), &chain(3))), [1, 1, 0]);
+        assert_eq!(numbers(&take(&mut Slots::new(Box::new(Bad(false)), 2), &chain(3))), [0, 1, 0]);
     }
 }

@@ -5,6 +5,7 @@ mod lease;
 
 use std::{
     collections::HashMap,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,15 +19,16 @@ use self::answers::Read;
 use crate::{
     host::Host,
     job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Term},
-    link::{JobPorts, JobRequest, Refusal, Reply, WorkerLink},
+    link::{JobPorts, JobRequest, Refusal, Reply},
     manager::{
         archive::PlainJob,
         completion::{Command, Completion, Conflict, Deadline, Event},
         messages::{
             AskJob, CancelJob, CheckLease, DeployTasks, Dismiss, FreeSlots, JobEnded, JobReply, TakeRecord,
-            TakeSnapshot,
+            TakeSnapshot, WorkerGone,
         },
         record::{EndedJob, JobRecord},
+        team::Team,
     },
     protocol::{Order, Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
 };
@@ -57,7 +59,7 @@ pub(crate) struct JobSupervisor {
     /// Questions whose answer waits for the worker. It does not stop before they are answered, for with it they would
     /// be dropped.
     reads: usize,
-    worker: Arc<dyn WorkerLink>,
+    team: Rc<Team>,
     /// The JobManager, to be told of the end.
     ended_to: Recipient<JobEnded>,
     /// The Dispatcher, which ends when these are dropped.
@@ -73,7 +75,7 @@ pub(crate) struct SupervisorSetup {
     pub(crate) run_limit: Option<Duration>,
     pub(crate) record: JobRecord,
     pub(crate) ports: Arc<JobPorts>,
-    pub(crate) worker: Arc<dyn WorkerLink>,
+    pub(crate) team: Rc<Team>,
     pub(crate) host: Host,
     /// The JobManager, to be told of the end.
     pub(super) ended: Recipient<JobEnded>,
@@ -91,7 +93,7 @@ impl JobSupervisor {
             run_limit,
             record,
             ports,
-            worker,
+            team,
             host,
             ended,
             deploy,
@@ -115,7 +117,7 @@ impl JobSupervisor {
             is_over: false,
             ended: None,
             reads: 0,
-            worker,
+            team,
             ended_to: ended,
             deploy,
             free,
@@ -168,7 +170,7 @@ impl JobSupervisor {
 
     fn order(&self, attempt: Attempt, order: WorkerOrder) {
         tracing::debug!(environment = %self.environment, job = %self.record.id, ?order, "order");
-        self.worker.order(Order { job: self.record.id, term: Term { generation: self.generation, attempt }, order });
+        self.team.order(Order { job: self.record.id, term: Term { generation: self.generation, attempt }, order });
     }
 
     /// The worker forgets the job.
@@ -218,7 +220,7 @@ impl JobSupervisor {
         for warning in self.completion.warnings() {
             tracing::warn!(%environment, %job, name, %warning, "job ended with a warning");
         }
-        let progress = self.worker.progress(job);
+        let progress = self.team.progress(job);
         ctx.spawn(progress.into_actor(self).map(|progress, this, _| this.finish(&progress)));
     }
 
@@ -331,8 +333,31 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 );
                 Event::Service { attempt, service, incarnation, event, at: self.host.since(self.begun) }
             }
+            WorkerEventKind::Severed { here, peer, message } => {
+                let name = |number: u32| self.team.members().get(number as usize).map_or("", |member| &member.name);
+                let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(here)));
+                let cause = FailureCause::WorkerLost { worker: name(peer).to_owned(), cause };
+                let tasks = [self.team.tasks_of(here), self.team.tasks_of(peer)].concat();
+                Event::Lost { attempt, tasks, gone: false, cause }
+            }
         };
         self.hear(event, ctx);
+    }
+}
+
+/// The worker of the job's own process has no name.
+fn quoted_or_home(name: &str) -> String {
+    if name.is_empty() { "the JobManager's process".to_owned() } else { format!("worker `{name}`") }
+}
+
+impl Handler<WorkerGone> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, WorkerGone { worker, name, why }: WorkerGone, ctx: &mut Self::Context) {
+        let Some(number) = self.team.lose(worker) else { return };
+        let cause = FailureCause::WorkerLost { worker: name, cause: why };
+        let (attempt, tasks) = (self.completion.attempt(), self.team.tasks_of(number));
+        self.hear(Event::Lost { attempt, tasks, gone: true, cause }, ctx);
     }
 }
 
@@ -383,7 +408,7 @@ impl Handler<TakeRecord> for JobSupervisor {
     type Result = ResponseActFuture<Self, PlainJob>;
 
     fn handle(&mut self, _: TakeRecord, _: &mut Self::Context) -> Self::Result {
-        let progress = self.worker.progress(self.record.id);
+        let progress = self.team.progress(self.record.id);
         Box::pin(progress.into_actor(self).map(|progress, this, _| this.plain_job(&progress)))
     }
 }

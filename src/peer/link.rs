@@ -44,6 +44,8 @@ struct State {
     /// Streams that wait until less is to be written.
     crowd: Vec<StreamId>,
     broken: Option<Broken>,
+    /// Woken when the link breaks or is left.
+    watcher: Option<Waker>,
     /// This end has said goodbye.
     leaving: bool,
     /// The other end has said goodbye.
@@ -245,15 +247,21 @@ impl Link {
         let mut state = self.state.lock();
         self.put(&mut state, Kind::Goodbye, StreamId::Calls, 0, &[]);
         state.leaving = true;
-        let writer = state.wake_writer();
+        let (writer, watcher) = (state.wake_writer(), state.watcher.take());
         drop(state);
         wake(writer);
+        wake(watcher);
     }
 
     /// Whether either end has said goodbye: then the connection may end without harm.
     pub fn is_leaving(&self) -> bool {
         let state = self.state.lock();
         state.leaving || state.left
+    }
+
+    /// Ready once the link broke; with nothing, once this end has said goodbye.
+    pub fn severed(self: &Arc<Self>) -> Severed {
+        Severed(Arc::clone(self))
     }
 
     /// The connection is gone, for this reason: senders are closed, sinks told, questions answered so. The first call counts.
@@ -266,6 +274,7 @@ impl Link {
         state.broken = Some(broken.clone());
         state.out = Vec::new();
         let mut wakers: Vec<Waker> = state.wake_writer().into_iter().collect();
+        wakers.extend(state.watcher.take());
         for sending in state.sending.values_mut() {
             sending.closed = true;
             wakers.extend(sending.waker.take());
@@ -431,6 +440,26 @@ impl Future for Settle {
 impl Drop for Settle {
     fn drop(&mut self) {
         self.link.state.lock().settling.remove(&self.number);
+    }
+}
+
+/// See [`Link::severed`]. One at a time is told.
+#[must_use = "nothing is known before it is awaited"]
+pub(crate) struct Severed(Arc<Link>);
+
+impl Future for Severed {
+    type Output = Option<Broken>;
+
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.state.lock();
+        if state.leaving {
+            return Poll::Ready(None);
+        }
+        if let Some(broken) = &state.broken {
+            return Poll::Ready(Some(broken.clone()));
+        }
+        state.watcher = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

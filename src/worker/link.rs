@@ -1,22 +1,29 @@
 //! How the JobManager speaks to the worker of its own process.
 
+use std::sync::Arc;
+
 use actix::{Addr, MailboxError};
 use futures::future::BoxFuture;
 
-use super::{CloseWorker, ConnectJob, PrepareJob, ReportProgress, Worker};
+use super::{CloseWorker, PrepareJob, ReportProgress, Worker, team::ConnectJob};
 use crate::{
     job::JobId,
     link::{Connect, Prepare, Prepared, Unconnected, Unprepared, WorkerLink},
+    peer::Meeting,
     protocol::{Order, Progress},
 };
 
 /// The worker of this very process, an actor on the control thread.
-pub(crate) struct Embedded(pub Addr<Worker>);
+pub(crate) struct Embedded {
+    pub worker: Addr<Worker>,
+    /// That of the worker's configuration.
+    pub peers: Option<Arc<dyn Meeting>>,
+}
 
 impl Embedded {
     /// A fresh clone, because actix never wakes a sender that waits for room in a mailbox; a clone has room.
     fn address(&self) -> Addr<Worker> {
-        self.0.clone()
+        self.worker.clone()
     }
 }
 
@@ -37,12 +44,16 @@ impl WorkerLink for Embedded {
     }
 
     fn order(&self, order: Order) {
-        self.0.do_send(order);
+        self.worker.do_send(order);
     }
 
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress> {
         let progress = self.address().send(ReportProgress { job });
         Box::pin(async move { progress.await.unwrap_or_default() })
+    }
+
+    fn address(&self) -> String {
+        self.peers.as_ref().map_or_else(String::new, |peers| peers.address())
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

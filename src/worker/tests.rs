@@ -28,12 +28,13 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
         limits: Arc::default(),
         host,
         threads: Arc::clone(&threads),
+        peers: None,
     };
     let (heard, events) = mpsc::channel();
     let job = JobId::random();
     let present = Term { generation: Generation(1), attempt: Attempt(2) };
     System::new().block_on(async move {
-        let link = Embedded(Worker::new(config).start());
+        let link = Embedded { worker: Worker::new(config).start(), peers: None };
         let flow = job_fn("two tasks", |flow| {
             flow.from_batch(0..3u64).rebalance(1).collect("numbers");
             Ok(())

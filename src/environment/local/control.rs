@@ -75,6 +75,7 @@ fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -
             limits: Arc::clone(&limits),
             host: host.clone(),
             threads: Arc::clone(&threads),
+            peers: None,
         });
         // Mailboxes without a bound of their own: actix does not wake a sender that waits for room. What clients send
         // is bounded on their side, by permits that travel with the messages.
@@ -91,7 +92,7 @@ fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -
                 task_threads,
                 service_threads,
                 placement,
-                worker: Arc::new(Embedded(worker)),
+                worker: Arc::new(Embedded { worker, peers: None }),
                 recording,
                 host,
                 closed,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::Entry;
 use crate::{
     flow::{
-        Flow,
+        Flow, JobPayload,
         job::{ErasedJob, Unbuilt},
     },
     job::{EncodedJob, NotSendable},
@@ -52,6 +52,12 @@ impl ErasedJob for Sealed {
 
     fn encode(&self) -> Result<EncodedJob, NotSendable> {
         Ok(self.job.clone())
+    }
+
+    fn again(&self) -> Result<JobPayload, NotSendable> {
+        let (job, resolver) = (self.job.clone(), Arc::clone(&self.resolver));
+        let opening = Opening { resolver, held: Box::new(()) };
+        Ok(JobPayload(Box::new(Self::new(self.entry, job, opening))))
     }
 
     fn describe(&self) -> Option<Arc<TypeDescription>> {

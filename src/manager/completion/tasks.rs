@@ -171,6 +171,38 @@ impl Completion {
         }
     }
 
+    /// The worker of these tasks is gone, or cut off from another one.
+    pub(super) fn lose_tasks(&mut self, ids: &[TaskId], gone: bool, cause: FailureCause, out: &mut Vec<Command>) {
+        if self.state == JobState::Starting {
+            // None was started; and with a part of the workers gone, none can be.
+            return self.divert(Course::Failed(cause), out);
+        }
+        // A pipeline's tasks are all on one worker: nothing between two others is theirs.
+        let concerned = |id: usize| gone || self.setup.tasks[id].is_significant();
+        let is_live = |id: &&TaskId| self.tasks.get(id.index()).is_some_and(|task| task.live && concerned(id.index()));
+        let live: Vec<TaskId> = ids.iter().filter(is_live).copied().collect();
+        if live.is_empty() {
+            return;
+        }
+        if gone {
+            for id in &live {
+                let lost = Task { state: ActorState::Failed, ..Task::default() };
+                let before = std::mem::replace(&mut self.tasks[id.index()], lost);
+                self.census.end(&self.setup.tasks[id.index()], before.held);
+            }
+            self.touch();
+        }
+        if self.state == JobState::StoppingServices {
+            return live.into_iter().for_each(|id| self.lose_service_task(id, Some(cause.clone()), out));
+        }
+        let failed_now = self.turn(Course::Failed(cause));
+        if self.awaited_tasks() == 0 {
+            self.conclude(out);
+        } else if failed_now {
+            self.cancel_tasks(out);
+        }
+    }
+
     pub(super) fn hold_tasks(&mut self, out: &mut Vec<Command>) {
         self.hold_epoch += 1;
         for task in &mut self.tasks {

@@ -48,7 +48,7 @@ impl JobSupervisor {
             status.outcome = None;
             status.ended_at = None;
         }
-        let progress = self.worker.progress(self.record.id);
+        let progress = self.team.progress(self.record.id);
         async move {
             let progress = progress.await;
             record::count(&mut status, &progress);

@@ -1,0 +1,131 @@
+//! The workers that host an attempt of a job, as its Dispatcher and its JobSupervisor speak to them.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use futures::future::{BoxFuture, join_all};
+
+use crate::{
+    job::{JobId, TaskId},
+    link::{WorkerId, WorkerLink},
+    protocol::{Layout, Order, Progress, WorkerOrder},
+};
+
+/// One of a team.
+#[derive(Clone)]
+pub(crate) struct Member {
+    /// None for the worker of this process.
+    pub id: Option<WorkerId>,
+    pub name: String,
+    /// Where the others reach it.
+    pub address: String,
+    pub link: Arc<dyn WorkerLink>,
+}
+
+/// Those who host an attempt. The first is [home](Layout::HOME).
+pub(crate) struct Team {
+    members: Vec<Member>,
+    /// By task, the number of the member that has it; nothing if home has all.
+    places: Vec<u32>,
+    /// By member. It hears nothing more, and nothing is expected of it.
+    lost: RefCell<Vec<bool>>,
+}
+
+impl Team {
+    /// # Panics
+    ///
+    /// Panics if there is nobody.
+    pub fn new(members: Vec<Member>, places: Vec<u32>) -> Rc<Self> {
+        assert!(!members.is_empty(), "a team has a home");
+        let lost = RefCell::new(vec![false; members.len()]);
+        Rc::new(Self { members, places, lost })
+    }
+
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The number of the member that has the task.
+    pub fn place_of(&self, task: TaskId) -> u32 {
+        self.places.get(task.index()).copied().unwrap_or(Layout::HOME)
+    }
+
+    /// The name of the worker that has the task, if it is not the one of this process.
+    pub fn worker_of(&self, task: TaskId) -> Option<&str> {
+        let member = self.members.get(self.place_of(task) as usize)?;
+        member.id.map(|_| member.name.as_str())
+    }
+
+    /// What the member of this number has to know of the others.
+    pub fn layout(&self, here: u32) -> Layout {
+        Layout { here, tasks: self.places.clone() }
+    }
+
+    /// The tasks of the member of this number.
+    pub fn tasks_of(&self, member: u32) -> Vec<TaskId> {
+        let tasks = (0..).map(TaskId).zip(&self.places);
+        tasks.filter(|(_, place)| **place == member).map(|(task, _)| task).collect()
+    }
+
+    /// The number of this worker, if it is one of the team and was not lost before. It is from now on.
+    pub fn lose(&self, worker: WorkerId) -> Option<u32> {
+        let number = self.members.iter().position(|member| member.id == Some(worker))?;
+        let was_lost = std::mem::replace(&mut self.lost.borrow_mut()[number], true);
+        (!was_lost).then(|| u32::try_from(number).expect("there are few workers"))
+    }
+
+    fn present(&self) -> impl Iterator<Item = (u32, &Member)> {
+        let members = (0..).zip(&self.members);
+        members.filter(|(number, _)| !self.lost.borrow()[*number as usize])
+    }
+
+    /// Tells one of the team; nothing, if it was lost.
+    pub fn tell(&self, member: u32, order: Order) {
+        let found = self.present().find(|(number, _)| *number == member);
+        if let Some((_, member)) = found {
+            member.link.order(order);
+        }
+    }
+
+    /// Has an order carried out by those whom it concerns. To start tasks is for each member [on its own](Self::tell).
+    pub fn order(&self, order: Order) {
+        let Order { job, term, order } = order;
+        match order {
+            WorkerOrder::StartService { .. }
+            | WorkerOrder::StopService { .. }
+            | WorkerOrder::RefuseCalls { .. }
+            | WorkerOrder::AbandonService { .. }
+            | WorkerOrder::CloseGates
+            | WorkerOrder::StartTasks { .. } => self.tell(Layout::HOME, Order { job, term, order }),
+            WorkerOrder::AbandonTasks { tasks } => {
+                for (number, member) in self.present() {
+                    let here = |task: &TaskId| self.place_of(*task) == number;
+                    let tasks: Vec<TaskId> = tasks.iter().copied().filter(here).collect();
+                    if !tasks.is_empty() {
+                        member.link.order(Order { job, term, order: WorkerOrder::AbandonTasks { tasks } });
+                    }
+                }
+            }
+            WorkerOrder::DropTasks | WorkerOrder::CommandTasks { .. } | WorkerOrder::Release => {
+                for (_, member) in self.present() {
+                    member.link.order(Order { job, term, order: order.clone() });
+                }
+            }
+        }
+    }
+
+    /// What the counters of the job read on all workers.
+    pub fn progress(&self, job: JobId) -> BoxFuture<'static, Progress> {
+        if let [home] = self.members.as_slice() {
+            return home.link.progress(job);
+        }
+        let all = join_all(self.present().map(|(_, member)| member.link.progress(job)));
+        Box::pin(async move {
+            let mut all = all.await.into_iter();
+            // Home's first: it has the services.
+            let mut progress = all.next().unwrap_or_default();
+            progress.tasks.extend(all.flat_map(|other| other.tasks));
+            progress.tasks.sort_by_key(|(task, ..)| *task);
+            progress
+        })
+    }
+}

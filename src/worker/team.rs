@@ -1,0 +1,266 @@
+//! What a worker does where it is one of several in an attempt: it meets the others, lays its part of the channels, and
+//! reports the end of a task only once all that the task sent has arrived.
+
+use std::sync::Arc;
+
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use futures::future::try_join_all;
+
+use super::{HostedService, Worker};
+use crate::{
+    dataplane::wiring::Wiring,
+    flow::graph::{Plan, TaskPlan},
+    host::Host,
+    job::{FailureCause, Graph, JobId, Limits, TaskId, Term},
+    link::{Connect, JobPorts, Place, Unconnected},
+    peer::{Broken, Meet, Peers, StreamId},
+    protocol::{Layout, TaskEvent, TaskReport, WorkerEvent, WorkerEventKind},
+    service::{AnyGate, ErasedService, ServiceDirectory},
+};
+
+/// A flow that was built, with the channels of its attempt yet to be laid.
+pub(super) struct Unlaid {
+    pub plan: Plan,
+    /// Of the worker that has the job's outputs, inputs and services.
+    pub home: Option<HomeEnds>,
+}
+
+/// Where the outside reaches into a job, and its gates once more as what they are.
+pub(super) struct HomeEnds {
+    pub ports: Arc<JobPorts>,
+    pub gates: Vec<Arc<dyn AnyGate>>,
+}
+
+/// What the actors of an attempt are made of.
+pub(super) struct Laid {
+    pub tasks: Vec<TaskPlan>,
+    pub wiring: Arc<Wiring>,
+    pub services: Vec<Box<dyn ErasedService>>,
+    pub ports: Arc<JobPorts>,
+    pub attendance: Option<Attendance>,
+}
+
+impl HomeEnds {
+    pub fn open(plan: &Plan, job: JobId, limits: &Limits, host: &Host) -> Self {
+        let (streams, gates) = plan.open(limits, host);
+        let directory = ServiceDirectory::new(job, gates.clone(), host.clone(), limits.call_deadline);
+        Self { ports: Arc::new(JobPorts { directory, streams }), gates }
+    }
+}
+
+impl Unlaid {
+    /// All of the job is in this process.
+    pub fn lay_alone(self) -> Option<Laid> {
+        let Self { mut plan, home } = self;
+        let HomeEnds { ports, gates } = home?;
+        let wiring = plan.wire(&ports.streams, &Layout::alone(plan.graph.tasks.len()), None);
+        let services = plan.host_services(&gates, &wiring);
+        Some(Laid { tasks: plan.tasks, wiring, services, ports, attendance: None })
+    }
+
+    /// A part of the job is, and others are where `peers` leads.
+    fn lay(self, (job, layout): (JobId, Layout), peers: Arc<Peers>, limits: &Limits, host: &Host) -> Laid {
+        let Self { mut plan, home } = self;
+        let (ports, gates, is_home) = match home {
+            Some(HomeEnds { ports, gates }) => (ports, gates, true),
+            None => {
+                let HomeEnds { ports, gates } = HomeEnds::open(&plan, job, limits, host);
+                (ports, gates, false)
+            }
+        };
+        let wiring = plan.wire(&ports.streams, &layout, Some(&peers));
+        let services = if is_home { plan.host_services(&gates, &wiring) } else { Vec::new() };
+        let attendance = Some(Attendance { layout, peers });
+        Laid { tasks: plan.tasks, wiring, services, ports, attendance }
+    }
+}
+
+/// A worker's part in an attempt of several. Dropped, it takes its leave of the others.
+pub(super) struct Attendance {
+    layout: Layout,
+    peers: Arc<Peers>,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.peers.iter().for_each(|(_, link)| link.leave());
+    }
+}
+
+/// The streams of a task to one other worker, with their places in its report.
+struct Outgoing {
+    peer: u32,
+    streams: Vec<StreamId>,
+    places: Vec<usize>,
+}
+
+impl Attendance {
+    /// One for each other worker.
+    fn outgoing(&self, graph: &Graph, task: TaskId) -> Vec<Outgoing> {
+        let none = |peer| Outgoing { peer, streams: Vec::new(), places: Vec::new() };
+        let mut all: Vec<Outgoing> = self.peers.iter().map(|(peer, _)| none(peer)).collect();
+        let channels = (0..).zip(&graph.channels).filter(|(_, channel)| channel.from == task);
+        for (place, (number, channel)) in channels.enumerate() {
+            let there = self.layout.tasks.get(channel.to.index());
+            if let Some(outgoing) = all.iter_mut().find(|outgoing| Some(&outgoing.peer) == there) {
+                outgoing.streams.push(StreamId::Channel(number));
+                outgoing.places.push(place);
+            }
+        }
+        all
+    }
+
+    /// Ready once everything that was sent has arrived: for each other worker, the items that came too late.
+    fn settle(&self, outgoing: &[Outgoing]) -> impl Future<Output = Result<Vec<Vec<u64>>, Broken>> + use<> {
+        let settles = outgoing.iter().map(|outgoing| self.peers.link(outgoing.peer).settle(&outgoing.streams));
+        try_join_all(settles.collect::<Vec<_>>())
+    }
+}
+
+fn is_end(event: &TaskEvent) -> bool {
+    matches!(event, TaskEvent::Finished(_) | TaskEvent::Cancelled(_) | TaskEvent::Failed { .. })
+}
+
+/// The report of a task that has ended.
+fn report_of(event: &mut TaskEvent) -> Option<&mut TaskReport> {
+    match event {
+        TaskEvent::Finished(report) | TaskEvent::Cancelled(report) | TaskEvent::Failed { report, .. } => Some(report),
+        _ => None,
+    }
+}
+
+/// A task has ended; it is told once what it sent has arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Ended {
+    job: JobId,
+    term: Term,
+    task: TaskId,
+    event: TaskEvent,
+}
+
+/// See [`WorkerLink::connect`](crate::link::WorkerLink::connect).
+#[derive(Message)]
+#[rtype(result = "Result<(), Unconnected>")]
+pub(super) struct ConnectJob(pub Connect);
+
+impl Worker {
+    /// What becomes of a job that is to be built: it is all here, or a part of it will be.
+    pub(super) fn unlaid(plan: Plan, prepare: (JobId, Place), limits: &Limits, host: &Host) -> Unlaid {
+        let (job, place) = prepare;
+        let home = (place != Place::Away).then(|| HomeEnds::open(&plan, job, limits, host));
+        Unlaid { plan, home }
+    }
+
+    fn connect(&mut self, connect: Connect) -> ResponseActFuture<Self, Result<(), Unconnected>> {
+        let Connect { job, term, layout, peers, key } = connect;
+        let here = layout.here;
+        let hosted = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term);
+        let unlaid = hosted.and_then(|hosted| hosted.unlaid.take());
+        let (Some(unlaid), Some(meeting)) = (unlaid, self.config.peers.clone()) else {
+            return Box::pin(std::future::ready(Err(Unconnected::Gone)).into_actor(self));
+        };
+        let (host, limits) = (self.config.host.clone(), Arc::clone(&self.config.limits));
+        let met = meeting.meet(Meet { job, term, here, addresses: peers, key: key.0 });
+        let laid = async move {
+            let peers = met.await.map_err(|Broken { peer, message }| Unconnected::Peer { peer, message })?;
+            let pool = host.clone();
+            let laid = pool.blocking(move || unlaid.lay((job, layout), peers, &limits, &host)).await;
+            laid.map_err(|panic| Unconnected::Peer { peer: here, message: panic.to_string() })
+        };
+        Box::pin(laid.into_actor(self).map(move |laid, worker, ctx| worker.attend((job, term), laid?, ctx)))
+    }
+
+    /// The channels are laid.
+    fn attend(&mut self, (job, term): (JobId, Term), laid: Laid, ctx: &mut Context<Self>) -> Result<(), Unconnected> {
+        let hosted = self.jobs.get(&job).filter(|hosted| hosted.term == term);
+        let Some(events) = hosted.map(|hosted| Arc::clone(&hosted.events)) else {
+            self.drop_elsewhere(laid);
+            return Err(Unconnected::Gone);
+        };
+        let Laid { tasks, wiring, services, ports, attendance } = laid;
+        for attendance in &attendance {
+            let here = attendance.layout.here;
+            for (peer, link) in attendance.peers.iter() {
+                let events = Arc::clone(&events);
+                // It ends with the attempt at the latest.
+                ctx.spawn(link.severed().into_actor(self).map(move |broken, _, _| {
+                    if let Some(Broken { message, .. }) = broken {
+                        events(WorkerEvent { job, term, kind: WorkerEventKind::Severed { here, peer, message } });
+                    }
+                }));
+            }
+        }
+        let worker = ctx.address().downgrade();
+        let Some(hosted) = self.jobs.get_mut(&job) else { return Err(Unconnected::Gone) };
+        hosted.task_events = Arc::new(move |event| match (event, worker.upgrade()) {
+            (WorkerEvent { job, term, kind: WorkerEventKind::Task { task, event } }, Some(worker))
+                if is_end(&event) =>
+            {
+                worker.do_send(Ended { job, term, task, event });
+            }
+            (event, _) => events(event),
+        });
+        hosted.unstarted = Some((tasks, wiring));
+        hosted.ports = Some(ports);
+        hosted.attendance = attendance;
+        self.host_services(job, services);
+        Ok(())
+    }
+
+    pub(super) fn host_services(&mut self, job: JobId, services: Vec<Box<dyn ErasedService>>) {
+        let slots = self.service_slots.len();
+        let Some(hosted) = self.jobs.get_mut(&job) else { return };
+        for recipe in services {
+            self.next_service_slot = (self.next_service_slot + 1) % slots;
+            let (slot, waiting) = (self.next_service_slot, Arc::default());
+            hosted.services.push(HostedService { recipe, slot, thread: None, waiting, claim: None });
+        }
+    }
+}
+
+impl Handler<ConnectJob> for Worker {
+    type Result = ResponseActFuture<Self, Result<(), Unconnected>>;
+
+    fn handle(&mut self, ConnectJob(connect): ConnectJob, _: &mut Context<Self>) -> Self::Result {
+        self.connect(connect)
+    }
+}
+
+impl Handler<Ended> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, Ended { job, term, task, mut event }: Ended, ctx: &mut Context<Self>) {
+        let Some(hosted) = self.jobs.get(&job).filter(|hosted| hosted.term == term) else { return };
+        let Some(attendance) = &hosted.attendance else { return };
+        let outgoing = attendance.outgoing(&hosted.graph, task);
+        let (settled, events) = (attendance.settle(&outgoing), Arc::clone(&hosted.events));
+        ctx.spawn(settled.into_actor(self).map(move |settled, _, _| {
+            match settled {
+                Ok(late) => {
+                    if let Some(report) = report_of(&mut event) {
+                        take_off(report, &outgoing, &late);
+                    }
+                }
+                Err(broken) => {
+                    if let TaskEvent::Finished(report) = event {
+                        let cause = FailureCause::Internal(broken.to_string());
+                        event = TaskEvent::Failed { cause, report };
+                    }
+                }
+            }
+            events(WorkerEvent { job, term, kind: WorkerEventKind::Task { task, event } });
+        }));
+    }
+}
+
+/// What came after its consumer had closed the channel was not sent, as it would not have been within one process.
+fn take_off(report: &mut TaskReport, outgoing: &[Outgoing], late: &[Vec<u64>]) {
+    for (outgoing, late) in outgoing.iter().zip(late) {
+        for (place, late) in outgoing.places.iter().zip(late) {
+            if let Some(sent) = report.sent.get_mut(*place) {
+                sent.sent = sent.sent.saturating_sub(*late);
+            }
+        }
+    }
+}
