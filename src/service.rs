@@ -21,7 +21,7 @@ mod remote_end;
 mod table;
 mod tell;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod told;
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub(crate) use self::{
     any_gate::AnyGate,
     binding::{FoundService, ServiceResolver, bound_to},
-    directory::ServiceDirectory,
+    directory::{ServiceDirectory, ServiceHome},
     entrance::{Answers, CallWay, Entrance, Receipt, Tells, Watcher, Withdraw},
     instance::{ErasedService, Launch},
     origin::Origin,

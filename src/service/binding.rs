@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use crate::{
     host::Host,
     job::JobId,
-    service::{AnyGate, CallError, RemoteService},
+    service::{AnyGate, CallError, Origin, RemoteService},
 };
 
 /// A service that was looked up.
@@ -23,6 +23,10 @@ pub(crate) trait ServiceResolver: Send + Sync {
     fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>>;
     fn host(&self) -> &Host;
     fn call_deadline(&self) -> Duration;
+    /// What references that it finds the gates of count as.
+    fn origin(&self) -> Origin {
+        Origin::Outside
+    }
 }
 
 thread_local! {

@@ -1,12 +1,18 @@
 //! Which services a job has, and the context that a service's factory gets.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
 
 use crate::{
     host::Host,
     job::JobId,
     service::{
-        CallError, Origin, Service, ServiceRef,
+        CallError, FoundService, Origin, RemoteService, Service, ServiceRef, ServiceResolver,
         any_gate::{AnyGate, Home},
         reference::typed,
     },
@@ -16,6 +22,16 @@ use crate::{
 pub(crate) struct ServiceDirectory {
     home: Home,
     gates: Vec<Arc<dyn AnyGate>>,
+    /// Where the services are, if that is another process. The gates are then not used, but tell names and types.
+    elsewhere: OnceLock<Arc<dyn ServiceHome>>,
+}
+
+/// The process that has a job's services, as another one sees it.
+pub(crate) trait ServiceHome: Send + Sync {
+    /// The service of that name, used from `origin`.
+    fn service(&self, name: &str, origin: Origin) -> Arc<dyn RemoteService>;
+    /// Finds there what references name that come from there.
+    fn resolver(&self) -> Arc<dyn ServiceResolver>;
 }
 
 impl ServiceDirectory {
@@ -25,7 +41,13 @@ impl ServiceDirectory {
         for gate in &gates {
             gate.attach(home.clone());
         }
-        Arc::new(Self { home, gates })
+        Arc::new(Self { home, gates, elsewhere: OnceLock::new() })
+    }
+
+    /// The services are in another process: messages go there. Before any reference is made; only the first time counts.
+    pub(crate) fn move_to(&self, home: Arc<dyn ServiceHome>) {
+        // Of two, the later one leads to the same process.
+        let _ = self.elsewhere.set(home);
     }
 
     /// A reference to the service, for use from `origin`.
@@ -34,7 +56,20 @@ impl ServiceDirectory {
     ///
     /// `NoSuchService` or `WrongService`. Whether the service still takes messages shows at the first one.
     pub(crate) fn get<S: Service>(&self, name: &str, origin: Origin) -> Result<ServiceRef<S>, CallError> {
-        Ok(ServiceRef::local(typed(self.gate(name)?)?, origin))
+        let gate = typed(self.gate(name)?)?;
+        Ok(match self.elsewhere.get() {
+            None => ServiceRef::local(gate, origin),
+            Some(home) => ServiceRef::elsewhere(home.resolver(), self.home.job, home.service(name, origin)),
+        })
+    }
+
+    /// To what references are to be bound that come to this process encoded, in items of the job: its services are found
+    /// wherever they are, and are used as by a task. Those of other jobs are not found.
+    pub(crate) fn resolver(self: &Arc<Self>) -> Arc<dyn ServiceResolver> {
+        match self.elsewhere.get() {
+            Some(home) => home.resolver(),
+            None => Arc::new(OwnServices { directory: Arc::downgrade(self), home: self.home.clone() }),
+        }
     }
 
     /// The gate of that name.
@@ -51,6 +86,44 @@ impl ServiceDirectory {
 
     pub(crate) fn job(&self) -> JobId {
         self.home.job
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.home.host
+    }
+
+    pub(crate) fn call_deadline(&self) -> Duration {
+        self.home.call_deadline
+    }
+}
+
+/// Finds the services of one job, in its own process.
+struct OwnServices {
+    /// Messages that wait in front of services have it.
+    directory: Weak<ServiceDirectory>,
+    home: Home,
+}
+
+impl ServiceResolver for OwnServices {
+    fn service(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<FoundService, CallError>> {
+        let found = match self.directory.upgrade() {
+            _ if job != self.home.job => Err(CallError::Unbound { job, service: name.to_owned() }),
+            None => Err(CallError::JobEnded { job }),
+            Some(directory) => directory.gate(name).map(FoundService::Gate),
+        };
+        Box::pin(std::future::ready(found))
+    }
+
+    fn host(&self) -> &Host {
+        &self.home.host
+    }
+
+    fn call_deadline(&self) -> Duration {
+        self.home.call_deadline
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::Task
     }
 }
 

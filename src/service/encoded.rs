@@ -48,7 +48,7 @@ where
         self.gate.watch(watcher);
     }
 
-    fn tell(&self, messages: &Tells, receipt: &Arc<dyn Receipt>) {
+    fn tell(&self, messages: &Tells, origin: Origin, receipt: &Arc<dyn Receipt>) {
         let batch: Arc<dyn ToldBatch<S>> = Arc::new(EncodedTells::<M> {
             bytes: messages.bytes().into(),
             decode: self.decode,
@@ -57,7 +57,7 @@ where
             name: self.message,
             receipt: Arc::clone(receipt),
         });
-        let pushed = self.gate.push_told(&batch, messages.iter(), |bytes| {
+        let pushed = self.gate.push_told(&batch, origin, messages.iter(), |bytes| {
             let (gate, receipt) = (Arc::clone(&self.gate), Arc::clone(receipt));
             Admission::watched_by(Box::new(Waiting { gate, receipt, bytes }))
         });
@@ -67,15 +67,15 @@ where
         }
     }
 
-    fn way(&self, resolver: Arc<dyn ServiceResolver>, answers: Weak<dyn Answers>) -> Arc<CallWay> {
-        Arc::new(CallWay { service: Arc::clone(self.gate.name()), message: self.message, resolver, answers })
+    fn way(&self, origin: Origin, resolver: Arc<dyn ServiceResolver>, answers: Weak<dyn Answers>) -> Arc<CallWay> {
+        Arc::new(CallWay { service: Arc::clone(self.gate.name()), message: self.message, origin, resolver, answers })
     }
 
     fn call(&self, bytes: &[u8], way: &Arc<CallWay>, call: u64) -> Option<Box<dyn Withdraw>> {
         let caller = Far { way: Arc::clone(way), call, conclude: conclude::<M> };
         let cell = Arc::new(CallCell::from_far(Encoded::new(bytes, self.decode), caller));
         let queued: Queued<S> = Queued::Call(Arc::clone(&cell) as _);
-        match self.gate.push(queued, Origin::Outside, || None) {
+        match self.gate.push(queued, way.origin, || None) {
             Ok(place) => {
                 let in_line = match place {
                     Place::Line(ticket) => Some((Arc::clone(&self.gate), ticket)),

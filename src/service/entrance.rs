@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use crate::{
     schema::TypeDescription,
-    service::{CallError, ServiceResolver},
+    service::{CallError, Origin, ServiceResolver},
 };
 
 /// One kind of message that one service accepts, as a connection delivers it. Messages keep the order in which they are
@@ -15,13 +15,13 @@ pub(crate) trait Entrance: Send + Sync {
     /// Has `watcher` told each time the service begins to refuse messages for a further reason.
     fn watch(&self, watcher: Weak<dyn Watcher>);
     /// Puts messages into the queue, or into the line for room in it. They are decoded by the service, when their turn comes.
-    fn tell(&self, messages: &Tells, receipt: &Arc<dyn Receipt>);
+    fn tell(&self, messages: &Tells, origin: Origin, receipt: &Arc<dyn Receipt>);
     /// As [`tell`](Self::tell), for one message that is to be answered under the number `call`. What is returned withdraws
     /// it, if it is not settled yet.
     fn call(&self, bytes: &[u8], way: &Arc<CallWay>, call: u64) -> Option<Box<dyn Withdraw>>;
-    /// What calls that come in here are to share: references in them are bound to `resolver`, and `answers` is told what
-    /// becomes of them, for as long as it lives.
-    fn way(&self, resolver: Arc<dyn ServiceResolver>, answers: Weak<dyn Answers>) -> Arc<CallWay>;
+    /// What calls that come in here are to share: they come from `origin`, references in them are bound to `resolver`, and
+    /// `answers` is told what becomes of them, for as long as it lives.
+    fn way(&self, origin: Origin, resolver: Arc<dyn ServiceResolver>, answers: Weak<dyn Answers>) -> Arc<CallWay>;
 }
 
 /// Told that a service has refused a message, or refuses messages from outside from now on.
@@ -51,6 +51,7 @@ pub(crate) trait Answers: Send + Sync {
 pub(crate) struct CallWay {
     pub(super) service: Arc<str>,
     pub(super) message: &'static str,
+    pub(super) origin: Origin,
     pub(super) resolver: Arc<dyn ServiceResolver>,
     /// Not kept: calls that wait would else keep their connection.
     pub(super) answers: Weak<dyn Answers>,

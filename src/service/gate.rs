@@ -162,13 +162,14 @@ impl<S> Gate<S> {
     pub(super) fn push_told(
         &self,
         batch: &Arc<dyn ToldBatch<S>>,
+        origin: Origin,
         mut messages: impl Iterator<Item = (u32, usize)>,
         mut admission: impl FnMut(usize) -> Admission,
     ) -> Result<usize, CallError> {
         let message = |at| Queued::Told { batch: Arc::clone(batch), at };
         let mut inner = self.inner.0.lock();
         let phase = inner.phase;
-        if !phase.answers(Origin::Outside) {
+        if !phase.answers(origin) {
             drop(inner);
             return Err(self.refusal(phase));
         }
@@ -180,7 +181,7 @@ impl<S> Gate<S> {
             let ticket = inner.next_ticket;
             inner.next_ticket += 1;
             let admission = Some(Arc::new(admission(bytes)));
-            inner.waiting.insert(ticket, Waiting { message: message(at), origin: Origin::Outside, admission });
+            inner.waiting.insert(ticket, Waiting { message: message(at), origin, admission });
         }
         let sleeper = if queued > 0 { inner.sleeper.take() } else { None };
         drop(inner);

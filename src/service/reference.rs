@@ -15,8 +15,8 @@ use crate::{
     host::Host,
     job::JobId,
     service::{
-        AnyGate, Call, CallError, FoundService, Origin, Service, ServiceMessage, ServiceResolver, Tell, binding,
-        gate::Gate, remote_end::RemoteEnd,
+        AnyGate, Call, CallError, FoundService, Origin, RemoteService, Service, ServiceMessage, ServiceResolver, Tell,
+        binding, gate::Gate, remote_end::RemoteEnd,
     },
 };
 
@@ -82,6 +82,16 @@ impl<S> ServiceRef<S> {
         Self { target: Target::Lazy(Arc::new(Lazy { resolver, job, name: name.into(), found: OnceLock::new() })) }
     }
 
+    /// A reference to a service that is known to be in another process.
+    pub(crate) fn elsewhere(resolver: Arc<dyn ServiceResolver>, job: JobId, service: Arc<dyn RemoteService>) -> Self
+    where
+        S: Service,
+    {
+        let name = service.name().to_owned();
+        let found = OnceLock::from(Found::Remote(RemoteEnd::new(service)));
+        Self { target: Target::Lazy(Arc::new(Lazy { resolver, job, name, found })) }
+    }
+
     /// The same service, reached through `resolver`, whatever this reference was bound to.
     pub(crate) fn bind_to(&self, resolver: Arc<dyn ServiceResolver>) -> Self {
         Self::lazy(resolver, self.job(), self.name())
@@ -112,7 +122,7 @@ impl<S> ServiceRef<S> {
         match &self.target {
             Target::Local { gate, origin } => Some((gate, *origin)),
             Target::Lazy(lazy) => match lazy.found.get() {
-                Some(Found::Gate(gate)) => Some((&**gate, Origin::Outside)),
+                Some(Found::Gate(gate)) => Some((&**gate, lazy.resolver.origin())),
                 Some(Found::Remote(_)) | None => None,
             },
             Target::Unbound { .. } => None,

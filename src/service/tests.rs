@@ -4,4 +4,4 @@ mod instances;
 mod queue;
 mod references;
 mod stopping;
-mod support;
+pub(crate) mod support;

@@ -5,6 +5,7 @@
 //! wakers ([`turning`]): no relay has a thread, and what runs on the thread of a connection neither blocks nor runs code of the
 //! user's.
 
+mod calls;
 mod outputs;
 mod pieces;
 #[cfg(test)]
@@ -12,4 +13,7 @@ mod tests;
 mod turning;
 
 #[allow(unused_imports, reason = "the worker that lays them is being built")]
-pub(crate) use self::outputs::{OutputsAtHome, OutputsAtWorker};
+pub(crate) use self::{
+    calls::{CallsAtHome, CallsAtWorker},
+    outputs::{OutputsAtHome, OutputsAtWorker},
+};

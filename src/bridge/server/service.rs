@@ -17,7 +17,7 @@ use crate::{
         outbound::Outbound,
     },
     codec,
-    service::{Answers, CallError, CallWay, Entrance, Receipt, Tells, Watcher, Withdraw},
+    service::{Answers, CallError, CallWay, Entrance, Origin, Receipt, Tells, Watcher, Withdraw},
 };
 
 /// The calls of one connection that are not answered yet.
@@ -242,7 +242,7 @@ impl Telling {
     pub(super) fn hand_in(&mut self) {
         if let Some(Route { entrance, credit, .. }) = self.route.take() {
             let receipt: Arc<dyn Receipt> = credit;
-            entrance.tell(&self.messages, &receipt);
+            entrance.tell(&self.messages, Origin::Outside, &receipt);
             self.messages.clear();
         }
     }

@@ -46,7 +46,7 @@ use crate::{
     link::{JobRequest, Keep, NodeStop, Opened, Refusal, Reply, Request, SubmitJob},
     port::{ClientId, InputError, OutputError, WriterId},
     schema::{Fingerprint, TypeDescription},
-    service::{Answers, CallError, bound_to},
+    service::{Answers, CallError, Origin, bound_to},
 };
 
 /// Bytes of parameters that are no burden: their digest costs less than the way to another thread and back.
@@ -461,7 +461,7 @@ impl Session {
                 if entrance.reply_type().fingerprint() != reply_type {
                     return Err(RouteFault::ReplyDiffers(described(entrance.reply_type())));
                 }
-                let way = entrance.way(resolver, answers);
+                let way = entrance.way(Origin::Outside, resolver, answers);
                 let credit = RouteCredit::new(id, &outbound);
                 let watcher = Arc::downgrade(&credit);
                 watch = Some((Arc::clone(&entrance), watcher));

@@ -29,12 +29,12 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The next thing that `receiver` hears of, which must come.
-pub(super) fn next<T>(receiver: &mpsc::Receiver<T>, what: &str) -> T {
+pub(crate) fn next<T>(receiver: &mpsc::Receiver<T>, what: &str) -> T {
     receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// Runs `future` on a thread of its own.
-pub(super) fn in_background<F>(future: F) -> mpsc::Receiver<F::Output>
+pub(crate) fn in_background<F>(future: F) -> mpsc::Receiver<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
@@ -44,21 +44,21 @@ where
 }
 
 /// Polls once, with a waker that does nothing.
-pub(super) fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
 }
 
 /// An actix system with one arbiter, and a timer.
-pub(super) struct Stage {
-    pub(super) arbiter: ArbiterHandle,
-    pub(super) host: Host,
+pub(crate) struct Stage {
+    pub(crate) arbiter: ArbiterHandle,
+    pub(crate) host: Host,
     end: Option<oneshot::Sender<()>>,
     system: Option<JoinHandle<()>>,
     timer_thread: Option<TimerThread>,
 }
 
 impl Stage {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (host, timer_thread) = Host::of_tests();
         let (ready, arbiter) = mpsc::channel();
         let (end, ended) = oneshot::channel();
@@ -76,7 +76,7 @@ impl Stage {
     }
 
     /// Ends the arbiter with all that is on it.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         drop(self.end.take());
         if let Some(system) = self.system.take() {
             system.join().expect("the system's thread ends");
@@ -96,21 +96,21 @@ impl Drop for Stage {
 }
 
 /// A hosted [`Probe`], with everything a test wants to see of it.
-pub(super) struct Hosted {
-    pub(super) recipe: Box<dyn ErasedService>,
-    pub(super) directory: Arc<ServiceDirectory>,
-    pub(super) world: Arc<World>,
+pub(crate) struct Hosted {
+    pub(crate) recipe: Box<dyn ErasedService>,
+    pub(crate) directory: Arc<ServiceDirectory>,
+    pub(crate) world: Arc<World>,
     reports: mpsc::Receiver<(Incarnation, ServiceEvent)>,
     sink: mpsc::Sender<(Incarnation, ServiceEvent)>,
     arbiter: ArbiterHandle,
 }
 
 impl Hosted {
-    pub(super) fn new(stage: &Stage, limits: &Limits) -> Self {
+    pub(crate) fn new(stage: &Stage, limits: &Limits) -> Self {
         Self::acting(stage, limits, Act::default())
     }
 
-    pub(super) fn acting(stage: &Stage, limits: &Limits, act: Act) -> Self {
+    pub(crate) fn acting(stage: &Stage, limits: &Limits, act: Act) -> Self {
         let world = Arc::new(World::new(act));
         let factory = {
             let world = Arc::clone(&world);
@@ -128,14 +128,14 @@ impl Hosted {
     }
 
     /// With limits that suit most tests, and running.
-    pub(super) fn running(stage: &Stage) -> Self {
+    pub(crate) fn running(stage: &Stage) -> Self {
         let hosted = Self::new(stage, &Limits::default());
         hosted.start(0);
         hosted.expect(0, ServiceEvent::Started);
         hosted
     }
 
-    pub(super) fn start(&self, incarnation: u32) {
+    pub(crate) fn start(&self, incarnation: u32) {
         let context = ServiceContext::new(Arc::clone(&self.directory), "probe");
         let sink = self.sink.clone();
         let events = Arc::new(move |incarnation, event| drop(sink.send((incarnation, event))));
@@ -144,57 +144,57 @@ impl Hosted {
         }
     }
 
-    pub(super) fn service(&self, origin: Origin) -> ServiceRef<Probe> {
+    pub(crate) fn service(&self, origin: Origin) -> ServiceRef<Probe> {
         self.directory.get("probe", origin).expect("the probe is registered")
     }
 
-    pub(super) fn report(&self) -> (u32, ServiceEvent) {
+    pub(crate) fn report(&self) -> (u32, ServiceEvent) {
         let (incarnation, event) = next(&self.reports, "a report of the service");
         (incarnation.0, event)
     }
 
-    pub(super) fn expect(&self, incarnation: u32, event: ServiceEvent) {
+    pub(crate) fn expect(&self, incarnation: u32, event: ServiceEvent) {
         assert_eq!(self.report(), (incarnation, event));
     }
 
-    pub(super) fn expect_failure(&self, incarnation: u32, words: &str) {
+    pub(crate) fn expect_failure(&self, incarnation: u32, words: &str) {
         match self.report() {
             (number, ServiceEvent::Failed { message }) if number == incarnation && message.contains(words) => {}
             other => panic!("expected {incarnation} to fail with `{words}`, got {other:?}"),
         }
     }
 
-    pub(super) fn stop(&self, incarnation: u32) {
+    pub(crate) fn stop(&self, incarnation: u32) {
         self.recipe.stop(Incarnation(incarnation));
     }
 
     /// What is left of the reports.
-    pub(super) fn no_more_reports(&self) {
+    pub(crate) fn no_more_reports(&self) {
         assert_eq!(self.reports.try_iter().collect::<Vec<_>>(), []);
     }
 }
 
 /// What an instance does unasked.
 #[derive(Debug, Default)]
-pub(super) struct Act {
-    pub(super) factory_panics: bool,
-    pub(super) started_panics: bool,
-    pub(super) stopping_panics_once: bool,
-    pub(super) stopping_continues: bool,
-    pub(super) stopped_panics: bool,
+pub(crate) struct Act {
+    pub(crate) factory_panics: bool,
+    pub(crate) started_panics: bool,
+    pub(crate) stopping_panics_once: bool,
+    pub(crate) stopping_continues: bool,
+    pub(crate) stopped_panics: bool,
     /// `started` waits for a permit before messages are taken.
-    pub(super) started_waits: bool,
+    pub(crate) started_waits: bool,
 }
 
 /// What the test and the service share.
-pub(super) struct World {
-    pub(super) act: Act,
-    pub(super) log: Mutex<Vec<String>>,
+pub(crate) struct World {
+    pub(crate) act: Act,
+    pub(crate) log: Mutex<Vec<String>>,
     /// Each permit lets one waiting handler go on.
-    pub(super) go_on: Semaphore,
+    pub(crate) go_on: Semaphore,
     begun_tx: mpsc::Sender<()>,
     begun: Mutex<mpsc::Receiver<()>>,
-    pub(super) unhang: mpsc::Sender<()>,
+    pub(crate) unhang: mpsc::Sender<()>,
     hang: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -213,16 +213,16 @@ impl World {
         }
     }
 
-    pub(super) fn note(&self, what: impl Into<String>) {
+    pub(crate) fn note(&self, what: impl Into<String>) {
         self.log.lock().push(what.into());
     }
 
-    pub(super) fn noted(&self, what: &str) -> usize {
+    pub(crate) fn noted(&self, what: &str) -> usize {
         self.log.lock().iter().filter(|entry| *entry == what).count()
     }
 
     /// A handler has begun and waits.
-    pub(super) fn wait_until_begun(&self) {
+    pub(crate) fn wait_until_begun(&self) {
         next(&self.begun.lock(), "a handler to begin");
     }
 
@@ -237,7 +237,7 @@ impl World {
 }
 
 /// Does what its messages say.
-pub(super) struct Probe {
+pub(crate) struct Probe {
     world: Arc<World>,
 }
 
@@ -286,7 +286,7 @@ macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident $(($field:ty))? -> $result:ty;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Serialize, Deserialize)]
-        pub(super) struct $name $((pub(super) $field))?;
+        pub(crate) struct $name $((pub(crate) $field))?;
         impl Message for $name {
             type Result = $result;
         }

@@ -1,5 +1,6 @@
-//! Two ends in one process: links that are read and written by hand.
+//! Two ends in one process: links that are read and written by hand, or by whoever has something to say.
 
+mod calls;
 mod outputs;
 
 use std::{
@@ -15,6 +16,7 @@ use crate::{
     peer::{Link, Peers},
     port::{OutputKind, OutputStore},
     schema::TypeDescription,
+    worker::relay::turning::{Turn, Turning},
 };
 
 /// What one end of a link has for the other, and the other way round.
@@ -52,6 +54,34 @@ fn carry(from: &Arc<Link>, to: &Arc<Link>) -> bool {
     }
     assert_eq!(to.read(&bytes), Ok(bytes.len()));
     true
+}
+
+/// Has each end read at once what the other says.
+struct Carrier {
+    from: Arc<Link>,
+    to: Arc<Link>,
+}
+
+impl Turn for Carrier {
+    fn turn(&self, cx: &mut Context<'_>) {
+        let mut bytes = Vec::new();
+        while let Poll::Ready(Some(())) = self.from.poll_written(cx, &mut bytes) {
+            match self.to.read(&bytes) {
+                Ok(read) => assert_eq!(read, bytes.len()),
+                Err(message) => panic!("a rule was broken: {message}"),
+            }
+        }
+    }
+}
+
+impl Wire {
+    /// As long as what is returned lives.
+    fn by_itself(&self) -> [Arc<Turning<Carrier>>; 2] {
+        let carriers = [(&self.home, &self.away), (&self.away, &self.home)]
+            .map(|(from, to)| Turning::new(Carrier { from: Arc::clone(from), to: Arc::clone(to) }));
+        carriers.each_ref().map(Turning::wake);
+        carriers
+    }
 }
 
 fn peers(wires: &[Wire]) -> Arc<Peers> {

@@ -55,6 +55,11 @@ impl<T: Turn> Turning<T> {
         self.work.run(move || this.turns());
     }
 
+    /// As [`wake`](Self::wake), for who does not know who keeps it.
+    pub fn ring(&self) {
+        self.waker.wake_by_ref();
+    }
+
     fn turns(&self) {
         loop {
             self.work.turn(&mut Context::from_waker(&self.waker));
