@@ -78,7 +78,7 @@ struct Hosted {
     audiences: Audiences,
     services: Vec<HostedService>,
     ports: Arc<JobPorts>,
-    graph: Graph,
+    graph: Arc<Graph>,
 }
 
 struct HostedTask {
@@ -197,7 +197,7 @@ pub(crate) struct Prepare {
 
 /// The flow is built.
 pub(crate) struct Prepared {
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     pub ports: Arc<JobPorts>,
 }
 
@@ -241,7 +241,7 @@ impl Worker {
 
     fn host(&mut self, (job, term): (JobId, Term), built: Built, events: Recipient<WorkerEvent>) -> Prepared {
         let Built { plan: Plan { graph, tasks, .. }, streams, gates, wiring, services } = built;
-        let host = self.config.host.clone();
+        let (graph, host) = (Arc::new(graph), self.config.host.clone());
         let directory = ServiceDirectory::new(job, gates, host, self.config.limits.call_deadline);
         let ports = Arc::new(JobPorts { directory, streams });
         let slots = self.service_slots.len();
@@ -269,7 +269,7 @@ impl Worker {
             early: Vec::new(),
             services,
             ports: Arc::clone(&ports),
-            graph: graph.clone(),
+            graph: Arc::clone(&graph),
         };
         self.jobs.insert(job, hosted);
         Prepared { graph, ports }
@@ -302,7 +302,7 @@ impl Worker {
                 },
                 plan,
                 wiring: Arc::clone(&wiring),
-                limits: Limits::clone(&self.config.limits),
+                limits: Arc::clone(&self.config.limits),
                 counters: Arc::clone(&task.counters),
                 events: hosted.events.clone(),
             };
@@ -472,7 +472,7 @@ impl Handler<Prepare> for Worker {
 
     fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
         let Prepare { job, term, payload, parallelism, error_policy, events } = prepare;
-        let options = BuildOptions { parallelism, error_policy, limits: Limits::clone(&self.config.limits) };
+        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&self.config.limits) };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
             return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
@@ -485,7 +485,7 @@ impl Handler<Prepare> for Worker {
         // `build` is user code that may block: it must not run on the control thread.
         let host = self.config.host.clone();
         let planned = self.config.host.blocking(move || {
-            let limits = options.limits.clone();
+            let limits = Arc::clone(&options.limits);
             let mut plan = plan(&payload, options)?;
             plan.graph.check_names()?;
             let (streams, gates) = plan.open(&limits, &host);
