@@ -303,6 +303,8 @@ impl Holds {
         if !state.holders.is_empty() {
             return;
         }
+        // An ended job stays in the history, and a map keeps room for eleven entries once it has had one.
+        state.holders = BTreeMap::new();
         state.last = Some((by, state.host.wall(), state.host.now()));
         let released = state.released.clone();
         drop(state);

@@ -85,7 +85,7 @@ struct Hosted {
     services: Vec<HostedService>,
     /// Not known yet where the channels are to be laid and the ports are elsewhere.
     ports: Option<Arc<JobPorts>>,
-    graph: Graph,
+    graph: Arc<Graph>,
 }
 
 struct HostedTask {
@@ -176,7 +176,7 @@ impl HostedService {
 
 /// A flow that was built, and what it comes to so far.
 struct Built {
-    graph: Graph,
+    graph: Arc<Graph>,
     colocation: Colocation,
     ports: Option<Arc<JobPorts>>,
     laid: Option<Laid>,
@@ -251,7 +251,7 @@ impl Worker {
             early: Vec::new(),
             services: Vec::new(),
             ports: ports.clone(),
-            graph: graph.clone(),
+            graph: Arc::clone(&graph),
         };
         self.jobs.insert(job, hosted);
         self.host_services(job, services);
@@ -286,7 +286,7 @@ impl Worker {
                 },
                 plan,
                 wiring: Arc::clone(&wiring),
-                limits: Limits::clone(&self.config.limits),
+                limits: Arc::clone(&self.config.limits),
                 counters: Arc::clone(&task.counters),
                 events: Arc::clone(&hosted.task_events),
             };
@@ -458,7 +458,7 @@ impl Handler<PrepareJob> for Worker {
 
     fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
         let Prepare { job, term, payload, parallelism, error_policy, place, events } = prepare;
-        let options = BuildOptions { parallelism, error_policy, limits: Limits::clone(&self.config.limits) };
+        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&self.config.limits) };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
             return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
@@ -472,9 +472,9 @@ impl Handler<PrepareJob> for Worker {
         let host = self.config.host.clone();
         let planned = self.config.host.blocking(move || {
             let limits = options.limits.clone();
-            let plan = plan(&payload, options)?;
+            let mut plan = plan(&payload, options)?;
             plan.graph.check_names()?;
-            let (graph, colocation) = (plan.graph.clone(), plan.colocation.clone());
+            let (graph, colocation) = (Arc::new(std::mem::take(&mut plan.graph)), plan.colocation.clone());
             let unlaid = Self::unlaid(plan, (job, place), &limits, &host);
             let ports = unlaid.home.as_ref().map(|home| Arc::clone(&home.ports));
             let (laid, unlaid) = if place == Place::Alone { (unlaid.lay_alone(), None) } else { (None, Some(unlaid)) };

@@ -177,6 +177,9 @@ pub(super) const CALL_BYTES_MAX: usize = 16 << 20;
 /// A question or a reply at most, the parameters of a job included: 64 MiB.
 pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
 
+/// Room for most messages of the control lane, so that it need not be found in several steps.
+pub(super) const MESSAGE_BYTES_USUAL: usize = 256;
+
 /// The parameters of a job at most; what goes with them in the same message is short.
 pub(crate) const PARAMETERS_BYTES_MAX: usize = CONTROL_BYTES_MAX - (64 << 10);
 
@@ -287,6 +290,7 @@ pub(super) fn write_message(
     parts: &[&[u8]],
 ) {
     let mut left: usize = parts.iter().map(|part| part.len()).sum();
+    into.reserve(left + overhead(left));
     let mut parts = parts.iter().copied();
     let mut part: &[u8] = &[];
     loop {

@@ -100,8 +100,8 @@ pub(crate) type StageFactory<T> = Box<dyn Fn(usize) -> Recipe<BoxStage<T>>>;
 #[derive(Debug)]
 pub(crate) struct TaskState {
     pub context: Rc<TaskContext>,
-    pub operators: Vec<OperatorInfo>,
-    pub limits: Limits,
+    pub operators: Arc<[OperatorInfo]>,
+    pub limits: Arc<Limits>,
     pub counters: Arc<SharedCounters>,
     /// The operator whose user code ran last, and the position of its item: what a panic is attributed to.
     at: Cell<(usize, u64)>,
@@ -137,8 +137,8 @@ struct ReportParts {
 impl TaskState {
     pub fn new(
         context: TaskContext,
-        operators: Vec<OperatorInfo>,
-        limits: Limits,
+        operators: Arc<[OperatorInfo]>,
+        limits: Arc<Limits>,
         counters: Arc<SharedCounters>,
         looped: Option<LoopPlan>,
         wiring: Arc<Wiring>,

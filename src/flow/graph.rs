@@ -1,7 +1,7 @@
 //! The graph of a job: what a flow comes to once it is built, as data and as recipes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     ops::Range,
     sync::Arc,
 };
@@ -88,7 +88,8 @@ pub(crate) struct InputPlan {
 pub(crate) struct TaskPlan {
     pub instance: u32,
     pub parallelism: u32,
-    pub operators: Vec<OperatorInfo>,
+    /// Those of all tasks of its chain.
+    pub operators: Arc<[OperatorInfo]>,
     /// The pipeline service that it answers for.
     pub service: Option<ServiceId>,
     /// Its part in a feedback loop.
@@ -101,7 +102,7 @@ pub(crate) struct TaskPlan {
 pub(crate) struct BuildOptions {
     pub parallelism: usize,
     pub error_policy: ErrorPolicy,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
 }
 
 /// The most instances a chain may have.
@@ -128,7 +129,7 @@ pub(crate) struct Blueprint {
     pub edges: Vec<EdgePlan>,
     pub futures: Vec<Future>,
     /// Streams nobody has consumed yet: where each comes from.
-    pub open: HashMap<u64, (usize, usize)>,
+    pub open: BTreeMap<u64, (usize, usize)>,
     pub next_stream: u64,
     /// The first thing wrong. What follows an error may be its consequence.
     pub refusal: Option<BuildRefusal>,
@@ -184,7 +185,7 @@ impl Blueprint {
             inputs: Vec::new(),
             edges: Vec::new(),
             futures: Vec::new(),
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             next_stream: 0,
             refusal: None,
         }
@@ -245,8 +246,8 @@ impl Blueprint {
 
     /// The operators' names: the uid where one was given, else the kind, numbered from the second of a kind on.
     fn names(&mut self) -> Vec<Vec<OperatorInfo>> {
-        let mut seen: HashMap<&str, usize> = HashMap::new();
-        let mut uids: HashMap<String, usize> = HashMap::new();
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut uids: BTreeMap<String, usize> = BTreeMap::new();
         let operators = self.chains.iter().flat_map(|chain| &chain.operators);
         let taken: HashSet<String> = operators.filter_map(|operator| operator.uid.clone()).collect();
         let default_policy = self.options.error_policy;
@@ -325,13 +326,14 @@ impl Blueprint {
                 return Err(BuildRefusal::User("a chain was left without an end".to_owned()));
             };
             let op_names: Vec<String> = operators.iter().map(|operator| operator.name.clone()).collect();
+            let (name, operators) = (op_names.join(" -> "), Arc::<[OperatorInfo]>::from(operators));
             for instance in 0..chain.parallelism {
                 if let Some(looped) = looped {
                     graph.loops[looped.id.index()].push(TaskId(chain.first_task + instance as u32));
                 }
                 graph.tasks.push(TaskNode {
                     id: TaskId(chain.first_task + instance as u32),
-                    name: op_names.join(" -> "),
+                    name: name.clone(),
                     instance: instance as u32,
                     operators: op_names.clone(),
                     is_source: chain.is_source,
@@ -342,7 +344,7 @@ impl Blueprint {
                 tasks.push(TaskPlan {
                     instance: instance as u32,
                     parallelism: chain.parallelism as u32,
-                    operators: operators.clone(),
+                    operators: Arc::clone(&operators),
                     service: chain.service,
                     looped: looped.cloned(),
                     recipe: factory(instance),

@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    flow::graph::BuildOptions,
-    job::{ErrorPolicy, Limits},
-};
+use crate::{flow::graph::BuildOptions, job::ErrorPolicy};
 
 /// Brings two streams into one flow.
 type Bring = fn(Stream<u32>, Stream<u32>);
@@ -10,7 +7,7 @@ type Bring = fn(Stream<u32>, Stream<u32>);
 #[test]
 fn streams_of_two_flows_are_not_brought_together() {
     let blueprint = || {
-        let options = BuildOptions { parallelism: 1, error_policy: ErrorPolicy::Fail, limits: Limits::default() };
+        let options = BuildOptions { parallelism: 1, error_policy: ErrorPolicy::Fail, limits: Arc::default() };
         Rc::new(RefCell::new(Blueprint::new(options)))
     };
     let ways: [(&str, Bring); 5] = [

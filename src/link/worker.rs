@@ -56,7 +56,7 @@ pub(crate) enum Place {
 
 /// The flow is built.
 pub(crate) struct Prepared {
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     pub colocation: Colocation,
     /// Of a worker in this process that has them.
     pub ports: Option<Arc<JobPorts>>,

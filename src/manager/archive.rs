@@ -56,7 +56,9 @@ impl Kept {
 pub(crate) struct PlainJob {
     pub(crate) status: JobStatus,
     pub(crate) dead_letters: DeadLetters,
-    pub(crate) graph: Graph,
+    /// Shared with those who run the job, for it may be large and never changes.
+    #[serde(with = "shared")]
+    pub(crate) graph: Arc<Graph>,
     /// The inputs that were finished, rather than closed by the job's end.
     pub(crate) inputs_finished: Vec<String>,
 }
@@ -71,5 +73,22 @@ impl PlainJob {
         let began = status.started_at.unwrap_or(status.submitted_at);
         status.ended_at.get_or_insert(at.max(began));
         status.outcome = Some(outcome);
+    }
+}
+
+/// Writes what is shared as what it is.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(shared: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        shared.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
     }
 }

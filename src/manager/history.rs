@@ -27,8 +27,8 @@ pub(crate) struct History<R> {
     ended_max: usize,
     age_max: Duration,
     entries: BTreeMap<JobId, Entry<R>>,
-    /// Oldest first; those in `held` are not in here.
-    order: BTreeMap<u64, JobId>,
+    /// Oldest first, with their ends; those in `held` are not in here.
+    order: BTreeMap<u64, (JobId, Duration)>,
     /// Due, but kept back by a handle. Removed entries leave their id behind, which the next look drops.
     held: VecDeque<(u64, JobId)>,
     expired: Expired,
@@ -40,7 +40,6 @@ pub(crate) struct History<R> {
 #[derive(Debug)]
 struct Entry<R> {
     sequence: u64,
-    ended_at: Duration,
     held: bool,
     record: R,
 }
@@ -69,16 +68,19 @@ impl<R: Kept> History<R> {
 
     /// Adds a job that ended at `now`, a clock reading that never falls.
     pub(crate) fn insert(&mut self, id: JobId, record: R, now: Duration) {
-        self.remove(id);
         self.sequence += 1;
-        self.order.insert(self.sequence, id);
-        self.entries.insert(id, Entry { sequence: self.sequence, ended_at: now, held: false, record });
+        let entry = Entry { sequence: self.sequence, held: false, record };
+        if let Some(replaced) = self.entries.insert(id, entry) {
+            self.order.remove(&replaced.sequence);
+        }
+        self.order.insert(self.sequence, (id, now));
         self.evict(now);
     }
 
     pub(crate) fn find(&mut self, id: JobId, now: Duration) -> Lookup<'_, R> {
         self.evict(now);
-        if self.entries.get(&id).is_some_and(|entry| entry.held && !entry.record.is_kept()) {
+        // Most often nothing is held, and then it need not be looked for.
+        if !self.held.is_empty() && self.entries.get(&id).is_some_and(|entry| entry.held && !entry.record.is_kept()) {
             self.expire(id);
         }
         match self.entries.get(&id) {
@@ -126,12 +128,12 @@ impl<R: Kept> History<R> {
     }
 
     fn evict(&mut self, now: Duration) {
-        while let Some((&sequence, &id)) = self.order.first_key_value() {
-            let entry = self.entries.get_mut(&id).expect("what is in the order is an entry");
-            if self.order.len() <= self.ended_max && now.saturating_sub(entry.ended_at) <= self.age_max {
+        while let Some((&sequence, &(id, ended_at))) = self.order.first_key_value() {
+            if self.order.len() <= self.ended_max && now.saturating_sub(ended_at) <= self.age_max {
                 break;
             }
             self.order.pop_first();
+            let entry = self.entries.get_mut(&id).expect("what is in the order is an entry");
             if entry.record.is_kept() {
                 entry.held = true;
                 self.held.push_back((sequence, id));

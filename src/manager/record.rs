@@ -26,7 +26,7 @@ pub(crate) struct JobRecord {
     pub(crate) id: JobId,
     pub(crate) name: String,
     pub(crate) autostop: bool,
-    pub(crate) graph: Graph,
+    pub(crate) graph: Arc<Graph>,
     pub(crate) submitted_at: SystemTime,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) ended_at: Option<SystemTime>,
@@ -188,7 +188,7 @@ impl EndedJob {
                 Some(outputs) => Reply::OutputTypes(output_types(outputs)),
                 None => Reply::OutputTypes(self.plain.graph.outputs.iter().map(|name| (name.clone(), None)).collect()),
             },
-            JobRequest::JobGraph => Reply::Graph(Box::new(self.plain.graph.clone())),
+            JobRequest::JobGraph => Reply::Graph(Box::new(Graph::clone(&self.plain.graph))),
         };
         Ok(reply)
     }

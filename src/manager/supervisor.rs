@@ -241,7 +241,7 @@ impl JobSupervisor {
         PlainJob {
             status: self.record.status(&self.completion, progress),
             dead_letters: self.record.dead.letters(),
-            graph: self.record.graph.clone(),
+            graph: Arc::clone(&self.record.graph),
             inputs_finished: finished.map(|(name, _)| name.clone()).collect(),
         }
     }

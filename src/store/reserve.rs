@@ -14,13 +14,14 @@ use std::{
     fs::{self, File},
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::decode;
 use crate::{
-    job::{FailureCause, Graph, Outcome},
+    job::{FailureCause, Outcome},
     manager::PlainJob,
 };
 
@@ -191,7 +192,7 @@ pub(super) fn end_of(job: &PlainJob, whole: &[u8]) -> Vec<u8> {
         return whole.to_vec();
     }
     let mut short = job.clone();
-    short.graph = Graph::default();
+    short.graph = Arc::default();
     short.dead_letters.newest.clear();
     short.inputs_finished.clear();
     let status = &mut short.status;

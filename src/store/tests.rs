@@ -1,14 +1,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, SystemTime},
 };
 
 use super::*;
 use crate::{
     bridge::Key,
-    job::{DeadLetter, DeadLetters, Graph, JobState, JobStatus, Outcome},
+    job::{DeadLetter, DeadLetters, JobState, JobStatus, Outcome},
     node::Node,
 };
 
@@ -36,7 +36,7 @@ fn job(id: JobId, outcome: Option<Outcome>) -> PlainJob {
     };
     let letter = DeadLetter { operator: "map".to_owned(), instance: 0, position: 3, cause: "odd".to_owned() };
     let dead_letters = DeadLetters { total: 1, newest: vec![letter] };
-    PlainJob { status, dead_letters, graph: Graph::default(), inputs_finished: vec!["in".to_owned()] }
+    PlainJob { status, dead_letters, graph: Arc::default(), inputs_finished: vec!["in".to_owned()] }
 }
 
 /// Waits until the order was carried out.

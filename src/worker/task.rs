@@ -33,7 +33,7 @@ pub(crate) struct TaskSetup {
     pub plan: TaskPlan,
     pub wiring: Arc<Wiring>,
     pub context: TaskContext,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     pub counters: Arc<SharedCounters>,
     pub events: WorkerEvents,
 }
@@ -126,8 +126,9 @@ impl TaskActor {
 impl Running {
     fn new(setup: TaskSetup, occupied: Occupied) -> Self {
         let TaskSetup { job, term, task, plan, wiring, context, limits, counters, events } = setup;
-        let operators = plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
-        let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators);
+        let names = || plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
+        // The names are joined only if anybody listens.
+        let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators = names());
         let service = plan.service;
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped, wiring));
         let stage = Stage::Unmade(plan.recipe);

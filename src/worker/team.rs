@@ -53,7 +53,7 @@ impl Unlaid {
     pub fn lay_alone(self) -> Option<Laid> {
         let Self { mut plan, home } = self;
         let HomeEnds { ports, gates } = home?;
-        let wiring = plan.wire(&ports.streams, &Layout::alone(plan.graph.tasks.len()), None);
+        let wiring = plan.wire(&ports.streams, &Layout::alone(plan.tasks.len()), None);
         let services = plan.host_services(&gates, &wiring);
         Some(Laid { tasks: plan.tasks, wiring, services, ports, attendance: None })
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     bridge::{
-        frame::{Kind, Lane},
+        frame::{Kind, Lane, MESSAGE_BYTES_USUAL},
         message::FromClient,
         outbound::Outbound,
     },
@@ -16,7 +16,7 @@ pub(super) fn send(outbound: &Outbound, id: u64, message: &FromClient) {
 
 /// Sends a message at once, in the control lane or that of the calls.
 pub(super) fn send_in(lane: Lane, outbound: &Outbound, id: u64, message: &FromClient) {
-    let mut payload = Vec::new();
+    let mut payload = Vec::with_capacity(MESSAGE_BYTES_USUAL);
     match codec::encode_into(message, &mut payload) {
         Ok(()) => outbound.push_and_flush(Kind::Message, lane, id, &[&payload]),
         // Parameters of a job that are too large were refused when they were encoded.

@@ -15,7 +15,7 @@ use crate::{
         message::{FromClient, Goodbye},
     },
     job::{JobId, JobState, JobStatus},
-    link::{JobRequest, KeyRingRefusal, Refusal, Reply, Request},
+    link::{JobRequest, KeyRingRefusal, Opened, Refusal, Reply, Request},
 };
 
 /// From how many jobs of submitters on those are forgotten that the node does not know any more.
@@ -91,8 +91,8 @@ impl Claim {
     /// Submits the job. If that is left off half-way, the job may exist, and counts.
     pub(super) async fn follow(
         mut self,
-        submit: impl Future<Output = Result<Reply, Refusal>>,
-    ) -> Result<Reply, Refusal> {
+        submit: impl Future<Output = Result<Opened, Refusal>>,
+    ) -> Result<Opened, Refusal> {
         let is_repeated = std::mem::replace(&mut self.is_settled, true);
         let submitted = submit.await;
         if !is_repeated {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     bridge::{
-        frame::{CONTROL_BYTES_MAX, Kind, Lane},
+        frame::{CONTROL_BYTES_MAX, Kind, Lane, MESSAGE_BYTES_USUAL},
         message::FromNode,
         outbound::{DataMessage, Outbound},
     },
@@ -24,7 +24,7 @@ pub(super) fn say_behind(outbound: &Outbound, id: u64, message: &FromNode) {
 }
 
 fn encoded(message: &FromNode) -> Vec<u8> {
-    let mut payload = Vec::new();
+    let mut payload = Vec::with_capacity(MESSAGE_BYTES_USUAL);
     let encoded = codec::encode_into(message, &mut payload);
     if encoded.is_ok() && payload.len() <= CONTROL_BYTES_MAX {
         return payload;

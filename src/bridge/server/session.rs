@@ -356,6 +356,8 @@ impl Session {
         self.unused(id, |streams| streams.requests.contains_key(&id))?;
         let (outbound, streams) = (Arc::clone(&self.outbound), Rc::clone(&self.streams));
         let question = Question::new(&self.server.questions);
+        // In a box, because a future is moved and copied several times on its way to where it runs.
+        let answer = Box::pin(answer);
         let task = self.tasks.spawn(async move {
             let reply = answer.await;
             let mut streams = streams.borrow_mut();
@@ -410,8 +412,7 @@ impl Session {
             let is_large = encoded.parameters.len() > DIGESTED_HERE_MAX;
             let opening = Opening { resolver: access.resolver(&server), held: Box::new((turn, decodes)) };
             let payload = server.config.registry.sealed(encoded, opening).map_err(Refusal::Job)?;
-            let submitted =
-                async { server.link.submit(SubmitJob { id: job, options, payload }).await.map(Reply::Opened) };
+            let submitted = server.link.submit(SubmitJob { id: job, options, payload });
             let submitted = async {
                 match claim {
                     Some(claim) => claim.follow(submitted).await,
@@ -425,7 +426,7 @@ impl Session {
                 drop(pending);
             };
             let (submitted, ()) = join(submitted, counted).await;
-            submitted
+            submitted.map(Reply::Opened)
         })
     }
 

@@ -1,7 +1,7 @@
 //! What a node's I/O threads share: who is connected, and what is known of them.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -177,17 +177,17 @@ impl Server {
 
     /// Whether the job may have been submitted with these parameters: not, if it was with others.
     pub(super) fn remembers(&self, id: JobId, digest: u128) -> bool {
-        let mut state = self.state.lock();
-        if let Some(known) = state.submits.get(&id) {
-            return *known == digest;
-        }
-        if state.submits_in_order.len() >= SUBMITS_REMEMBERED
+        let state = &mut *self.state.lock();
+        match state.submits.entry(id) {
+            Entry::Occupied(known) => return *known.get() == digest,
+            Entry::Vacant(free) => free.insert(digest),
+        };
+        state.submits_in_order.push_back(id);
+        if state.submits_in_order.len() > SUBMITS_REMEMBERED
             && let Some(oldest) = state.submits_in_order.pop_front()
         {
             state.submits.remove(&oldest);
         }
-        state.submits.insert(id, digest);
-        state.submits_in_order.push_back(id);
         true
     }
 }

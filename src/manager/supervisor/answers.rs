@@ -4,7 +4,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::{JobReply, JobSupervisor};
 use crate::{
-    job::{CancelReason, Explanation, JobState, JobStatus},
+    job::{CancelReason, Explanation, Graph, JobState, JobStatus},
     link::{Control, JobRequest, Refusal, Reply},
     manager::{completion::Event, explain, record},
     protocol::Progress,
@@ -118,7 +118,7 @@ impl JobSupervisor {
                 Err(Refusal::Conflict { operation: "delete".to_owned(), state: self.visible_state() })
             }
             JobRequest::DeadLetters => Ok(Reply::DeadLetters(self.record.dead.letters())),
-            JobRequest::JobGraph => Ok(Reply::Graph(Box::new(self.record.graph.clone()))),
+            JobRequest::JobGraph => Ok(Reply::Graph(Box::new(Graph::clone(&self.record.graph)))),
             JobRequest::OutputTypes => Ok(Reply::OutputTypes(record::output_types(&self.ports.streams.outputs))),
             JobRequest::Open { .. } => Err(Refusal::Internal("opened by the wrong actor".to_owned())),
         };
