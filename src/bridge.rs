@@ -3,11 +3,13 @@
 //! [`frame`] and [`hello`] are pure. [`handshake`] makes sure of the other side, over streams that [`encryption`] has
 //! sealed where that is needed. [`connection`] runs one connection over any byte stream, with what is to be sent in
 //! [`outbound`]. [`client`] keeps a client connected and carries on over new connections what was begun on lost ones;
-//! [`server`] does for each client what it asks. Only [`tcp`] names a socket.
+//! [`server`] does for each client what it asks, and has the JobManager speak to each worker that joins; [`worker`] is a
+//! worker's end of that. Only [`tcp`] names a socket.
 
 mod address;
 #[cfg(feature = "tls")]
 mod admission;
+mod backoff;
 mod client;
 mod connection;
 mod encryption;
@@ -27,6 +29,8 @@ mod stream;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+#[allow(dead_code, reason = "processes that are workers are being built")]
+mod worker;
 
 /// What is known by numbers that the other side gives. It is looked up for each call, so the hash is a quick one; its seed
 /// is a secret of the process. Where the order of what is in it would show, it is sorted.
@@ -37,6 +41,8 @@ pub use self::key::{Key, KeyError};
 pub(crate) use self::tls::RawIdentity;
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsError, TlsIdentity, TlsTrust};
+#[allow(unused_imports, reason = "processes that are workers are being built")]
+pub(crate) use self::worker::{WorkerClientConfig, WorkerEnd, serve};
 pub(crate) use self::{
     address::complete,
     client::{Client, ClientConfig, ClientThreads, ConnectFault},

@@ -1,6 +1,7 @@
 //! The worker: hosts the task and service actors of its process.
 
 mod audience;
+mod halt;
 mod link;
 #[allow(dead_code, reason = "the worker that lays relays is being built")]
 pub(crate) mod relay;
@@ -20,6 +21,7 @@ pub(crate) use self::link::Embedded;
 pub(crate) use self::thread::Threads;
 use self::{
     audience::Audiences,
+    halt::HaltWorker,
     task::{Berth, Command, TaskActor, TaskSetup, Unstarted},
     team::{Attendance, Laid, Unlaid},
     thread::{Occupied, Slot, Tenant, ThreadKey},
@@ -33,7 +35,7 @@ use crate::{
     },
     host::Host,
     job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
-    link::{JobPorts, Place, Prepare, Prepared, WorkerEvents},
+    link::{JobPorts, Place, Prepare, Prepared, Unprepared, WorkerEvents},
     peer::Meeting,
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{ErasedService, EventSink, Launch, Origin, ServiceContext},
@@ -47,7 +49,6 @@ impl Message for Order {
 pub(crate) struct WorkerConfig {
     pub task_threads: usize,
     pub service_threads: usize,
-    pub limits: Arc<Limits>,
     /// On its pool runs code that may block: `build`, file access.
     pub host: Host,
     /// Receives the threads to join once the worker has closed.
@@ -63,11 +64,14 @@ pub(crate) struct Worker {
     service_slots: Vec<Slot>,
     next_service_slot: usize,
     jobs: BTreeMap<JobId, Hosted>,
+    /// How often all jobs were dropped at once: what was begun to be built before that is not hosted any more.
+    halts: u64,
 }
 
 /// Everything the worker hosts of one job.
 struct Hosted {
     term: Term,
+    limits: Arc<Limits>,
     events: WorkerEvents,
     /// The same for what tasks report.
     task_events: WorkerEvents,
@@ -176,6 +180,7 @@ impl HostedService {
 
 /// A flow that was built, and what it comes to so far.
 struct Built {
+    limits: Arc<Limits>,
     graph: Arc<Graph>,
     colocation: Colocation,
     ports: Option<Arc<JobPorts>>,
@@ -185,7 +190,7 @@ struct Built {
 
 /// See [`WorkerLink::prepare`](crate::link::WorkerLink::prepare).
 #[derive(Message)]
-#[rtype(result = "Result<Prepared, Unplanned>")]
+#[rtype(result = "Result<Prepared, Unprepared>")]
 struct PrepareJob(Prepare);
 
 /// What do the counters of this job read?
@@ -222,12 +227,13 @@ impl Worker {
             service_slots: slots(config.service_threads),
             next_service_slot: 0,
             jobs: BTreeMap::new(),
+            halts: 0,
             config,
         }
     }
 
     fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents) -> Prepared {
-        let Built { graph, colocation, ports, laid, unlaid } = built;
+        let Built { limits, graph, colocation, ports, laid, unlaid } = built;
         let hosted = graph.tasks.iter().map(|_| HostedTask {
             address: None,
             counters: Arc::new(SharedCounters::new()),
@@ -241,6 +247,7 @@ impl Worker {
         };
         let hosted = Hosted {
             term,
+            limits,
             task_events: Arc::clone(&events),
             events,
             unlaid,
@@ -286,7 +293,7 @@ impl Worker {
                 },
                 plan,
                 wiring: Arc::clone(&wiring),
-                limits: Arc::clone(&self.config.limits),
+                limits: Arc::clone(&hosted.limits),
                 counters: Arc::clone(&task.counters),
                 events: Arc::clone(&hosted.task_events),
             };
@@ -454,34 +461,41 @@ impl Actor for Worker {
 }
 
 impl Handler<PrepareJob> for Worker {
-    type Result = ResponseActFuture<Self, Result<Prepared, Unplanned>>;
+    type Result = ResponseActFuture<Self, Result<Prepared, Unprepared>>;
 
     fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, term, payload, parallelism, error_policy, place, events } = prepare;
-        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&self.config.limits) };
+        let Prepare { job, term, payload, parallelism, error_policy, limits, place, events } = prepare;
+        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&limits) };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
-            return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
+            let refusal = Unprepared::Unplanned(refusal.into());
+            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
         }
         if options.parallelism > PARALLELISM_MAX {
             let (operator, asked) = ("submit".to_owned(), options.parallelism);
             let refusal = BuildRefusal::TooParallel { operator, asked, limit: PARALLELISM_MAX };
-            return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));
+            let refusal = Unprepared::Unplanned(refusal.into());
+            return Box::pin(std::future::ready(Err(refusal)).into_actor(self));
         }
         // `build` is user code that may block: it must not run on the control thread.
         let host = self.config.host.clone();
+        let halts = self.halts;
         let planned = self.config.host.blocking(move || {
-            let limits = options.limits.clone();
             let mut plan = plan(&payload, options)?;
             plan.graph.check_names()?;
             let (graph, colocation) = (Arc::new(std::mem::take(&mut plan.graph)), plan.colocation.clone());
             let unlaid = Self::unlaid(plan, (job, place), &limits, &host);
             let ports = unlaid.home.as_ref().map(|home| Arc::clone(&home.ports));
             let (laid, unlaid) = if place == Place::Alone { (unlaid.lay_alone(), None) } else { (None, Some(unlaid)) };
-            Ok::<_, Unplanned>(Built { graph, colocation, ports, laid, unlaid })
+            Ok::<_, Unplanned>(Built { limits, graph, colocation, ports, laid, unlaid })
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
-            let built = planned.map_err(|error| BuildRefusal::Panicked(error.to_string()))??;
+            let planned = planned.map_err(|error| Unplanned::from(BuildRefusal::Panicked(error.to_string())));
+            let built = planned.flatten().map_err(Unprepared::Unplanned)?;
+            if worker.halts != halts {
+                worker.drop_elsewhere(built);
+                return Err(Unprepared::Gone);
+            }
             Ok(worker.host((job, term), built, events))
         }))
     }

@@ -52,6 +52,14 @@ pub(super) trait Handler {
         true
     }
 
+    /// The peer has answered the ping of this number.
+    fn ponged(&mut self, _ping: u64) {}
+
+    /// Bytes that may be on the way to the peer for its pings to be answered.
+    fn unheard_max(&self) -> usize {
+        UNHEARD_MAX
+    }
+
     /// Called when all that was read is handled, and when there is no room: ready when to go on.
     fn ready(&mut self) -> impl Future<Output = ()> {
         std::future::ready(())
@@ -187,12 +195,15 @@ async fn read<R: AsyncRead + Unpin>(
                 Err(error) => return error.into(),
             };
             let handled = match message.kind {
-                Kind::Ping if outbound.backlog() > UNHEARD_MAX => Ok(()),
+                Kind::Ping if outbound.backlog() > handler.unheard_max() => Ok(()),
                 Kind::Ping => {
                     outbound.push(Kind::Pong, Lane::Control, message.id, &[]);
                     Ok(())
                 }
-                Kind::Pong => Ok(()),
+                Kind::Pong => {
+                    handler.ponged(message.id);
+                    Ok(())
+                }
                 Kind::Goodbye => match codec::decode::<Goodbye>(message.payload) {
                     Ok(goodbye) => return End::Goodbye(goodbye),
                     Err(error) => Err(Violation::new(error)),

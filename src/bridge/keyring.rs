@@ -7,6 +7,7 @@
 //! node DIGITS
 //! reader NAME DIGITS
 //! submitter NAME DIGITS
+//! worker NAME DIGITS
 //! ```
 
 use std::{

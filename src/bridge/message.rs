@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::Violation;
+use super::{
+    connection::Violation,
+    worker::message::{FromWorker, ToWorker},
+};
 
 use crate::{
     job::{EncodedJob, JobId, JobOptions},
@@ -75,6 +78,8 @@ pub(super) enum FromClient {
     RevokeKey {
         name: String,
     },
+    /// By the holder of a worker's key, who says nothing else.
+    Worker(FromWorker),
 }
 
 /// A route for messages of one kind to one service.
@@ -119,6 +124,8 @@ pub(super) enum FromNode {
         error: InputError,
     },
     InputFinished(Result<(), InputError>),
+    /// To a worker.
+    Worker(ToWorker),
 }
 
 /// Why a route was not opened.
@@ -243,6 +250,7 @@ mod tests {
                 vec![14, 1, b'n', 2, 1, 9],
             ),
             (FromClient::RevokeKey { name: "n".to_owned() }, vec![15, 1, b'n']),
+            (FromClient::Worker(FromWorker::Connected(Ok(()))), vec![16, 2, 0]),
         ];
         for (message, expected) in asks {
             assert_eq!(bytes(&message), expected, "{message:?}");
@@ -267,6 +275,7 @@ mod tests {
             (FromNode::InputTaken { next: 3 }, vec![8, 3]),
             (FromNode::InputRefused { next: 3, error: InputError::EnvironmentClosed }, vec![9, 3, 10]),
             (FromNode::InputFinished(Ok(())), vec![10, 0]),
+            (FromNode::Worker(ToWorker::Progress(job)), vec![11, 4, 7]),
         ];
         for (message, expected) in says {
             assert_eq!(bytes(&message), expected, "{message:?}");

@@ -16,6 +16,7 @@ mod session;
 mod state;
 mod tally;
 mod threads;
+mod worker;
 
 use std::{
     io,
@@ -32,7 +33,8 @@ use self::{
     access::Access,
     session::Session,
     state::{SessionEntry, State},
-    tally::{KEY_CONNECTIONS_MAX, Tally},
+    tally::{Tally, connections_max_of},
+    worker::WorkerSession,
 };
 pub(crate) use self::{
     state::{Server, ServerConfig},
@@ -149,8 +151,12 @@ impl Server {
         };
         let key = Arc::clone(&access.0.name);
         let who = ClientId { key: access.key().to_bytes(), number: client.1 };
-        let session = Session::new(Arc::clone(&self), (who, from), outbound, access, Arc::clone(&entry.tally));
-        let end = session.run(reader, &entry.dismissed).await;
+        let end = if access.0.role == KeyRole::Worker {
+            WorkerSession::new(Arc::clone(&self), client.1, outbound, access).run(reader, &entry).await
+        } else {
+            let session = Session::new(Arc::clone(&self), (who, from), outbound, access, Arc::clone(&entry.tally));
+            session.run(reader, &entry.dismissed).await
+        };
         tracing::debug!(client = format_args!("{:032x}", client.1), %key, end, "a connection ended");
         self.state.lock().sessions.remove(&client);
         drop(running);
@@ -197,7 +203,7 @@ impl Server {
             count += 1;
             tally = Some(Arc::clone(&entry.tally));
         }
-        if count >= KEY_CONNECTIONS_MAX {
+        if count >= connections_max_of(identity.role) {
             return Err(format!("the key `{}` has {count}, and may have no more", identity.name));
         }
         Ok(tally.unwrap_or_else(|| Tally::new(identity)))

@@ -129,6 +129,8 @@ pub(super) enum Role {
     Reader,
     /// Submit jobs, and have the use of those alone.
     Submitter,
+    /// Join as a worker, which runs tasks of jobs, and nothing else.
+    Worker,
 }
 
 #[derive(Debug, Clone, Default, Args, serde::Serialize, serde::Deserialize)]

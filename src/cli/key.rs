@@ -30,6 +30,7 @@ pub(super) fn carry_out(what: KeyCommand, settings: &Settings, screen: &mut Scre
             let role = match role {
                 Role::Reader => KeyRole::Reader,
                 Role::Submitter => KeyRole::Submitter,
+                Role::Worker => KeyRole::Worker,
             };
             let key = block_on(env.add_key(name.as_str(), role))?.reveal();
             if screen.is_json() {

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     codec,
@@ -131,7 +131,7 @@ pub(crate) enum Unbuilt {
 }
 
 /// Why a job has no plan.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Unplanned {
     Job(JobRefusal),
     Flow(BuildRefusal),

@@ -6,17 +6,18 @@ use serde::{Deserialize, Serialize};
 
 /// What the holders of a key may do on its node.
 ///
-/// | | admin | reader | submitter |
-/// |---|---|---|---|
-/// | `health`, `info` | yes | yes | yes |
-/// | `jobs`, `status`, `wait`, `watch`, `explain`, graph, dead letters | yes | yes | of their own jobs |
-/// | collected outputs | yes | yes | of their own jobs |
-/// | streamed outputs, whose reading takes the items away | yes | no | of their own jobs |
-/// | a handle keeps the job from expiring, and from ending by its lease | yes | no | of their own jobs |
-/// | `submit` | yes | no | yes |
-/// | `stop`, `cancel`, `pause`, `resume`, `delete` | yes | no | of their own jobs |
-/// | calls to services, sending to inputs | yes | no | of their own jobs |
-/// | `cleanup`, stopping the node, its keys | yes | no | no |
+/// | | admin | reader | submitter | worker |
+/// |---|---|---|---|---|
+/// | `health`, `info` | yes | yes | yes | no |
+/// | `jobs`, `status`, `wait`, `watch`, `explain`, graph, dead letters | yes | yes | of their own jobs | no |
+/// | collected outputs | yes | yes | of their own jobs | no |
+/// | streamed outputs, whose reading takes the items away | yes | no | of their own jobs | no |
+/// | a handle keeps the job from expiring, and from ending by its lease | yes | no | of their own jobs | no |
+/// | `submit` | yes | no | yes | no |
+/// | `stop`, `cancel`, `pause`, `resume`, `delete` | yes | no | of their own jobs | no |
+/// | calls to services, sending to inputs | yes | no | of their own jobs | no |
+/// | `cleanup`, stopping the node, its keys | yes | no | no | no |
+/// | joining as a worker, which runs tasks of any job and sees their parameters and items | no | no | no | yes |
 ///
 /// A job is the own one of whoever has the key that it was submitted with. Other jobs do not exist for a submitter. A node
 /// that was started anew does not know any more whose the jobs of its history were: only admins and readers see them.
@@ -29,11 +30,13 @@ pub enum KeyRole {
     Reader,
     /// Having jobs of their own.
     Submitter,
+    /// Running tasks of the node's jobs in another process, and nothing else.
+    Worker,
 }
 
 impl KeyRole {
     pub(crate) fn of_word(word: &str) -> Option<Self> {
-        [Self::Admin, Self::Reader, Self::Submitter].into_iter().find(|role| role.to_string() == word)
+        [Self::Admin, Self::Reader, Self::Submitter, Self::Worker].into_iter().find(|role| role.to_string() == word)
     }
 }
 
@@ -43,6 +46,7 @@ impl fmt::Display for KeyRole {
             Self::Admin => "admin",
             Self::Reader => "reader",
             Self::Submitter => "submitter",
+            Self::Worker => "worker",
         })
     }
 }
@@ -66,7 +70,7 @@ pub(crate) enum KeyRingRefusal {
     NoSuchKey { name: String },
     #[error("`{name}` is no name for a key: it takes 1 to 256 letters, digits, `.`, `_` and `-`")]
     Name { name: String },
-    #[error("a node has one key that may do everything, which is its own: say `reader` or `submitter`")]
+    #[error("a node has one key that may do everything, which is its own: say `reader`, `submitter` or `worker`")]
     Role,
     #[error("there are {limit} keys already")]
     TooMany { limit: usize },

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dataplane::wiring::Streams,
     flow::{JobPayload, colocation::Colocation, job::Unplanned},
-    job::{ErrorPolicy, Graph, JobId, Term},
+    job::{ErrorPolicy, Graph, JobId, Limits, NotSendable, Term},
     protocol::{Layout, Order, Progress, WorkerEvent},
     service::ServiceDirectory,
 };
@@ -24,6 +24,9 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
     /// Where other workers reach it, `host:port`; empty if it meets none.
     fn address(&self) -> String;
+    /// Drops all jobs at once, whatever becomes of what is in flight: nobody waits for their events any more. Jobs that are
+    /// prepared afterwards are not touched.
+    fn halt(&self);
     /// Has all its threads stopped. All jobs have been released.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
@@ -39,6 +42,8 @@ pub(crate) struct Prepare {
     /// Of an operator that says nothing of it.
     pub parallelism: usize,
     pub error_policy: ErrorPolicy,
+    /// Those of the JobManager's environment, wherever the worker is.
+    pub limits: Arc<Limits>,
     pub place: Place,
     pub events: WorkerEvents,
 }
@@ -55,10 +60,12 @@ pub(crate) enum Place {
 }
 
 /// The flow is built.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Prepared {
     pub graph: Arc<Graph>,
     pub colocation: Colocation,
     /// Of a worker in this process that has them.
+    #[serde(skip)]
     pub ports: Option<Arc<JobPorts>>,
 }
 
@@ -66,6 +73,12 @@ pub(crate) struct Prepared {
 pub(crate) struct JobPorts {
     pub directory: Arc<ServiceDirectory>,
     pub streams: Arc<Streams>,
+}
+
+impl fmt::Debug for JobPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobPorts").finish_non_exhaustive()
+    }
 }
 
 /// Lay the channels of this attempt: its tasks are placed.
@@ -118,8 +131,11 @@ pub(crate) struct WorkerFacts {
 pub(crate) struct WorkerId(pub u32);
 
 /// Why a worker does not host a job.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Unprepared {
     Unplanned(Unplanned),
+    /// The worker is in another process, and the job cannot be sent there.
+    NotSendable(NotSendable),
+    /// The worker is gone, or has dropped all jobs meanwhile.
     Gone,
 }

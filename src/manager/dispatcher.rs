@@ -153,6 +153,7 @@ impl Dispatcher {
             payload,
             parallelism: making.parallelism,
             error_policy: self.options.error_policy,
+            limits: Arc::clone(&self.limits),
             place,
             events: Arc::clone(&making.events),
         }
@@ -348,6 +349,7 @@ fn refusal_of(unprepared: Unprepared) -> Refusal {
     match unprepared {
         Unprepared::Unplanned(Unplanned::Job(refusal)) => Refusal::Job(refusal),
         Unprepared::Unplanned(Unplanned::Flow(refusal)) => Refusal::Build(refusal),
+        Unprepared::NotSendable(refusal) => Refusal::NotSendable(refusal),
         Unprepared::Gone => Refusal::EnvironmentClosed,
     }
 }

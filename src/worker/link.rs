@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::{Addr, MailboxError};
 use futures::future::BoxFuture;
 
-use super::{CloseWorker, PrepareJob, ReportProgress, Worker, team::ConnectJob};
+use super::{CloseWorker, HaltWorker, PrepareJob, ReportProgress, Worker, team::ConnectJob};
 use crate::{
     job::JobId,
     link::{Connect, Prepare, Prepared, Unconnected, Unprepared, WorkerLink},
@@ -32,7 +32,7 @@ impl WorkerLink for Embedded {
         let prepared = self.address().send(PrepareJob(prepare));
         Box::pin(async move {
             match prepared.await {
-                Ok(prepared) => prepared.map_err(Unprepared::Unplanned),
+                Ok(prepared) => prepared,
                 Err(MailboxError::Closed | MailboxError::Timeout) => Err(Unprepared::Gone),
             }
         })
@@ -54,6 +54,10 @@ impl WorkerLink for Embedded {
 
     fn address(&self) -> String {
         self.peers.as_ref().map_or_else(String::new, |peers| peers.address())
+    }
+
+    fn halt(&self) {
+        self.worker.do_send(HaltWorker);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -95,6 +95,11 @@ struct Outgoing {
 }
 
 impl Attendance {
+    /// Ends it not as one who is done: the others wait for what will not come.
+    pub(super) fn break_off(&self) {
+        self.peers.iter().for_each(|(_, link)| link.break_off("the worker has dropped all its jobs"));
+    }
+
     /// One for each other worker.
     fn outgoing(&self, graph: &Graph, task: TaskId) -> Vec<Outgoing> {
         let none = |peer| Outgoing { peer, streams: Vec::new(), places: Vec::new() };
@@ -156,11 +161,11 @@ impl Worker {
         let Connect { job, term, layout, peers, key } = connect;
         let here = layout.here;
         let hosted = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term);
-        let unlaid = hosted.and_then(|hosted| hosted.unlaid.take());
-        let (Some(unlaid), Some(meeting)) = (unlaid, self.config.peers.clone()) else {
+        let unlaid = hosted.and_then(|hosted| Some((hosted.unlaid.take()?, Arc::clone(&hosted.limits))));
+        let (Some((unlaid, limits)), Some(meeting)) = (unlaid, self.config.peers.clone()) else {
             return Box::pin(std::future::ready(Err(Unconnected::Gone)).into_actor(self));
         };
-        let (host, limits) = (self.config.host.clone(), Arc::clone(&self.config.limits));
+        let host = self.config.host.clone();
         let met = meeting.meet(Meet { job, term, here, addresses: peers, key: key.0 });
         let laid = async move {
             let peers = met.await.map_err(|Broken { peer, message }| Unconnected::Peer { peer, message })?;

@@ -22,14 +22,7 @@ async fn tasks(link: &Embedded, job: JobId) -> Vec<TaskId> {
 fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_started() {
     let (host, timer_thread) = Host::of_tests();
     let threads = Threads::default();
-    let config = WorkerConfig {
-        task_threads: 1,
-        service_threads: 1,
-        limits: Arc::default(),
-        host,
-        threads: Arc::clone(&threads),
-        peers: None,
-    };
+    let config = WorkerConfig { task_threads: 1, service_threads: 1, host, threads: Arc::clone(&threads), peers: None };
     let (heard, events) = mpsc::channel();
     let job = JobId::random();
     let present = Term { generation: Generation(1), attempt: Attempt(2) };
@@ -45,6 +38,7 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
             payload: flow.into_payload(),
             parallelism: 1,
             error_policy: ErrorPolicy::Fail,
+            limits: Arc::default(),
             place: Place::Alone,
             // The test may be over.
             events: Arc::new(move |event| drop(heard.send(event))),

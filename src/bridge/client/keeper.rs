@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     bridge::{
+        backoff::Backoff,
         connection::{self, End, Handler, Heartbeat, Violation, say_goodbye},
         encryption::ClientEncryption,
         frame::{FrameLimits, Kind, Message},
@@ -24,11 +25,6 @@ use crate::{
     host::Host,
     service::CallError,
 };
-
-/// The wait after the first failed attempt, and the longest; each is twice the one before, and shortened at random by up
-/// to half, so that the clients of a node that comes back do not all come at once.
-const BACKOFF_FIRST: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// How long a client that closes waits for its last frames to be written.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
@@ -49,7 +45,7 @@ impl Keeper {
     pub(super) async fn run(self, opened: oneshot::Sender<Result<(), ConnectFault>>) {
         let mut opened = Some(opened);
         let mut down_since = self.host.now();
-        let mut backoff = BACKOFF_FIRST;
+        let mut backoff = Backoff::new();
         // The node said so over the connection that it had proven itself on.
         let mut is_revoked = false;
         while !self.shared.is_closed() {
@@ -58,7 +54,7 @@ impl Keeper {
                     tracing::info!(node = self.dial.place(), %end, "the connection to the node ended");
                     is_revoked = end == End::Goodbye(Goodbye::KeyRevoked);
                     down_since = self.host.now();
-                    backoff = BACKOFF_FIRST;
+                    backoff = Backoff::new();
                     Trouble { message: format!("{}: {end}", self.dial.place()), gone: false }
                 }
                 Attempt::Failed(fault) => {
@@ -85,8 +81,7 @@ impl Keeper {
             if self.host.since(down_since) >= self.reconnect_limit {
                 self.shared.give_up(&trouble);
             }
-            let wait = jittered(backoff, &self.host);
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            let wait = backoff.next(&self.host);
             // Ready in time only if the client is closed meanwhile.
             if self.host.timeout(wait, self.shared.closing()).await.is_ok() {
                 break;
@@ -160,13 +155,6 @@ enum Attempt {
     Lasted(End),
     /// The client was closed meanwhile.
     Closed,
-}
-
-fn jittered(wait: Duration, host: &Host) -> Duration {
-    let mut random = [0; 4];
-    // Without randomness the clients come at once, which is no reason not to come.
-    let _ = host.fill(&mut random);
-    wait.mul_f64(1.0 - 0.5 * f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
 }
 
 /// Passes on what the node says.

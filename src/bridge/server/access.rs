@@ -78,6 +78,7 @@ impl Access {
             KeyRole::Admin => "may do everything",
             KeyRole::Reader => "may look at jobs and read collected outputs",
             KeyRole::Submitter => "may submit jobs, and has the use of those alone",
+            KeyRole::Worker => "may run tasks, and ask for nothing",
         };
         format!("the key `{name}` may not {what}: a {role} {may}")
     }
@@ -94,6 +95,9 @@ impl Access {
             _ => Ok(()),
         };
         match said {
+            FromClient::Worker(_) if role == KeyRole::Worker => Ok(()),
+            FromClient::Worker(_) => self.forbidden("join as a worker"),
+            _ if role == KeyRole::Worker => self.forbidden("do what clients do"),
             _ if role == KeyRole::Admin => Ok(()),
             FromClient::Ask(Request::Job { job, request }) => match request {
                 JobRequest::Control(_) if role == KeyRole::Reader => self.forbidden("control jobs"),

@@ -206,6 +206,7 @@ impl Session {
                 let opened = self.open_unheld(job);
                 self.answer(id, opened)
             }
+            FromClient::Worker(_) => Err(Violation::new("a client says what a worker says")),
             FromClient::Ask(mut request) => {
                 if let Request::Job { request: JobRequest::Open { by }, .. } = &mut request {
                     by.address.clone_from(&self.from);

@@ -20,7 +20,15 @@ use crate::{
 };
 
 /// Connections of one named key.
-pub(super) const KEY_CONNECTIONS_MAX: usize = 64;
+const KEY_CONNECTIONS_MAX: usize = 64;
+
+/// Of a worker's key: one key may well do for all workers of a node.
+const KEY_WORKERS_MAX: usize = 1_024;
+
+/// Connections of one named key of this role.
+pub(super) fn connections_max_of(role: KeyRole) -> usize {
+    if role == KeyRole::Worker { KEY_WORKERS_MAX } else { KEY_CONNECTIONS_MAX }
+}
 
 /// Calls of one named key that wait for their answer.
 const KEY_CALLS_MAX: usize = CALLS_MAX;

@@ -72,7 +72,6 @@ fn open_and_run(setup: ControlSetup, opened: &SyncSender<io::Result<Control>>) -
         let worker = Worker::new(WorkerConfig {
             task_threads,
             service_threads,
-            limits: Arc::clone(&limits),
             host: host.clone(),
             threads: Arc::clone(&threads),
             peers: None,

@@ -3,6 +3,8 @@ use std::{cell::RefCell, rc::Rc};
 use actix::Message;
 use serde::Deserialize;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     flow::{

@@ -1,0 +1,29 @@
+//! How long to wait before another attempt to connect.
+
+use std::time::Duration;
+
+use crate::host::Host;
+
+/// The wait after the first failed attempt, and the longest; each is twice the one before, and shortened at random by up
+/// to half, so that the clients of a node that comes back do not all come at once.
+const FIRST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The waits between attempts that fail one after the other.
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self(FIRST)
+    }
+
+    /// The next wait.
+    pub(super) fn next(&mut self, host: &Host) -> Duration {
+        let wait = self.0;
+        self.0 = (wait * 2).min(LONGEST);
+        let mut random = [0; 4];
+        // Without randomness the clients come at once, which is no reason not to come.
+        let _ = host.fill(&mut random);
+        wait.mul_f64(1.0 - 0.5 * f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
+    }
+}
