@@ -7,6 +7,10 @@
 //! In a feedback loop credit would be waited for in a circle. So the lane that closes a loop takes what comes, up to a limit
 //! at which it fails; and what is in a loop already goes before what is about to enter it, so that a loop whose items do not
 //! multiply stays far from that limit however long its input is.
+//!
+//! A lane whose producer is on another worker ([`incoming`]) is filled by a peer link, which counts the credit.
+
+mod incoming;
 
 use std::{
     collections::VecDeque,
@@ -16,7 +20,12 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::{dataplane::mark::Mark, protocol::Received};
+pub(crate) use self::incoming::EncodedBatch;
+use self::incoming::Incoming;
+use crate::{
+    dataplane::{carry::Encoded, mark::Mark},
+    protocol::Received,
+};
 
 /// Emptied batch buffers a lane keeps for its producer.
 const SPARES: usize = 4;
@@ -25,6 +34,8 @@ const SPARES: usize = 4;
 pub(crate) struct LaneLimits {
     pub batches: usize,
     pub bytes: usize,
+    /// Encoded bytes on their way to another worker.
+    pub peer_bytes: usize,
 }
 
 /// The shared middle of all channels into one task.
@@ -53,10 +64,14 @@ struct Lane<T> {
     producer: Option<Waker>,
     spares: Vec<Vec<T>>,
     accounts: Received,
+    /// Where it is filled from, if its producer is on another worker.
+    incoming: Option<Arc<Incoming<T>>>,
 }
 
 enum Packet<T> {
     Batch(Vec<T>, usize),
+    /// Boxed, so that other packets are not larger for it.
+    Encoded(Box<Encoded>),
     Mark(Mark),
 }
 
@@ -66,7 +81,7 @@ impl<T> GateState<T> {
         &mut self,
         held: &mut [Option<u32>],
         looks_at: impl Fn(usize) -> bool,
-    ) -> Option<(Vec<T>, (usize, usize))> {
+    ) -> Option<(Taken<T>, (usize, usize))> {
         let lanes = self.lanes.len();
         let first = self.turn;
         let mut offset = 0;
@@ -84,7 +99,15 @@ impl<T> GateState<T> {
                     lane.items -= batch.len();
                     self.turn = (index + 1) % lanes;
                     self.queued -= 1;
-                    return Some((batch, (index, bytes)));
+                    return Some((Taken::Batch(batch), (index, bytes)));
+                }
+                Some(Packet::Encoded(encoded)) => {
+                    lane.accounts.received = lane.accounts.received.saturating_add(encoded.items);
+                    self.turn = (index + 1) % lanes;
+                    self.queued -= 1;
+                    let incoming = lane.incoming.clone().expect("it is there before its consumer runs");
+                    let (bytes, into) = (encoded.bytes.len(), lane.spares.pop().unwrap_or_default());
+                    return Some((Taken::Encoded(EncodedBatch { encoded, into, incoming }), (index, bytes)));
                 }
                 Some(Packet::Mark(Mark::End)) => lane.ended = true,
                 Some(Packet::Mark(Mark::Hold(epoch))) => held[index] = held[index].max(Some(epoch)),
@@ -113,8 +136,20 @@ impl<T> Gate<T> {
             producer: None,
             spares: Vec::new(),
             accounts: Received::default(),
+            incoming: None,
         });
         LaneSender { gate: Arc::clone(self), lane: state.lanes.len() - 1 }
+    }
+
+    fn mark(&self, lane: usize, mark: Mark) {
+        let mut state = self.state.lock();
+        let lane = &mut state.lanes[lane];
+        if !lane.closed {
+            lane.queue.push_back(Packet::Mark(mark));
+        }
+        let consumer = state.consumer.take();
+        drop(state);
+        wake(consumer);
     }
 }
 
@@ -179,14 +214,7 @@ impl<T> LaneSender<T> {
     }
 
     pub fn mark(&self, mark: Mark) {
-        let mut state = self.gate.state.lock();
-        let lane = &mut state.lanes[self.lane];
-        if !lane.closed {
-            lane.queue.push_back(Packet::Mark(mark));
-        }
-        let consumer = state.consumer.take();
-        drop(state);
-        wake(consumer);
+        self.gate.mark(self.lane, mark);
     }
 
     /// Has the task woken when credit comes back or the consumer closes the lane. Returns whether it is closed.
@@ -201,9 +229,10 @@ impl<T> LaneSender<T> {
 }
 
 /// What the consuming task takes off its gate.
-#[derive(Debug)]
 pub(crate) enum Taken<T> {
     Batch(Vec<T>),
+    /// Of a task on another worker. To be decoded without the gate's lock, because that runs the user's code.
+    Encoded(EncodedBatch<T>),
     Mark(Mark),
 }
 
@@ -266,8 +295,12 @@ impl<T> GateReceiver<T> {
         }
         let half_free = lane.batches <= limits.batches / 2 && lane.bytes <= limits.bytes / 2;
         let producer = if half_free { lane.producer.take() } else { None };
+        let incoming = lane.incoming.clone();
         drop(state);
         wake(producer);
+        if let Some(incoming) = incoming {
+            incoming.receiver.grant(bytes as u64);
+        }
     }
 
     /// The lane of the batch being consumed.
@@ -311,7 +344,7 @@ impl<T> GateReceiver<T> {
         }
         if let Some((batch, in_hand)) = next.or_else(|| state.next_batch(&mut self.held, open)) {
             self.in_hand = Some(in_hand);
-            return Poll::Ready(Taken::Batch(batch));
+            return Poll::Ready(batch);
         }
         if state.lanes.iter().enumerate().all(|(index, lane)| lane.ended || !counts(index)) {
             self.ended = true;
@@ -343,7 +376,7 @@ impl<T> GateReceiver<T> {
     }
 
     fn close_where(&mut self, ending: CloseAs, closes: impl Fn(Option<Place>) -> bool) -> usize {
-        let (mut producers, mut dropped, mut looping) = (Vec::new(), Vec::new(), 0);
+        let (mut producers, mut incoming, mut dropped, mut looping) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut state = self.gate.state.lock();
         let mut thrown = 0;
         for (index, lane) in state.lanes.iter_mut().enumerate() {
@@ -355,22 +388,28 @@ impl<T> GateReceiver<T> {
             lane.items = 0;
             let queue = std::mem::take(&mut lane.queue);
             for packet in &queue {
-                let Packet::Batch(batch, bytes) = packet else { continue };
+                let (items, bytes) = match packet {
+                    Packet::Batch(batch, bytes) => (batch.len() as u64, *bytes),
+                    Packet::Encoded(encoded) => (encoded.items, encoded.bytes.len()),
+                    Packet::Mark(_) => continue,
+                };
                 lane.batches -= 1;
                 lane.bytes -= bytes;
                 thrown += 1;
                 looping += usize::from(matches!(place, Some(Place::Inner | Place::Closing)));
                 match ending {
-                    CloseAs::Refused => lane.accounts.refused += batch.len() as u64,
-                    CloseAs::Discarded => lane.accounts.discarded += batch.len() as u64,
+                    CloseAs::Refused => lane.accounts.refused += items,
+                    CloseAs::Discarded => lane.accounts.discarded += items,
                 }
             }
             dropped.push(queue);
             producers.extend(lane.producer.take());
+            incoming.extend(lane.incoming.clone());
         }
         state.queued -= thrown;
         drop(state);
         producers.into_iter().for_each(Waker::wake);
+        incoming.iter().for_each(|incoming| incoming.receiver.close());
         // Last, because dropping items is user code: no lock is held, and nobody is left unwoken if it panics.
         drop(dropped);
         looping
@@ -402,124 +441,4 @@ fn wake(waker: Option<Waker>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: LaneLimits = LaneLimits { batches: 2, bytes: 100 };
-
-    fn take(receiver: &mut GateReceiver<u8>) -> Option<Taken<u8>> {
-        match receiver.poll_take(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(taken) => Some(taken),
-            Poll::Pending => None,
-        }
-    }
-
-    #[test]
-    fn credit_comes_back_when_a_batch_is_consumed_not_when_it_is_taken() {
-        let gate = Gate::new(LIMITS);
-        let lane = gate.add_lane();
-        let mut receiver = GateReceiver::new(gate);
-        assert_eq!(lane.offer(&mut vec![1], 1), Offer::Taken);
-        assert_eq!(lane.offer(&mut vec![2], 1), Offer::Taken);
-        assert_eq!(lane.offer(&mut vec![3], 1), Offer::Full);
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1]));
-        assert_eq!(lane.offer(&mut vec![3], 1), Offer::Full);
-        receiver.release(None);
-        assert_eq!(lane.offer(&mut vec![3], 1), Offer::Taken);
-    }
-
-    #[test]
-    fn a_batch_heavier_than_the_limit_is_admitted_alone() {
-        let gate = Gate::new(LIMITS);
-        let lane = gate.add_lane();
-        assert_eq!(lane.offer(&mut vec![1], 1000), Offer::Taken);
-        assert_eq!(lane.offer(&mut vec![2], 1), Offer::Full);
-    }
-
-    #[test]
-    fn the_end_comes_once_all_lanes_have_ended() {
-        let gate = Gate::new(LIMITS);
-        let (a, b) = (gate.add_lane(), gate.add_lane());
-        let mut receiver = GateReceiver::new(gate);
-        a.mark(Mark::End);
-        assert!(take(&mut receiver).is_none());
-        assert_eq!(b.offer(&mut vec![7], 1), Offer::Taken);
-        b.mark(Mark::End);
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(_))));
-        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::End))));
-    }
-
-    #[test]
-    fn a_hold_waits_for_every_lane_that_has_not_ended() {
-        let gate = Gate::new(LIMITS);
-        let (a, b, c) = (gate.add_lane(), gate.add_lane(), gate.add_lane());
-        let mut receiver = GateReceiver::new(gate);
-        a.mark(Mark::Hold(1));
-        b.mark(Mark::End);
-        assert!(take(&mut receiver).is_none());
-        c.mark(Mark::Hold(1));
-        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
-        assert!(take(&mut receiver).is_none());
-    }
-
-    /// An idle lane had delivered the second hold before a busy one delivered the first, and the second was forgotten.
-    #[test]
-    fn a_lane_that_is_a_hold_ahead_does_not_lose_it() {
-        let gate = Gate::new(LIMITS);
-        let (idle, busy) = (gate.add_lane(), gate.add_lane());
-        let mut receiver = GateReceiver::new(gate);
-        idle.mark(Mark::Hold(1));
-        idle.mark(Mark::Hold(2));
-        assert!(take(&mut receiver).is_none());
-        busy.mark(Mark::Hold(1));
-        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
-        busy.mark(Mark::Hold(2));
-        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(2)))));
-        assert!(take(&mut receiver).is_none());
-    }
-
-    /// Batches that went round went before the hold for as long as there were any, which may be for ever.
-    #[test]
-    fn a_hold_does_not_wait_for_what_goes_round() {
-        let gate = Gate::new(LIMITS);
-        let (entry, back) = (gate.add_lane(), gate.add_lane());
-        let mut receiver = GateReceiver::in_loop(gate, vec![Place::Entry, Place::Closing]);
-        for item in [1, 2] {
-            assert_eq!(back.offer_freely(&mut vec![item], 1, 9), Offer::Taken);
-        }
-        assert_eq!(entry.offer(&mut vec![3], 1), Offer::Taken);
-        entry.mark(Mark::Hold(1));
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1]));
-        receiver.hold_back(Some(1));
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [3]));
-        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::Hold(1)))));
-        assert!(take(&mut receiver).is_none());
-        receiver.hold_back(None);
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [2]));
-    }
-
-    /// Each hold let in what was on its way, and nothing went round: holds in quick succession filled the loop.
-    #[test]
-    fn a_loop_that_fills_up_goes_round_although_a_hold_is_on_its_way() {
-        let gate = Gate::new(LIMITS);
-        let (entry, back) = (gate.add_lane(), gate.add_lane());
-        let mut receiver = GateReceiver::in_loop(gate, vec![Place::Entry, Place::Closing]);
-        assert_eq!(back.offer_freely(&mut vec![1, 2], 2, 9), Offer::Taken);
-        assert_eq!(entry.offer(&mut vec![3], 1), Offer::Taken);
-        receiver.hold_back(Some(1));
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [1, 2]));
-        assert!(matches!(take(&mut receiver), Some(Taken::Batch(batch)) if batch == [3]));
-    }
-
-    #[test]
-    fn a_closed_gate_books_what_waited_and_refuses_the_rest() {
-        let gate = Gate::new(LIMITS);
-        let lane = gate.add_lane();
-        let mut receiver = GateReceiver::new(gate);
-        assert_eq!(lane.offer(&mut vec![1, 2, 3], 3), Offer::Taken);
-        receiver.close(CloseAs::Refused);
-        assert_eq!(lane.offer(&mut vec![4], 1), Offer::Closed);
-        assert_eq!(receiver.accounts(), [Received { received: 0, discarded: 0, refused: 3 }]);
-        assert!(matches!(take(&mut receiver), Some(Taken::Mark(Mark::End))));
-    }
-}
+mod tests;

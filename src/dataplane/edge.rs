@@ -1,14 +1,20 @@
 //! All channels of one exchange: as data in a plan, and as they are for the tasks of one attempt.
 
-use std::{any::Any, ops::Range, sync::Arc};
+use std::{any::Any, cell::LazyCell, ops::Range, sync::Arc};
 
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::dataplane::{
-    channel::{Gate, LaneLimits},
-    exchange::OutLane,
-    wiring::{EdgeId, Wiring},
+use crate::{
+    dataplane::{
+        carry::{Carry, carry},
+        channel::{Gate, LaneLimits},
+        lane::OutLane,
+        wiring::{EdgeId, Wiring},
+    },
+    job::TaskId,
+    peer::{Link, Peers, StreamId},
+    protocol::Layout,
 };
 
 /// Which producers have a channel to which consumers.
@@ -48,6 +54,36 @@ impl Feed {
     }
 }
 
+/// Bytes that all channels of a gate may have on their way between two workers.
+const PEER_GATE_BYTES: usize = 2 << 20;
+
+/// What each of them has of that at least, however many they are.
+const PEER_SHARE_BYTES_MIN: usize = 32 << 10;
+
+/// What it takes to make the channels of an exchange.
+struct Wire<'a> {
+    plan: &'a EdgePlan,
+    limits: LaneLimits,
+    layout: &'a Layout,
+    peers: Option<&'a Peers>,
+}
+
+impl Wire<'_> {
+    /// To the worker of this task.
+    fn link(&self, task: usize) -> &Arc<Link> {
+        let peers = self.peers.expect("an attempt with tasks elsewhere has links");
+        peers.link(self.layout.tasks[task])
+    }
+}
+
+fn task_id(task: usize) -> TaskId {
+    TaskId(u32::try_from(task).expect("tasks are numbered so"))
+}
+
+fn stream(channel: usize) -> StreamId {
+    StreamId::Channel(u32::try_from(channel).expect("a graph has fewer channels"))
+}
+
 fn tasks(first: u32, count: usize) -> Range<usize> {
     let first = first as usize;
     first..first + count
@@ -62,13 +98,13 @@ pub(crate) struct EdgePlan {
     pub feeds: Vec<Feed>,
     travels: bool,
     /// The items' type is known to it alone.
-    wire: fn(&EdgePlan, LaneLimits) -> Box<dyn Any + Send + Sync>,
+    wire: fn(&Wire<'_>) -> Box<dyn Any + Send + Sync>,
 }
 
 impl EdgePlan {
     /// For items that nobody knows how to encode.
     pub fn within_a_worker<T: Send + 'static>(first_task: u32, consumers: usize) -> Self {
-        let wire = |plan: &EdgePlan, limits| Box::new(Edge::<T>::new(plan, limits)) as Box<dyn Any + Send + Sync>;
+        let wire = |wire: &Wire<'_>| Box::new(Edge::<T>::new(wire, None)) as Box<dyn Any + Send + Sync>;
         Self { consumers, first_task, feeds: Vec::new(), travels: false, wire }
     }
 
@@ -77,7 +113,8 @@ impl EdgePlan {
     where
         T: Serialize + DeserializeOwned + Send + 'static,
     {
-        Self { travels: true, ..Self::within_a_worker::<T>(first_task, consumers) }
+        let wire = |wire: &Wire<'_>| Box::new(Edge::<T>::new(wire, Some(carry::<T>))) as Box<dyn Any + Send + Sync>;
+        Self { consumers, first_task, feeds: Vec::new(), travels: true, wire }
     }
 
     /// The consumers' tasks, by position.
@@ -90,9 +127,25 @@ impl EdgePlan {
         self.travels
     }
 
-    /// The channels, for the tasks of one attempt.
-    pub fn wire(&self, limits: LaneLimits) -> Box<dyn Any + Send + Sync> {
-        (self.wire)(self, limits)
+    /// The channels that have an end on this worker, for the tasks of one attempt. The streams of those that have the other
+    /// end elsewhere are known to the links from then on.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the layout has not all of the tasks, or parts some that exchange what cannot be encoded, or if there is no
+    /// link to a worker to which a channel leads.
+    pub fn wire(&self, limits: LaneLimits, layout: &Layout, peers: Option<&Peers>) -> Box<dyn Any + Send + Sync> {
+        (self.wire)(&Wire { plan: self, limits, layout, peers })
+    }
+
+    /// Bytes that one channel to this consumer may have on its way between two workers.
+    fn credit(&self, limits: LaneLimits, consumer: usize) -> u64 {
+        let feeds = self.feeds.iter().map(|feed| match feed.pairing {
+            Pairing::AllToAll => feed.producers,
+            Pairing::OneToOne => usize::from(consumer < feed.producers),
+        });
+        let share = (PEER_GATE_BYTES / feeds.sum::<usize>().max(1)).max(PEER_SHARE_BYTES_MIN);
+        limits.peer_bytes.min(share).max(1) as u64
     }
 }
 
@@ -103,27 +156,47 @@ pub(crate) struct Edge<T> {
     gates: Mutex<Vec<Option<Receiving<T>>>>,
 }
 
+type MakeCarry<T> = fn() -> Arc<dyn Carry<T>>;
+
 /// What a consumer receives by: its gate, and the channel of each lane.
 type Receiving<T> = (Arc<Gate<T>>, Vec<usize>);
 
 impl<T: Send + 'static> Edge<T> {
-    fn new(plan: &EdgePlan, limits: LaneLimits) -> Self {
-        let mut gates: Vec<Receiving<T>> = (0..plan.consumers).map(|_| (Gate::new(limits), Vec::new())).collect();
+    fn new(wire: &Wire<'_>, carry: Option<MakeCarry<T>>) -> Self {
+        let Wire { plan, limits, layout, .. } = *wire;
+        // Made only where a channel leads to another worker: it looks through the type.
+        let carry = LazyCell::new(|| carry.expect("tasks that exchange what cannot be encoded are together")());
+        let mut gates: Vec<Option<Receiving<T>>> =
+            plan.tasks().map(|task| layout.is_here(task_id(task)).then(|| (Gate::new(limits), Vec::new()))).collect();
         let mut lanes = Vec::new();
         for feed in &plan.feeds {
             let mut of_feed = Vec::new();
-            for producer in 0..feed.producers {
-                let mut own = Vec::new();
+            for (producer, task) in feed.tasks().enumerate() {
+                let (mut own, is_here) = (Vec::new(), layout.is_here(task_id(task)));
                 for (consumer, channel) in feed.channels_of(producer, plan.consumers) {
-                    let (gate, channels) = &mut gates[consumer];
-                    channels.push(channel);
-                    own.push(OutLane::new(channel, gate.add_lane()));
+                    match &mut gates[consumer] {
+                        Some((gate, channels)) => {
+                            channels.push(channel);
+                            if is_here {
+                                own.push(OutLane::new(channel, gate.add_lane()));
+                            } else {
+                                let credit = plan.credit(limits, consumer);
+                                gate.add_incoming(wire.link(task), stream(channel), credit, Arc::clone(&carry));
+                            }
+                        }
+                        None if is_here => {
+                            let link = wire.link(plan.first_task as usize + consumer);
+                            let sender = link.sender(stream(channel), plan.credit(limits, consumer));
+                            own.push(OutLane::to_peer(channel, sender, Arc::clone(&carry)));
+                        }
+                        None => {}
+                    }
                 }
                 of_feed.push(own);
             }
             lanes.push(of_feed);
         }
-        Self { lanes: Mutex::new(lanes), gates: Mutex::new(gates.into_iter().map(Some).collect()) }
+        Self { lanes: Mutex::new(lanes), gates: Mutex::new(gates) }
     }
 
     fn of(wiring: &Wiring, id: EdgeId) -> &Self {

@@ -1,24 +1,24 @@
 //! The end of a chain that hands items to other tasks, and the head that receives them there.
 
 use std::{
-    collections::VecDeque,
     hash::Hash,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
 };
 
+pub(crate) use crate::dataplane::lane::{OutLane, Weigh};
 use crate::{
     dataplane::{
         chain::{BoxStage, Ending, Failure, Lull, Meter, Reach, Stage, TaskState},
-        channel::{CloseAs, Gate, GateReceiver, LaneSender, Offer, Place, Taken},
+        channel::{CloseAs, EncodedBatch, Gate, GateReceiver, LaneSender, Place, Taken},
         hash::{KEY_GROUPS, hash_of, instance_of},
-        loops::LoopPart,
+        lane::Out,
         mark::Mark,
         task::{Head, Input},
     },
     job::FailureCause,
-    protocol::{LoopId, Sent, TaskCommand, Wait},
+    protocol::{LoopId, TaskCommand, Wait},
 };
 
 /// How a batch is dealt out to the lanes of an exchange.
@@ -102,172 +102,6 @@ impl<K: Hash, V> Route<(K, V)> for ByKey {
     }
 }
 
-/// How much a batch weighs against the byte limit of its channel.
-pub(crate) type Weigh<T> = Arc<dyn Fn(&T) -> usize + Send + Sync>;
-
-/// One channel of an exchange, as its producer sees it.
-pub(crate) struct OutLane<T> {
-    channel: usize,
-    sender: LaneSender<T>,
-    /// Not yet a full batch.
-    buffer: Vec<T>,
-    /// Batches that found no credit, and marks behind them.
-    backlog: VecDeque<Held<T>>,
-    closed: bool,
-    /// Items thrown away because the consumer had closed its end.
-    thrown: u64,
-    sent: Sent,
-    /// What the channel is to the loop that its producer is part of. One that leaves the loop is an `Entry` to what follows.
-    place: Place,
-}
-
-enum Held<T> {
-    Batch(Vec<T>),
-    Mark(Mark),
-}
-
-impl<T> OutLane<T> {
-    pub fn new(channel: usize, sender: LaneSender<T>) -> Self {
-        let sent = Sent::default();
-        Self {
-            channel,
-            sender,
-            buffer: Vec::new(),
-            backlog: VecDeque::new(),
-            closed: false,
-            thrown: 0,
-            sent,
-            place: Place::Entry,
-        }
-    }
-
-    /// Sends what the backlog and then the buffer hold, as far as there is credit. Fails only where a loop is closed.
-    fn push(&mut self, out: &Out<T>, partial: bool) -> Result<(), Failure> {
-        if self.closed {
-            self.close();
-            return Ok(());
-        }
-        while let Some(held) = self.backlog.pop_front() {
-            match held {
-                Held::Mark(mark) => self.sender.mark(mark),
-                Held::Batch(mut batch) => {
-                    let offer = self.offer(&mut batch, out);
-                    if !matches!(offer, Ok(Offer::Taken)) {
-                        self.backlog.push_front(Held::Batch(batch));
-                    }
-                    match offer? {
-                        Offer::Taken => {}
-                        Offer::Full => return Ok(()),
-                        Offer::Closed => {
-                            self.close();
-                            return Ok(());
-                        }
-                    }
-                }
-            }
-        }
-        let due = if partial { 1 } else { out.batch_items };
-        if self.buffer.len() >= due {
-            let mut batch = std::mem::take(&mut self.buffer);
-            let offer = self.offer(&mut batch, out);
-            self.buffer = batch;
-            match offer? {
-                Offer::Taken => {}
-                Offer::Full => {
-                    // Kept as a batch only when it is full; a partial one may still grow.
-                    if self.buffer.len() >= out.batch_items {
-                        self.backlog.push_back(Held::Batch(std::mem::take(&mut self.buffer)));
-                    }
-                }
-                Offer::Closed => self.close(),
-            }
-        }
-        Ok(())
-    }
-
-    /// Offers a batch to the channel, and counts it if it is taken.
-    fn offer(&mut self, batch: &mut Vec<T>, out: &Out<T>) -> Result<Offer, Failure> {
-        let (items, bytes) = (batch.len() as u64, weight(batch, &out.weigh));
-        let offer = match out.task.looped.as_ref().filter(|_| self.place != Place::Entry) {
-            None => self.sender.offer(batch, bytes),
-            Some(looped) => self.offer_in_loop(batch, bytes, looped)?,
-        };
-        if offer == Offer::Taken {
-            self.sent.sent += items;
-        }
-        Ok(offer)
-    }
-
-    fn offer_in_loop(&mut self, batch: &mut Vec<T>, bytes: usize, looped: &LoopPart) -> Result<Offer, Failure> {
-        let future = looped.plan.channels.get(&self.channel).and_then(Option::as_ref);
-        if let Some(future) = future.filter(|_| looped.watch.has_ended()) {
-            let (future, items) = (future.to_string(), batch.len() as u64);
-            return Err(FailureCause::LoopEnded { future, items }.into());
-        }
-        looped.watch.take_token();
-        let offer = match self.place {
-            Place::Closing => self.sender.offer_freely(batch, bytes, looped.plan.items_max),
-            Place::Entry | Place::Inner => self.sender.offer(batch, bytes),
-        };
-        if offer == Offer::Taken {
-            looped.sent();
-            return Ok(offer);
-        }
-        looped.not_sent();
-        match future.filter(|_| offer == Offer::Full) {
-            Some(future) => {
-                let (future, limit_items) = (future.to_string(), looped.plan.items_max as u64);
-                Err(FailureCause::LoopTooLarge { future, limit_items }.into())
-            }
-            None => Ok(offer),
-        }
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        if self.closed {
-            return;
-        }
-        if !self.buffer.is_empty() {
-            self.backlog.push_back(Held::Batch(std::mem::take(&mut self.buffer)));
-        }
-        self.backlog.push_back(Held::Mark(mark));
-    }
-
-    fn close(&mut self) {
-        self.closed = true;
-        self.thrown += self.waiting();
-        self.backlog.clear();
-        self.buffer.clear();
-    }
-
-    /// What came in after the last flush is yet to be sent: in a loop, a batch that no token stands for.
-    fn owes(&self) -> bool {
-        !self.closed && self.waiting() > 0
-    }
-
-    fn waiting(&self) -> u64 {
-        let backlog = self.backlog.iter().map(|held| match held {
-            Held::Batch(batch) => batch.len() as u64,
-            Held::Mark(_) => 0,
-        });
-        self.buffer.len() as u64 + backlog.sum::<u64>()
-    }
-}
-
-fn weight<T>(batch: &[T], weigh: &Option<Weigh<T>>) -> usize {
-    match weigh {
-        None => size_of_val(batch),
-        Some(weigh) => batch.iter().map(|item| weigh(item)).sum(),
-    }
-}
-
-/// What all lanes of an exchange are sent with.
-struct Out<T> {
-    task: Rc<TaskState>,
-    weigh: Option<Weigh<T>>,
-    batch_items: usize,
-}
-
 /// The last stage of a chain whose items go on to other tasks.
 pub(crate) struct ExchangeStage<T, R> {
     meter: Meter,
@@ -283,8 +117,9 @@ impl<T: 'static, R: Route<T> + 'static> ExchangeStage<T, R> {
         if let Some(looped) = &task.looped {
             lanes.iter_mut().for_each(|lane| lane.place = looped.plan.place(lane.channel));
         }
-        let batch_items = task.limits.batch_items;
-        Box::new(Self { meter, route, lanes, out: Out { task, weigh, batch_items }, registered: false })
+        let (batch_items, operator) = (task.limits.batch_items, meter.name().to_owned());
+        let out = Out { task, operator, weigh, batch_items };
+        Box::new(Self { meter, route, lanes, out, registered: false })
     }
 }
 
@@ -315,16 +150,16 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut blocked = false;
         for lane in &mut self.lanes {
-            if lane.closed || (self.registered && lane.backlog.is_empty()) {
+            if lane.closed || (self.registered && !lane.is_blocked()) {
                 continue;
             }
             // Registered before the last look, so that credit coming back in between is not missed. The first poll
             // registers every lane: a consumer that closes its gate must be able to wake a source that has nothing.
-            if lane.sender.register(cx) {
+            if lane.register(cx) {
                 lane.close();
             }
             lane.push(&self.out, false)?;
-            blocked |= !lane.backlog.is_empty();
+            blocked |= lane.is_blocked();
         }
         self.registered = true;
         if blocked {
@@ -341,7 +176,7 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
             }
             if !lane.buffer.is_empty() {
                 // No credit: it goes to the backlog, so that `poll` waits for it.
-                lane.backlog.push_back(Held::Batch(std::mem::take(&mut lane.buffer)));
+                lane.hold_batch();
             }
         }
         // What closed or filled up shows at the next poll.
@@ -360,11 +195,8 @@ impl<T, R: Route<T>> Stage<T> for ExchangeStage<T, R> {
 
     fn settle(&mut self, ending: Ending) {
         for lane in &mut self.lanes {
-            if ending == Ending::Discarded {
-                // The consumer closed because it was cancelled too, so these items count as lost with the job.
-                lane.sent.dropped += lane.waiting() + lane.thrown;
-            }
-            self.meter.task.report_sent(lane.channel, lane.sent);
+            let sent = lane.settle(ending == Ending::Discarded);
+            self.meter.task.report_sent(lane.channel, sent);
         }
         self.meter.settle(ending);
     }
@@ -423,6 +255,32 @@ impl<T> GateHead<T> {
         }
     }
 
+    /// Puts a batch into the empty `into`, or as much of it as the task takes in one step.
+    fn hand_out(&mut self, batch: Vec<T>, into: &mut Vec<T>, max: usize) -> Input {
+        if batch.len() <= max {
+            *into = batch;
+            return Input::Items;
+        }
+        let mut rest = batch.into_iter();
+        into.extend(rest.by_ref().take(max));
+        self.rest = Some(rest);
+        Input::Items
+    }
+
+    /// Decodes what came from another worker.
+    fn decode(&mut self, batch: EncodedBatch<T>) -> Result<Vec<T>, Failure> {
+        let (items, peer) = (batch.items(), batch.peer());
+        batch.decode().map_err(|error| {
+            let lane = self.gate.lane_in_hand();
+            self.cut = lane.map(|lane| (lane, items));
+            let channel = lane.and_then(|lane| self.channels.get(lane).copied()).unwrap_or_default();
+            let operator = self.state.operators.first().map(|operator| operator.name.clone()).unwrap_or_default();
+            let message = format!("an item of worker {peer} (channel {channel}) cannot be decoded: {error}");
+            let instance = self.state.context.instance();
+            FailureCause::Operator { operator, instance, position: 0, message }.into()
+        })
+    }
+
     fn drop_rest(&mut self) {
         if let Some(rest) = self.rest.take() {
             self.cut = self.gate.lane_in_hand().map(|lane| (lane, rest.len() as u64));
@@ -467,20 +325,17 @@ impl<T> Head<T> for GateHead<T> {
                 }
                 Poll::Ready(Ok(Input::Mark(mark)))
             }
+            Poll::Ready(Taken::Encoded(batch)) => {
+                let batch = self.decode(batch)?;
+                Poll::Ready(Ok(self.hand_out(batch, into, max)))
+            }
             Poll::Ready(Taken::Batch(batch)) => {
                 if self.is_looping()
                     && let Some(looped) = &self.state.looped
                 {
                     looped.received();
                 }
-                if batch.len() <= max {
-                    *into = batch;
-                    return Poll::Ready(Ok(Input::Items));
-                }
-                let mut rest = batch.into_iter();
-                into.extend(rest.by_ref().take(max));
-                self.rest = Some(rest);
-                Poll::Ready(Ok(Input::Items))
+                Poll::Ready(Ok(self.hand_out(batch, into, max)))
             }
         }
     }
@@ -547,22 +402,5 @@ impl<T> Head<T> for GateHead<T> {
 
     fn queued(&self) -> usize {
         self.gate.queued()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dataplane::channel::LaneLimits;
-
-    /// What a timer or a call gave out behind the last flush did not count, and the task was at rest.
-    #[test]
-    fn a_batch_in_the_making_is_owed() {
-        let mut lane = OutLane::new(0, Gate::new(LaneLimits { batches: 1, bytes: 1 }).add_lane());
-        assert!(!lane.owes());
-        lane.buffer.push(1);
-        assert!(lane.owes());
-        lane.close();
-        assert!(!lane.owes(), "nobody waits for it");
     }
 }

@@ -54,8 +54,12 @@ impl Plan {
     }
 
     /// What the actors of one attempt share.
-    pub fn wire(&self, streams: &Arc<Streams>, _layout: &Layout, _peers: Option<&Peers>) -> Arc<Wiring> {
-        let edges = self.edges.iter().map(|edge| edge.wire(self.lane_limits)).collect();
+    ///
+    /// # Panics
+    ///
+    /// See [`EdgePlan::wire`].
+    pub fn wire(&self, streams: &Arc<Streams>, layout: &Layout, peers: Option<&Peers>) -> Arc<Wiring> {
+        let edges = self.edges.iter().map(|edge| edge.wire(self.lane_limits, layout, peers)).collect();
         let loops = self.loops.iter().map(|&tasks| Arc::new(LoopWatch::new(tasks))).collect();
         let requests = self.services.iter().map(|service| service.open_requests()).collect();
         Arc::new(Wiring::new(edges, loops, requests, Arc::clone(streams)))
@@ -241,7 +245,9 @@ impl Blueprint {
     }
 
     pub fn lane_limits(&self) -> LaneLimits {
-        LaneLimits { batches: self.options.limits.channel_batches.max(1), bytes: self.options.limits.channel_bytes }
+        let limits = &self.options.limits;
+        let (batches, bytes) = (limits.channel_batches.max(1), limits.channel_bytes);
+        LaneLimits { batches, bytes, peer_bytes: limits.peer_channel_bytes }
     }
 
     /// The operators' names: the uid where one was given, else the kind, numbered from the second of a kind on.

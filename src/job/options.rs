@@ -44,6 +44,9 @@ pub(crate) struct HeldBy {
     pub address: Option<String>,
 }
 
+/// Fewer would have each batch wait for the one before it.
+const PEER_CHANNEL_BYTES_MIN: usize = 1 << 10;
+
 /// Every limit of an environment, with its default. A 0 where something must pass counts as 1.
 ///
 /// ```
@@ -71,6 +74,12 @@ pub struct Limits {
     /// Bytes a channel between two tasks holds at most, counted as the items' own size or as `weigh` says; one batch
     /// that alone is larger is admitted alone. Default 1 MiB.
     pub channel_bytes: usize,
+    /// Encoded bytes that a channel between tasks on two workers may have on its way at most, from where they are sent to where
+    /// they are worked off; and one batch of about 64 KiB, or one item that alone is larger. Default 256 KiB, at least 1 KiB.
+    ///
+    /// Over a long line a channel carries no more than that in each round trip. The channels into one task have 2 MiB
+    /// together, so each of very many has less, but no less than 32 KiB for that reason.
+    pub peer_channel_bytes: usize,
     /// Messages that wait in front of a service at most; then callers wait. Default 4,096.
     pub service_queue: usize,
     /// The deadline of a call to a service that names none. Default 10 s.
@@ -113,6 +122,7 @@ impl Limits {
         for count in [&mut self.batch_items, &mut self.channel_batches, &mut self.service_queue, &mut self.port_items] {
             *count = (*count).max(1);
         }
+        self.peer_channel_bytes = self.peer_channel_bytes.max(PEER_CHANNEL_BYTES_MIN);
         self
     }
 }
@@ -123,6 +133,7 @@ impl Default for Limits {
             batch_items: 1024,
             channel_batches: 8,
             channel_bytes: 1 << 20,
+            peer_channel_bytes: 256 << 10,
             service_queue: 4096,
             call_deadline: Duration::from_secs(10),
             restarts_max: 3,

@@ -393,6 +393,13 @@ impl Receiver {
         wake(writer);
     }
 
+    /// So many items reached the sink, of which it wanted no more: they count as those that come after the close.
+    pub fn came_late(&self, items: u64) {
+        if let Some(receiving) = self.link.state.lock().receiving.get_mut(&self.stream) {
+            receiving.late = receiving.late.saturating_add(items);
+        }
+    }
+
     /// Nothing more is wanted. The sink is not called any more, but for a call that is under way.
     pub fn close(&self) {
         let mut guard = self.link.state.lock();

@@ -1,9 +1,7 @@
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix::Message;
 use serde::Deserialize;
-
-use std::sync::Arc;
 
 use super::*;
 use crate::{
