@@ -23,6 +23,8 @@ mod key;
 mod keyring;
 mod message;
 mod outbound;
+#[allow(dead_code, reason = "the workers that meet are being built")]
+mod peer;
 mod server;
 mod strangers;
 mod stream;
@@ -37,6 +39,8 @@ mod worker;
 type ById<T> = std::collections::HashMap<u64, T, foldhash::fast::RandomState>;
 
 pub use self::key::{Key, KeyError};
+#[allow(unused_imports, reason = "the workers that meet are being built")]
+pub(crate) use self::peer::{PeerHub, PeerHubConfig, PeerHubError, PeerLimits};
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::RawIdentity;
 #[cfg(feature = "tls")]

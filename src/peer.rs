@@ -17,7 +17,10 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 #[allow(unused_imports, reason = "the lanes that use them are being built")]
-pub(crate) use self::link::{BATCH_BYTES_MAX, Link, Receiver, Sender, Settle};
+pub(crate) use self::{
+    frame::FRAME_BYTES_MAX,
+    link::{BATCH_BYTES_MAX, Link, Receiver, Sender, Settle, Standing},
+};
 use crate::job::{JobId, Term};
 
 /// A stream of a link, as both ends name it. There is one in each direction.

@@ -43,6 +43,17 @@ pub(crate) struct ClientEncryption {
 }
 
 impl ClientEncryption {
+    /// For connections that others could read along; `always`: for all.
+    pub(super) fn without_certificate(always: bool) -> Self {
+        Self {
+            always,
+            #[cfg(feature = "tls")]
+            trust: None,
+            #[cfg(feature = "tls")]
+            host: String::new(),
+        }
+    }
+
     pub(super) fn is_needed(&self, reach: Reach) -> bool {
         self.always || self.wants_certificate() || matches!(reach, Reach::Beyond(_))
     }

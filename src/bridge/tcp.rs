@@ -92,6 +92,27 @@ pub(crate) async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(lookup_host(address).await?.collect())
 }
 
+/// Takes the connections that come to an address.
+pub(super) struct Listening(TcpListener);
+
+impl Listening {
+    /// # Errors
+    ///
+    /// There is no such address here, or it is taken.
+    pub(super) async fn open(addresses: &[SocketAddr]) -> io::Result<(Self, SocketAddr)> {
+        let listener = listen(addresses).await?;
+        let address = listener.local_addr()?;
+        Ok((Self(listener), address))
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Dialled> {
+        let (stream, from) = self.0.accept().await?;
+        // Frames are gathered before they are written; to wait for more would only delay them.
+        stream.set_nodelay(true)?;
+        Ok(Dialled { stream: Box::new(stream), reach: reach_of(from.ip()), from: Some(from) })
+    }
+}
+
 /// Listens on the first of `addresses` that can be had.
 pub(crate) async fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     TcpListener::bind(addresses).await

@@ -36,6 +36,11 @@ impl LocalTasks {
         while self.0.try_join_next().is_some() {}
     }
 
+    /// Ready once all have ended.
+    pub async fn ended(&mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+
     /// Ends all, and waits until they are dropped.
     pub async fn shutdown(&mut self) {
         self.0.shutdown().await;

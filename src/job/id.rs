@@ -34,7 +34,6 @@ impl JobId {
         Self(u128::from_le_bytes(bytes))
     }
 
-    #[cfg(feature = "store")]
     pub(crate) fn number(self) -> u128 {
         self.0
     }

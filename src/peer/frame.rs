@@ -18,6 +18,9 @@ use super::{StreamId, link::BATCH_BYTES_MAX};
 pub(super) const HEADER_BYTES: usize = 20;
 const SUM_BYTES: usize = 4;
 
+/// Bytes of a frame at most.
+pub(crate) const FRAME_BYTES_MAX: usize = HEADER_BYTES + BATCH_BYTES_MAX + SUM_BYTES;
+
 /// What a frame is. `count` is a number of items, an epoch, a number of bytes, or that of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -36,6 +36,8 @@ struct State {
     out: Vec<u8>,
     /// Woken when there is something to write.
     writer: Option<Waker>,
+    /// Woken when the link's standing changes.
+    keeper: Option<Waker>,
     sending: BTreeMap<StreamId, Sending>,
     receiving: BTreeMap<StreamId, Receiving>,
     /// Questions whether everything has arrived, by number.
@@ -50,6 +52,16 @@ struct State {
     leaving: bool,
     /// The other end has said goodbye.
     left: bool,
+}
+
+/// How a link stands with this end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Up,
+    /// This end has said goodbye, or will have once all is written.
+    Leaving,
+    /// Nothing goes over it any more.
+    Over,
 }
 
 struct Sending {
@@ -135,6 +147,18 @@ impl Link {
         }
         frame::put(&mut state.out, self.sums, kind, stream, count, payload);
         state.wake_writer()
+    }
+
+    /// How the link stands. Whoever keeps the connection is woken when that changes.
+    pub fn poll_standing(&self, cx: &Context<'_>) -> Standing {
+        let mut state = self.state.lock();
+        if state.broken.is_some() {
+            return Standing::Over;
+        }
+        if !state.keeper.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.keeper = Some(cx.waker().clone());
+        }
+        if state.leaving { Standing::Leaving } else { Standing::Up }
     }
 
     /// What is to be written now, swapped for the empty `spare`; `None` once there is nothing more to come.
@@ -247,10 +271,9 @@ impl Link {
         let mut state = self.state.lock();
         self.put(&mut state, Kind::Goodbye, StreamId::Calls, 0, &[]);
         state.leaving = true;
-        let (writer, watcher) = (state.wake_writer(), state.watcher.take());
+        let (writer, watcher, keeper) = (state.wake_writer(), state.watcher.take(), state.keeper.take());
         drop(state);
-        wake(writer);
-        wake(watcher);
+        [writer, watcher, keeper].into_iter().for_each(wake);
     }
 
     /// Whether either end has said goodbye: then the connection may end without harm.
@@ -259,7 +282,7 @@ impl Link {
         state.leaving || state.left
     }
 
-    /// Ready once the link broke; with nothing, once this end has said goodbye.
+    /// Ready once the link broke; with nothing, once an end has said goodbye.
     pub fn severed(self: &Arc<Self>) -> Severed {
         Severed(Arc::clone(self))
     }
@@ -267,14 +290,25 @@ impl Link {
     /// The connection is gone, for this reason: senders are closed, sinks told, questions answered so. The first call counts.
     pub fn break_off(&self, message: impl Into<String>) {
         let broken = Broken { peer: self.peer, message: message.into() };
+        self.end(&broken).iter().for_each(|sink| sink.broken(&broken));
+    }
+
+    /// The connection is gone, after a goodbye. As if it had [broken](Self::break_off), but no sink is told: whoever
+    /// takes in a stream would take it for a failure of the attempt.
+    pub fn part(&self) {
+        drop(self.end(&Broken { peer: self.peer, message: "the attempt is over there or here".to_owned() }));
+    }
+
+    /// Returns the sinks of streams that were open.
+    fn end(&self, broken: &Broken) -> Vec<Arc<dyn Sink>> {
         let mut state = self.state.lock();
         if state.broken.is_some() {
-            return;
+            return Vec::new();
         }
         state.broken = Some(broken.clone());
         state.out = Vec::new();
-        let mut wakers: Vec<Waker> = state.wake_writer().into_iter().collect();
-        wakers.extend(state.watcher.take());
+        let wakers = [state.wake_writer(), state.watcher.take(), state.keeper.take()];
+        let mut wakers: Vec<Waker> = wakers.into_iter().flatten().collect();
         for sending in state.sending.values_mut() {
             sending.closed = true;
             wakers.extend(sending.waker.take());
@@ -283,7 +317,7 @@ impl Link {
         let sinks: Vec<_> = state.receiving.values_mut().filter_map(|receiving| receiving.sink.take()).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        sinks.iter().for_each(|sink| sink.broken(&broken));
+        sinks
     }
 
     pub fn broken(&self) -> Option<Broken> {
@@ -459,7 +493,7 @@ impl Future for Severed {
 
     fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.0.state.lock();
-        if state.leaving {
+        if state.leaving || state.left {
             return Poll::Ready(None);
         }
         if let Some(broken) = &state.broken {
@@ -477,126 +511,4 @@ fn wake(waker: Option<Waker>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Notes what comes.
-    #[derive(Default)]
-    struct Notes(Mutex<Vec<String>>);
-
-    impl Sink for Notes {
-        fn batch(&self, items: u64, bytes: Vec<u8>) {
-            self.0.lock().push(format!("{items}:{}", bytes.len()));
-        }
-
-        fn mark(&self, mark: StreamMark) {
-            self.0.lock().push(format!("{mark:?}"));
-        }
-
-        fn broken(&self, why: &Broken) {
-            self.0.lock().push(why.message.clone());
-        }
-    }
-
-    const CHANNEL: StreamId = StreamId::Channel(7);
-
-    fn pair() -> (Arc<Link>, Arc<Link>) {
-        (Link::new(1, true), Link::new(0, true))
-    }
-
-    /// Has `to` read what `from` has to write.
-    fn carry(from: &Arc<Link>, to: &Arc<Link>) {
-        let mut bytes = Vec::new();
-        while from.poll_written(&Context::from_waker(Waker::noop()), &mut bytes).is_ready() && !bytes.is_empty() {
-            assert_eq!(to.read(&bytes), Ok(bytes.len()));
-        }
-    }
-
-    fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-        std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn what_is_sent_never_exceeds_the_credit_by_more_than_a_batch() {
-        let (a, b) = pair();
-        let notes = Arc::new(Notes::default());
-        let (sender, receiver) = (a.sender(CHANNEL, 100), b.receiver(CHANNEL, 100, notes.clone()));
-        assert_eq!(sender.offer(1, &[0; 60]), Offered::Taken);
-        assert_eq!(sender.offer(1, &[0; 60]), Offered::Taken);
-        assert_eq!(sender.offer(1, &[0; 1]), Offered::Full);
-        sender.mark(StreamMark::Hold(3));
-        carry(&a, &b);
-        receiver.grant(10);
-        carry(&b, &a);
-        assert_eq!(sender.offer(1, &[0; 1]), Offered::Full, "small change is kept");
-        receiver.grant(50);
-        carry(&b, &a);
-        assert_eq!(sender.offer(2, &[0; 500]), Offered::Taken);
-        sender.mark(StreamMark::End);
-        carry(&a, &b);
-        assert_eq!(*notes.0.lock(), ["1:60", "1:60", "Hold(3)", "2:500", "End"]);
-    }
-
-    #[test]
-    fn what_comes_after_the_close_is_told_when_it_is_settled() {
-        let (a, b) = pair();
-        let notes = Arc::new(Notes::default());
-        let (sender, receiver) = (a.sender(CHANNEL, 100), b.receiver(CHANNEL, 100, notes.clone()));
-        assert_eq!(sender.offer(3, &[0; 9]), Offered::Taken);
-        carry(&a, &b);
-        assert_eq!(sender.offer(4, &[0; 9]), Offered::Taken);
-        receiver.close();
-        carry(&a, &b);
-        let mut settle = a.settle(&[CHANNEL, StreamId::Channel(8)]);
-        assert!(poll(&mut settle).is_pending());
-        carry(&b, &a);
-        assert_eq!(sender.offer(5, &[0; 9]), Offered::Closed);
-        carry(&a, &b);
-        carry(&b, &a);
-        assert_eq!(poll(&mut settle), Poll::Ready(Ok(vec![4, 0])));
-        assert_eq!(*notes.0.lock(), ["3:9"]);
-    }
-
-    #[test]
-    fn a_link_that_breaks_closes_its_senders_and_tells_its_sinks() {
-        let (a, b) = pair();
-        let notes = Arc::new(Notes::default());
-        let (sender, _receiver) = (a.sender(CHANNEL, 100), a.receiver(CHANNEL, 100, notes.clone()));
-        let mut settle = a.settle(&[]);
-        a.break_off("cut");
-        a.break_off("again");
-        assert_eq!(sender.offer(1, &[0]), Offered::Closed);
-        assert!(matches!(poll(&mut settle), Poll::Ready(Err(broken)) if broken.message == "cut"));
-        assert_eq!(*notes.0.lock(), ["cut"]);
-        assert!(!b.is_leaving());
-    }
-
-    #[test]
-    fn a_goodbye_is_the_last_that_is_said() {
-        let (a, b) = pair();
-        a.leave();
-        a.ping();
-        carry(&a, &b);
-        assert!(b.is_leaving());
-        let mut rest = Vec::new();
-        assert_eq!(a.poll_written(&Context::from_waker(Waker::noop()), &mut rest), Poll::Ready(None));
-        assert!(
-            b.read(&{
-                let mut more = Vec::new();
-                frame::put(&mut more, true, Kind::Ping, StreamId::Calls, 0, &[]);
-                more
-            })
-            .is_err()
-        );
-    }
-
-    #[test]
-    fn what_breaks_a_rule_is_refused() {
-        let (_, b) = pair();
-        for (kind, count) in [(Kind::Batch, 1), (Kind::Grant, 1), (Kind::Close, 0)] {
-            let mut bytes = Vec::new();
-            frame::put(&mut bytes, true, kind, CHANNEL, count, &[]);
-            assert!(b.read(&bytes).is_err(), "{kind:?} of a stream that nobody knows");
-        }
-    }
-}
+mod tests;
