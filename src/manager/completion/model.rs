@@ -154,9 +154,9 @@ fn failure_is_earned(_: &Job, world: &World) -> bool {
     let lost = world.tasks.iter().any(|task| task.lost);
     match world.machine.outcome() {
         Some(Outcome::Failed(FailureCause::Accounts { .. })) => world.first.is_none() && lost,
-        Some(Outcome::Failed(FailureCause::Operator { .. } | FailureCause::ServiceFailed { .. })) => {
-            world.first == Some(First::Failure)
-        }
+        Some(Outcome::Failed(
+            FailureCause::Operator { .. } | FailureCause::ServiceFailed { .. } | FailureCause::WorkerLost { .. },
+        )) => world.first == Some(First::Failure),
         Some(Outcome::Failed(_)) => false,
         _ => true,
     }
@@ -221,6 +221,13 @@ fn stale_events(world: &World) -> Vec<Event> {
             let events = [TaskEvent::Finished(TaskReport::default()), failure, TaskEvent::Held { epoch: 1 }];
             stale.extend(events.map(|event| Event::Task { attempt, task: id, event }));
         }
+    }
+    let all = || (0..world.tasks.len()).map(super::task_id).collect();
+    let over = ended || world.machine.state() != JobState::Starting && world.machine.live_tasks() == 0;
+    for attempt in [Attempt(0), Attempt(2), Attempt(1)].into_iter().take(if over { 3 } else { 2 }) {
+        let cause = FailureCause::Internal("late".into());
+        stale.push(Event::Lost { attempt, tasks: all(), gone: true, cause: cause.clone() });
+        stale.push(Event::Lost { attempt, tasks: all(), gone: false, cause });
     }
     for (at, service) in world.services.iter().enumerate() {
         let id = super::service_id(at);
@@ -398,6 +405,36 @@ fn a_job_under_autostop_ends_without_any_request() {
     let sights = [ENDS_COMPLETED, ENDS_FAILED, RESTARTS];
     let states = Job::new(2, &[(0, 1)], 2).autostop().allowing(budget).seeing(&sights).check();
     assert!(states > 1_000, "only {states} states");
+}
+
+const LOSES_A_TASK: (&str, Condition) =
+    ("loses a task", |_, world| world.tasks.iter().any(|task| task.stage == TaskStage::Lost));
+const SURVIVES_A_LOSS: (&str, Condition) = ("completes although a worker was lost", |job, world| {
+    world.budget.losses < job.budget.losses && seen_outcome::<COMPLETED>(job, world)
+});
+
+#[test]
+fn a_lost_worker_fails_the_job_unless_its_tasks_have_reported() {
+    let budget = Budget { stop: 1, cancel: 1, hangs: 1, losses: 2, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_STOPPED, ENDS_CANCELLED, ENDS_FAILED, LOSES_A_TASK, SURVIVES_A_LOSS];
+    let states = Job::new(2, &[(0, 1)], 1).autostop().allowing(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn the_rules_hold_for_workers_that_are_lost_while_the_job_is_paused_or_idle() {
+    let budget = Budget { cancel: 1, pause: 1, resume: 1, task_failures: 1, losses: 2, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_CANCELLED, ENDS_FAILED, PAUSES, IDLES, LOSES_A_TASK, SURVIVES_A_LOSS];
+    let states = Job::new(2, &[(0, 1)], 1).allowing(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn the_rules_hold_for_a_pipeline_whose_worker_is_lost() {
+    let budget = Budget { stop: 1, hangs: 1, losses: 1, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_FAILED, LOSES_A_TASK];
+    let states = Job::new(2, &[], 1).pipeline(&[1], 0).allowing(budget).seeing(&sights).check();
+    assert!(states > 100, "only {states} states");
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(super) struct Budget {
     pub(super) trips: u8,
     /// Hints that a loop may be quiet that nothing stands behind.
     pub(super) hints: u8,
+    /// Workers, of one task each, that are lost, or cut off from others.
+    pub(super) losses: u8,
     /// Times that nobody wants what comes out of a loop any more.
     pub(super) unwanted: u8,
 }
@@ -57,6 +59,8 @@ pub(super) enum TaskStage {
     Hung,
     Ended(End),
     Abandoned,
+    /// With its worker.
+    Lost,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -141,19 +145,54 @@ pub(super) enum Action {
     Cancel,
     Pause,
     Resume,
-    PassHold { task: usize },
-    End { task: usize, end: End, lost: bool },
-    HangTask { task: usize },
-    Send { channel: usize },
-    Take { channel: usize },
-    Rest { task: usize },
-    AnswerScan { task: usize },
-    Hint { task: usize },
-    Unwant { task: usize },
-    Start { service: usize },
-    Fail { service: usize, late: bool },
-    StopAsTold { service: usize, hook_panicked: bool },
-    HangService { service: usize },
+    PassHold {
+        task: usize,
+    },
+    End {
+        task: usize,
+        end: End,
+        lost: bool,
+    },
+    HangTask {
+        task: usize,
+    },
+    Send {
+        channel: usize,
+    },
+    Take {
+        channel: usize,
+    },
+    Rest {
+        task: usize,
+    },
+    AnswerScan {
+        task: usize,
+    },
+    Hint {
+        task: usize,
+    },
+    Unwant {
+        task: usize,
+    },
+    Start {
+        service: usize,
+    },
+    Fail {
+        service: usize,
+        late: bool,
+    },
+    StopAsTold {
+        service: usize,
+        hook_panicked: bool,
+    },
+    HangService {
+        service: usize,
+    },
+    /// The worker of this task is gone, or has lost another one.
+    Lose {
+        task: usize,
+        gone: bool,
+    },
 }
 
 impl Action {
@@ -161,7 +200,7 @@ impl Action {
     pub(super) fn is_mishap(&self) -> bool {
         match *self {
             Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } => true,
-            Self::Hint { .. } | Self::Unwant { .. } => true,
+            Self::Hint { .. } | Self::Unwant { .. } | Self::Lose { .. } => true,
             // A loop need not go on.
             Self::Send { .. } => true,
             Self::End { end, lost, .. } => end == End::Failed || lost,
@@ -345,7 +384,7 @@ impl World {
             TaskStage::Waiting => 4,
             TaskStage::Running => 3 + 2 * usize::from(matches!(task.hold, Some((_, false)))),
             TaskStage::Hung => 1,
-            TaskStage::Ended(_) | TaskStage::Abandoned => 0,
+            TaskStage::Ended(_) | TaskStage::Abandoned | TaskStage::Lost => 0,
         });
         let services = self.services.iter().map(|service| match service.stage {
             ServiceStage::Waiting => 6,
@@ -358,6 +397,7 @@ impl World {
         let deadlines = 2 * unarmed + self.deadlines.values().filter(|armed| **armed).count();
         requests
             + usize::from(budget.service_failures) * 8
+            + usize::from(budget.losses)
             + mail.sum::<usize>()
             + tasks.sum::<usize>()
             + services.sum::<usize>()
@@ -373,6 +413,10 @@ impl World {
             if task.stage == TaskStage::Running {
                 self.task_actions(at, actions);
             }
+        }
+        if self.budget.losses > 0 {
+            let workers = (0..self.tasks.len()).flat_map(|task| [true, false].map(|gone| Action::Lose { task, gone }));
+            actions.extend(workers);
         }
         self.loop_actions(actions);
         for (service, actor) in self.services.iter().enumerate() {

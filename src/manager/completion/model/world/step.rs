@@ -88,7 +88,22 @@ impl World {
                 self.budget.hangs -= 1;
                 self.services[service].stage = ServiceStage::Hung;
             }
+            Action::Lose { task, gone } => self.lose(task, gone),
         }
+    }
+
+    /// What the task reported before and has not been heard may be heard later.
+    fn lose(&mut self, at: usize, gone: bool) {
+        self.budget.losses -= 1;
+        let is_live = self.machine.tasks[at].live && (gone || self.is_significant(at));
+        if is_live || self.machine.state() == JobState::Starting {
+            self.note_first(First::Failure);
+        }
+        if is_live && gone {
+            self.tasks[at].stage = TaskStage::Lost;
+        }
+        let cause = FailureCause::WorkerLost { worker: at.to_string(), cause: "gone".into() };
+        self.tell(Event::Lost { attempt: Attempt(1), tasks: vec![task_id(at)], gone, cause });
     }
 
     /// Every channel carries one item from the start, and a second one if its producer gets to its end.
