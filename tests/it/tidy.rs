@@ -101,8 +101,9 @@ const LAYERS: [&[&str]; 13] = [
     &["cli"],
 ];
 
-/// Only a client's side speaks over the link: `manager` answers there, `environment` lays it, a handle asks over it.
-const LINK_KNOWN_BY: [&str; 7] = ["link", "manager", "environment", "handle", "bridge", "node", "cli"];
+/// Only a client's side and a worker's speak over the link: `manager` answers and orders there, `environment` lays it, a handle
+/// asks over it.
+const LINK_KNOWN_BY: [&str; 8] = ["link", "manager", "environment", "handle", "bridge", "node", "cli", "worker"];
 
 /// The modules named by the `use crate::..` declarations and the `crate::..` paths of a file, with their lines.
 fn imports(file: &SourceFile) -> Vec<(usize, String)> {
