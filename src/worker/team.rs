@@ -184,7 +184,7 @@ impl Worker {
             return Err(Unconnected::Gone);
         };
         let Laid { tasks, wiring, services, ports, attendance } = laid;
-        for attendance in &attendance {
+        if let Some(attendance) = &attendance {
             let here = attendance.layout.here;
             for (peer, link) in attendance.peers.iter() {
                 let events = Arc::clone(&events);
