@@ -62,11 +62,29 @@ pub(crate) enum Place {
 /// The flow is built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Prepared {
+    #[serde(with = "shared")]
     pub graph: Arc<Graph>,
     pub colocation: Colocation,
     /// Of a worker in this process that has them.
     #[serde(skip)]
     pub ports: Option<Arc<JobPorts>>,
+}
+
+/// What is shared within a process goes to another one by itself.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        (**value).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// Where the outside reaches into a job: its services, outputs and inputs.
