@@ -7,6 +7,7 @@
 mod chunk;
 mod collected;
 mod error;
+mod fed;
 mod input;
 mod output;
 mod queue;
@@ -28,6 +29,7 @@ use futures::future::BoxFuture;
 pub(crate) use self::shown::ShownOutput;
 pub(crate) use self::{
     chunk::Chunk,
+    fed::{Feed, Given, InputEnd, Within},
     queue::{AnyInput, InputPort, PortEvent},
     reader::OutputReader,
     source::ChunkSource,

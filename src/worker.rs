@@ -434,10 +434,8 @@ impl Worker {
         let here = hosted.tasks.iter().zip(&hosted.graph.tasks).filter(|(task, _)| task.thread.is_some());
         let tasks = here.map(|(task, node)| {
             let (counters, mut wait) = task.counters.read(now);
-            if let (Wait::Port { senders }, Some(input)) = (&mut wait, &node.input) {
-                let mut inputs = hosted.ports.iter().flat_map(|ports| &ports.streams.inputs);
-                let port = inputs.find(|(name, _)| name == input);
-                *senders = port.map_or(0, |(_, port)| port.senders());
+            if let Some(ports) = &hosted.ports {
+                ports.streams.count_senders(node, &mut wait);
             }
             if let Some((job, task)) = task.held_by(&at_work) {
                 wait = Wait::Thread { job, task: TaskId(task) };

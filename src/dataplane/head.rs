@@ -330,10 +330,14 @@ impl<T: Send + 'static> Head<T> for PortHead<T> {
             }
             Poll::Ready(PortEvent::Finished) => {
                 self.finished = true;
-                if self.draining {
+                if self.draining && !self.port.is_finished() {
                     self.meter.task.cut_short();
                 }
                 Poll::Ready(Ok(self.course.end()))
+            }
+            Poll::Ready(PortEvent::NotCarried(message)) => {
+                let position = self.meter.account.received + 1;
+                Poll::Ready(Err(self.meter.failed_with(position, message)))
             }
         }
     }

@@ -13,9 +13,9 @@ use std::{
 
 use crate::{
     dataplane::loops::LoopWatch,
-    job::ServiceId,
+    job::{ServiceId, TaskNode},
     port::{AnyInput, OutputStore},
-    protocol::LoopId,
+    protocol::{LoopId, Wait},
     service::{AnyRequests, RequestPort},
 };
 
@@ -35,6 +35,16 @@ pub(crate) struct InputId(pub usize);
 pub(crate) struct Streams {
     pub outputs: Vec<(String, Arc<OutputStore>)>,
     pub inputs: Vec<(String, Arc<dyn AnyInput>)>,
+}
+
+impl Streams {
+    /// Says of a task that waits for its input how many senders there are. They are at home, wherever the task is.
+    pub fn count_senders(&self, task: &TaskNode, wait: &mut Wait) {
+        if let (Wait::Port { senders }, Some(input)) = (wait, &task.input) {
+            let port = self.inputs.iter().find(|(name, _)| name == input);
+            *senders = port.map_or(0, |(_, port)| port.senders());
+        }
+    }
 }
 
 /// The live objects of one attempt.

@@ -8,22 +8,25 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use parking_lot::{Mutex, MutexGuard};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    InputError,
+    Feed, Given, InputEnd, InputError,
+    fed::{self, Fed, Within},
     writer::{ClientId, EncodedWriter, PortWriter, WriterId},
 };
 use crate::{job::Limits, schema::TypeDescription};
 
 /// What a source found in its input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PortEvent {
     /// At least one item was taken.
     Items,
     /// Nothing is queued and nothing will come.
     Finished,
+    /// The next item did not come from the process where it was sent, and this is why.
+    NotCarried(String),
 }
 
 /// An input whose item type is no longer known.
@@ -41,6 +44,15 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     ///
     /// [`InputError::TooManySenders`].
     fn writer(self: Arc<Self>, writer: WriterId) -> Result<Box<dyn EncodedWriter>, InputError>;
+    /// See [`InputPort::close_to_senders`].
+    fn close_to_senders(&self);
+    /// The next items that were sent, for a source in another process. Runs code of the user's. One caller has them.
+    fn poll_given(&self, cx: &mut Context<'_>) -> Poll<Given>;
+    /// Makes this the port of a source whose senders are in another process. Items are decoded `within`.
+    fn feed_from(&self, feed: Arc<dyn Feed>, within: Within);
+    /// What [`poll_given`](Self::poll_given) gave there. The source decodes it; then `owed` bytes are
+    /// [used up](Feed::used).
+    fn deliver(&self, given: Given, owed: u64);
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
@@ -61,6 +73,10 @@ pub(crate) struct InputPort<T> {
 
 struct State<T> {
     queue: VecDeque<T>,
+    /// Items that were taken to be encoded and may come back: they take up room.
+    encoding: usize,
+    /// Present if the senders are in another process.
+    fed: Option<Fed<T>>,
     /// `finish` was called.
     finished: bool,
     /// `stop` came, or the source is gone.
@@ -223,6 +239,8 @@ impl<T> InputPort<T> {
     pub(crate) fn new(name: &str, description: Arc<TypeDescription>, limits: &Limits) -> Arc<Self> {
         let state = State {
             queue: VecDeque::new(),
+            encoding: 0,
+            fed: None,
             finished: false,
             closed: false,
             senders: 0,
@@ -237,7 +255,10 @@ impl<T> InputPort<T> {
 
     /// Takes up to `max` items, in the order they were accepted. One task calls this.
     pub(crate) fn poll_batch(&self, cx: &mut Context<'_>, into: &mut Vec<T>, max: usize) -> Poll<PortEvent> {
-        let mut state = self.state.lock();
+        let mut state = match self.with_fed() {
+            Ok(state) => state,
+            Err(message) => return Poll::Ready(PortEvent::NotCarried(message)),
+        };
         if state.queue.is_empty() {
             if state.finished || state.closed {
                 return Poll::Ready(PortEvent::Finished);
@@ -253,6 +274,40 @@ impl<T> InputPort<T> {
         drop(state);
         due.into_iter().for_each(Waker::wake);
         Poll::Ready(PortEvent::Items)
+    }
+
+    /// The state, once what came next from another process is in the queue, if that is where the senders are.
+    ///
+    /// # Errors
+    ///
+    /// The next item did not come, for this reason.
+    fn with_fed(&self) -> Result<MutexGuard<'_, State<T>>, String> {
+        loop {
+            let mut state = self.state.lock();
+            if !state.queue.is_empty() || state.finished || state.closed {
+                return Ok(state);
+            }
+            let Some(fed) = &mut state.fed else { return Ok(state) };
+            match fed.next() {
+                fed::Next::Begin => {
+                    let feed = fed.feed();
+                    drop(state);
+                    feed.begin();
+                }
+                fed::Next::Run(run) => {
+                    // Without the lock: it is code of the user's.
+                    let (decode, feed) = (fed.decode(), fed.feed());
+                    drop(state);
+                    let items = decode(run.items, &run.bytes)?;
+                    feed.used(run.owed);
+                    self.state.lock().queue.extend(items);
+                }
+                fed::Next::End(InputEnd::NotCarried(message)) => return Err(message),
+                fed::Next::End(InputEnd::Finished) => state.finished = true,
+                fed::Next::End(InputEnd::Stopped) => state.closed = true,
+                fed::Next::Nothing => return Ok(state),
+            }
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -298,7 +353,7 @@ impl<T> InputPort<T> {
             *ticket = None;
             return Poll::Ready(Err(self.refusal(state.finished)));
         }
-        let room = self.items_max - state.queue.len();
+        let room = state.room(self.items_max);
         let allowance = room.saturating_sub(state.line.place(*ticket));
         let mut pushed = 0;
         while pushed < allowance
@@ -355,8 +410,15 @@ impl<T> InputPort<T> {
     }
 
     /// `stop`: refuses further items; what was accepted is still delivered, then the source reads `Finished`.
+    ///
+    /// Where the senders are in another process, it is there that they are refused, and the end comes from there.
     pub(crate) fn close_to_senders(&self) {
         let mut state = self.state.lock();
+        if let Some(fed) = &mut state.fed {
+            let feed = fed.feed();
+            drop(state);
+            return feed.stop();
+        }
         state.closed = true;
         let wakers = state.everyone();
         drop(state);
@@ -370,10 +432,15 @@ impl<T> InputPort<T> {
         state.closed = true;
         let wakers = state.everyone();
         let discarded = mem::take(&mut state.queue);
+        let fed = state.fed.as_mut().map(|fed| (fed.close(), fed.feed()));
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+        let undecoded = fed.map_or(0, |(items, feed)| {
+            feed.close();
+            items
+        });
         // The items are dropped here, without the lock: their drop is user code.
-        discarded.len() as u64
+        discarded.len() as u64 + undecoded
     }
 
     #[cfg(test)]
@@ -393,8 +460,12 @@ impl<T> InputPort<T> {
 }
 
 impl<T> State<T> {
+    fn room(&self, items_max: usize) -> usize {
+        items_max.saturating_sub(self.queue.len() + self.encoding)
+    }
+
     fn due(&mut self, items_max: usize) -> Vec<Waker> {
-        self.line.due(items_max - self.queue.len())
+        self.line.due(self.room(items_max))
     }
 
     /// The source and all who wait for room: nobody will be woken later.
@@ -403,7 +474,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T: DeserializeOwned + Send + 'static> AnyInput for InputPort<T> {
+impl<T: Serialize + DeserializeOwned + Send + 'static> AnyInput for InputPort<T> {
     fn description(&self) -> &Arc<TypeDescription> {
         &self.description
     }
@@ -422,6 +493,53 @@ impl<T: DeserializeOwned + Send + 'static> AnyInput for InputPort<T> {
 
     fn writer(self: Arc<Self>, writer: WriterId) -> Result<Box<dyn EncodedWriter>, InputError> {
         Ok(Box::new(PortWriter::open(self, writer)?))
+    }
+
+    fn close_to_senders(&self) {
+        Self::close_to_senders(self);
+    }
+
+    fn poll_given(&self, cx: &mut Context<'_>) -> Poll<Given> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() {
+            if state.finished || state.closed {
+                let end = if state.finished { InputEnd::Finished } else { InputEnd::Stopped };
+                return Poll::Ready(Given::End(end));
+            }
+            let replaced = state.source.replace(cx.waker().clone());
+            drop(state);
+            drop(replaced);
+            return Poll::Pending;
+        }
+        let count = state.queue.len().min(fed::RUN_ITEMS_MAX);
+        let mut items: VecDeque<T> = state.queue.drain(..count).collect();
+        state.encoding = count;
+        drop(state);
+        let given = fed::encoded(&self.description, &mut items);
+        let mut state = self.state.lock();
+        state.encoding = 0;
+        items.into_iter().rev().for_each(|item| state.queue.push_front(item));
+        let due = state.due(self.items_max);
+        drop(state);
+        due.into_iter().for_each(Waker::wake);
+        Poll::Ready(given)
+    }
+
+    fn feed_from(&self, feed: Arc<dyn Feed>, within: Within) {
+        self.state.lock().fed = Some(Fed::new(feed, within));
+    }
+
+    fn deliver(&self, given: Given, owed: u64) {
+        let mut state = self.state.lock();
+        // The source wants nothing more.
+        if state.closed {
+            return;
+        }
+        let Some(fed) = &mut state.fed else { return };
+        fed.push(given, owed);
+        let source = state.source.take();
+        drop(state);
+        source.into_iter().for_each(Waker::wake);
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

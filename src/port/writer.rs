@@ -161,7 +161,7 @@ pub(super) fn in_batch(at: u64, items: u64, error: &impl std::fmt::Display) -> S
     if items > 1 { format!("item {at} of {items} that were sent together: {error}") } else { error.to_string() }
 }
 
-fn decoded<T>(
+pub(super) fn decoded<T>(
     decode: &impl DecodeItems<T>,
     next: u64,
     first: u64,

@@ -6,6 +6,7 @@
 //! user's.
 
 mod calls;
+mod inputs;
 mod outputs;
 mod pieces;
 #[cfg(test)]
@@ -15,5 +16,6 @@ mod turning;
 #[allow(unused_imports, reason = "the worker that lays them is being built")]
 pub(crate) use self::{
     calls::{CallsAtHome, CallsAtWorker},
+    inputs::{InputsAtHome, InputsAtWorker},
     outputs::{OutputsAtHome, OutputsAtWorker},
 };

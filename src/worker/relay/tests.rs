@@ -1,6 +1,7 @@
 //! Two ends in one process: links that are read and written by hand, or by whoever has something to say.
 
 mod calls;
+mod inputs;
 mod outputs;
 
 use std::{
@@ -79,7 +80,7 @@ impl Wire {
     fn by_itself(&self) -> [Arc<Turning<Carrier>>; 2] {
         let carriers = [(&self.home, &self.away), (&self.away, &self.home)]
             .map(|(from, to)| Turning::new(Carrier { from: Arc::clone(from), to: Arc::clone(to) }));
-        carriers.each_ref().map(Turning::wake);
+        carriers.iter().for_each(Turning::wake);
         carriers
     }
 }
