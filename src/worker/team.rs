@@ -6,7 +6,10 @@ use std::sync::Arc;
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
 use futures::future::try_join_all;
 
-use super::{HostedService, Worker};
+use super::{
+    HostedService, Worker,
+    relay::{CallsAtHome, CallsAtWorker, OutputsAtHome, OutputsAtWorker},
+};
 use crate::{
     dataplane::wiring::Wiring,
     flow::graph::{Plan, TaskPlan},
@@ -69,8 +72,17 @@ impl Unlaid {
             }
         };
         let wiring = plan.wire(&ports.streams, &layout, Some(&peers));
-        let services = if is_home { plan.host_services(&gates, &wiring) } else { Vec::new() };
-        let attendance = Some(Attendance { layout, peers });
+        let (services, relays) = if is_home {
+            let outputs = OutputsAtHome::new(&peers, &ports.streams);
+            let calls = CallsAtHome::new(&peers, &ports.directory);
+            (plan.host_services(&gates, &wiring), Relays::Home { _outputs: outputs, _calls: calls })
+        } else {
+            let home = peers.link(Layout::HOME);
+            let outputs = Arc::new(OutputsAtWorker::new(home, &ports.streams));
+            let calls = CallsAtWorker::new(home, &ports.directory);
+            (Vec::new(), Relays::Away { outputs, _calls: calls })
+        };
+        let attendance = Some(Attendance { layout, relays, peers });
         Laid { tasks: plan.tasks, wiring, services, ports, attendance }
     }
 }
@@ -78,13 +90,28 @@ impl Unlaid {
 /// A worker's part in an attempt of several. Dropped, it takes its leave of the others.
 pub(super) struct Attendance {
     layout: Layout,
+    /// Dropped before the leave is taken.
+    relays: Relays,
     peers: Arc<Peers>,
+}
+
+/// What goes between the home of the job's outputs, inputs and services and the other workers; held for its drop.
+enum Relays {
+    Home { _outputs: OutputsAtHome, _calls: CallsAtHome },
+    Away { outputs: Arc<OutputsAtWorker>, _calls: CallsAtWorker },
 }
 
 impl Drop for Attendance {
     fn drop(&mut self) {
         self.peers.iter().for_each(|(_, link)| link.leave());
     }
+}
+
+/// Why it is not known that everything has arrived.
+enum Unsettled {
+    /// An output has not taken it.
+    Output(FailureCause),
+    Broken(Broken),
 }
 
 /// The streams of a task to one other worker, with their places in its report.
@@ -116,10 +143,30 @@ impl Attendance {
     }
 
     /// Ready once everything that was sent has arrived: for each other worker, the items that came too late.
-    fn settle(&self, outgoing: &[Outgoing]) -> impl Future<Output = Result<Vec<Vec<u64>>, Broken>> + use<> {
-        let settles = outgoing.iter().map(|outgoing| self.peers.link(outgoing.peer).settle(&outgoing.streams));
-        try_join_all(settles.collect::<Vec<_>>())
+    fn settle(&self, outgoing: &[Outgoing]) -> impl Future<Output = Result<Vec<Vec<u64>>, Unsettled>> + use<> {
+        let outputs = match &self.relays {
+            Relays::Home { .. } => None,
+            Relays::Away { outputs, .. } => Some(Arc::clone(outputs)),
+        };
+        let asked: Vec<_> =
+            outgoing.iter().map(|to| (Arc::clone(self.peers.link(to.peer)), to.streams.clone())).collect();
+        async move {
+            if let Some(outputs) = &outputs {
+                outputs.flushed().await.map_err(Unsettled::Output)?;
+            }
+            let settles = asked.iter().map(|(link, streams)| link.settle(streams));
+            let late = try_join_all(settles.collect::<Vec<_>>()).await.map_err(Unsettled::Broken)?;
+            match outputs.and_then(|outputs| outputs.failure()) {
+                Some(failure) => Err(Unsettled::Output(failure)),
+                None => Ok(late),
+            }
+        }
     }
+}
+
+fn severed((job, term): (JobId, Term), here: u32, broken: Broken) -> WorkerEvent {
+    let Broken { peer, message } = broken;
+    WorkerEvent { job, term, kind: WorkerEventKind::Severed { here, peer, message } }
 }
 
 fn is_end(event: &TaskEvent) -> bool {
@@ -186,12 +233,12 @@ impl Worker {
         let Laid { tasks, wiring, services, ports, attendance } = laid;
         if let Some(attendance) = &attendance {
             let here = attendance.layout.here;
-            for (peer, link) in attendance.peers.iter() {
+            for (_, link) in attendance.peers.iter() {
                 let events = Arc::clone(&events);
                 // It ends with the attempt at the latest.
                 ctx.spawn(link.severed().into_actor(self).map(move |broken, _, _| {
-                    if let Some(Broken { message, .. }) = broken {
-                        events(WorkerEvent { job, term, kind: WorkerEventKind::Severed { here, peer, message } });
+                    if let Some(broken) = broken {
+                        events(severed((job, term), here, broken));
                     }
                 }));
             }
@@ -238,7 +285,7 @@ impl Handler<Ended> for Worker {
     fn handle(&mut self, Ended { job, term, task, mut event }: Ended, ctx: &mut Context<Self>) {
         let Some(hosted) = self.jobs.get(&job).filter(|hosted| hosted.term == term) else { return };
         let Some(attendance) = &hosted.attendance else { return };
-        let outgoing = attendance.outgoing(&hosted.graph, task);
+        let (outgoing, here) = (attendance.outgoing(&hosted.graph, task), attendance.layout.here);
         let (settled, events) = (attendance.settle(&outgoing), Arc::clone(&hosted.events));
         ctx.spawn(settled.into_actor(self).map(move |settled, _, _| {
             match settled {
@@ -247,9 +294,15 @@ impl Handler<Ended> for Worker {
                         take_off(report, &outgoing, &late);
                     }
                 }
-                Err(broken) => {
+                Err(Unsettled::Broken(broken)) => {
+                    // Before the end of the task, which so is none that the job has earned.
+                    events(severed((job, term), here, broken));
                     if let TaskEvent::Finished(report) = event {
-                        let cause = FailureCause::Internal(broken.to_string());
+                        event = TaskEvent::Cancelled(report);
+                    }
+                }
+                Err(Unsettled::Output(cause)) => {
+                    if let TaskEvent::Finished(report) = event {
                         event = TaskEvent::Failed { cause, report };
                     }
                 }
