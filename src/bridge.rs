@@ -23,7 +23,6 @@ mod key;
 mod keyring;
 mod message;
 mod outbound;
-#[allow(dead_code, reason = "the workers that meet are being built")]
 mod peer;
 mod server;
 mod strangers;
@@ -31,7 +30,6 @@ mod stream;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
-#[allow(dead_code, reason = "processes that are workers are being built")]
 mod worker;
 
 /// What is known by numbers that the other side gives. It is looked up for each call, so the hash is a quick one; its seed
@@ -39,13 +37,12 @@ mod worker;
 type ById<T> = std::collections::HashMap<u64, T, foldhash::fast::RandomState>;
 
 pub use self::key::{Key, KeyError};
-#[allow(unused_imports, reason = "the workers that meet are being built")]
-pub(crate) use self::peer::{PeerHub, PeerHubConfig, PeerHubError, PeerLimits};
+#[cfg(not(feature = "tls"))]
+pub(crate) use self::tcp::reach_of;
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::RawIdentity;
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsError, TlsIdentity, TlsTrust};
-#[allow(unused_imports, reason = "processes that are workers are being built")]
 pub(crate) use self::worker::{WorkerClientConfig, WorkerEnd, serve};
 pub(crate) use self::{
     address::complete,
@@ -55,7 +52,8 @@ pub(crate) use self::{
     frame::PARAMETERS_BYTES_MAX,
     hello::HelloError,
     keyring::KeyRing,
+    peer::{PeerHub, PeerHubConfig, PeerHubError, PeerLimits},
     server::{IoThreads, Server, ServerConfig},
     stream::{Dial, DialError, DialErrorKind, Dialled, Reach},
-    tcp::{TcpDial, listen, reach_of, resolve},
+    tcp::{TcpDial, accept, listen, resolve},
 };

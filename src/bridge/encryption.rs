@@ -100,6 +100,19 @@ impl NodeEncryption {
         Self { always, identity, raw, admission: Mutex::default() }
     }
 
+    /// That of a server which listens on this machine alone.
+    ///
+    /// # Errors
+    ///
+    /// Its key pair could not be made.
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables, reason = "without encryption there is no key pair"))]
+    pub(crate) fn on_this_machine(seed: &[u8; 32]) -> std::io::Result<Self> {
+        #[cfg(feature = "tls")]
+        return Ok(Self::new(false, RawIdentity::of_seed(seed).map_err(std::io::Error::other)?, None));
+        #[cfg(not(feature = "tls"))]
+        return Ok(Self::none());
+    }
+
     /// For none: there is no encryption.
     #[cfg(not(feature = "tls"))]
     pub(crate) fn none() -> Self {

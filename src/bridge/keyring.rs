@@ -57,6 +57,8 @@ pub(crate) struct KeyRing {
     file: Mutex<Option<RingFile>>,
     /// Never locked while a disk is waited for: every client that comes is looked for here.
     named: Mutex<Vec<Named>>,
+    /// That of the workers which this process has started. It is not kept, nor shown, nor can it be revoked.
+    launched: Option<Named>,
 }
 
 /// Where the named keys are kept.
@@ -107,14 +109,35 @@ impl KeyRing {
             ring = Some(RingFile { path, known });
         }
         let pin = pin(&seed);
-        Ok(Self { own, decoy: Key::generate(), seed, pin, file: Mutex::new(ring), named: Mutex::new(named) })
+        Ok(Self {
+            own,
+            decoy: Key::generate(),
+            seed,
+            pin,
+            file: Mutex::new(ring),
+            named: Mutex::new(named),
+            launched: None,
+        })
     }
 
     /// That of a node without named keys.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of_tests(own: Key) -> Self {
         let seed = [9; SEED_BYTES];
-        Self { own, decoy: Key::generate(), seed, pin: None, file: Mutex::default(), named: Mutex::default() }
+        Self {
+            own,
+            decoy: Key::generate(),
+            seed,
+            pin: None,
+            file: Mutex::default(),
+            named: Mutex::default(),
+            launched: None,
+        }
+    }
+
+    /// The same, with a key for the workers that this process starts.
+    pub(crate) fn with_launched(self, key: Key) -> Self {
+        Self { launched: Some(Named::new("launched", KeyRole::Worker, key)), ..self }
     }
 
     /// The private half of the key pair that the node shows.
@@ -127,7 +150,7 @@ impl KeyRing {
     /// it is one that nobody has.
     pub(super) fn find(&self, id: KeyId) -> (Key, Option<Identity>) {
         let named = self.named.lock();
-        let found = named.iter().find(|named| named.identity.id == id);
+        let found = named.iter().chain(&self.launched).find(|named| named.identity.id == id);
         let own = (self.own.id() == id).then(|| self.admin());
         match (own, found) {
             (Some(admin), _) => (self.own.clone(), Some(admin)),

@@ -2,7 +2,9 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream as StdTcpStream},
+    sync::Arc,
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -10,8 +12,12 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 
 use super::{
     address::complete,
+    server::Server,
     stream::{Dial, DialError, DialErrorKind, Dialled, Reach, ReadHalf, Stream, WriteHalf},
 };
+
+/// The wait after an attempt to accept failed, as when there are no file descriptors left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 impl Stream for TcpStream {
     fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf) {
@@ -116,4 +122,32 @@ impl Listening {
 /// Listens on the first of `addresses` that can be had.
 pub(crate) async fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     TcpListener::bind(addresses).await
+}
+
+/// Takes in those who connect, for as long as it is awaited.
+pub(crate) async fn accept(server: Arc<Server>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Frames are gathered before they are written; to wait for more would only delay them.
+                if stream.set_nodelay(true).is_ok()
+                    && let Ok(stream) = stream.into_std()
+                {
+                    server.welcome(Some(peer.ip()), arrival(stream, peer));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                server.make_room();
+                // Nothing tells when there is a descriptor again.
+                server.host().sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Belongs to the runtime on which it is awaited.
+fn arrival(stream: StdTcpStream, peer: SocketAddr) -> BoxFuture<'static, io::Result<Dialled>> {
+    let reach = reach_of(peer.ip());
+    Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), reach, from: Some(peer) }) })
 }

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     flow::JobRegistry,
     host::{Host, LocalTasks},
-    link::{WorkerFacts, WorkerLink},
+    link::{WorkerFacts, WorkerId, WorkerLink},
 };
 
 /// How long a worker that stops waits for its last frames to be written.
@@ -58,6 +58,8 @@ pub(crate) struct WorkerClientConfig {
     pub host: Host,
     /// Whether it dials for ever: else it ends with its first connection, or for want of one.
     pub keeps_dialling: bool,
+    /// Told each time the node has taken it.
+    pub joined: Option<Arc<dyn Fn(WorkerId) + Send + Sync>>,
 }
 
 /// Why a process is a worker no more.
@@ -88,6 +90,8 @@ enum Outcome {
 /// On a thread where nothing can be [spawned](Host::spawn_local).
 pub(crate) async fn serve(config: WorkerClientConfig, mut stop: oneshot::Receiver<()>) -> WorkerEnd {
     let mut backoff = Backoff::new();
+    // Told once, and not again each time it is tried in vain.
+    let mut told = String::new();
     loop {
         let end = match config.attempt(&mut stop).await {
             Outcome::Stopped => return WorkerEnd::Stopped,
@@ -95,13 +99,15 @@ pub(crate) async fn serve(config: WorkerClientConfig, mut stop: oneshot::Receive
             Outcome::Lost { why, registered } => {
                 if registered {
                     backoff = Backoff::new();
+                    told.clear();
                     tracing::warn!(
                         node = config.dial.place(),
                         why,
                         "the JobManager is lost, and the worker's jobs dropped"
                     );
-                } else {
-                    tracing::debug!(node = config.dial.place(), why, "the worker could not join");
+                } else if told != why {
+                    tracing::warn!(node = config.dial.place(), why, "the worker could not join");
+                    told.clone_from(&why);
                 }
                 WorkerEnd::Lost(why)
             }
@@ -149,6 +155,7 @@ impl WorkerClientConfig {
             outbound: &outbound,
             lease: &lease,
             registered: &registered,
+            joined: self.joined.as_deref(),
             verdict: Some(end),
             tasks: LocalTasks::default(),
         };

@@ -4,22 +4,21 @@
 use std::{
     future::ready,
     io,
-    net::{SocketAddr, TcpStream as StdTcpStream},
+    net::SocketAddr,
     sync::{Arc, mpsc::SyncSender},
-    time::Duration,
 };
 
 use futures::future::{BoxFuture, Either, join_all, select};
 use tokio::{
     io::DuplexStream,
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{mpsc, watch},
 };
 
 use super::NodeError;
 use crate::{
     bridge::{
-        Dial, DialError, DialErrorKind, Dialled, IoThreads, Reach, Server, ServerConfig, listen, reach_of, resolve,
+        Dial, DialError, DialErrorKind, Dialled, IoThreads, Reach, Server, ServerConfig, accept, listen, resolve,
     },
     environment::{Environment, LocalEnvironment},
     handle::JobHandle,
@@ -29,9 +28,6 @@ use crate::{
 
 /// Bytes on the way in a pipe between a node and a client of the same process.
 const PIPE_BYTES: usize = 256 << 10;
-
-/// The wait after an attempt to accept failed, as when there are no file descriptors left.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What a node's thread is told.
 pub(super) enum Command {
@@ -116,7 +112,7 @@ async fn serve(setup: Setup, threads: &IoThreads, opened: &SyncSender<Result<Opt
     let (client_stops, mut asked) = mpsc::unbounded_channel();
     let server = Server::new(server, environment.near_link(), client_stops, threads);
     let host = server.host();
-    let accepting = listener.map(|listener| host.spawn_local(accept(Arc::clone(&server), host.clone(), listener)));
+    let accepting = listener.map(|listener| host.spawn_local(accept(Arc::clone(&server), listener)));
     let forwarded = stops.clone();
     host.spawn_local(async move {
         while let Some(how) = asked.recv().await {
@@ -141,41 +137,14 @@ async fn open_listener(address: Option<String>) -> Result<Option<TcpListener>, N
     let failed = |error: io::Error| NodeError::Address { address: address.clone(), message: error.to_string() };
     let addresses = resolve(&address).await.map_err(failed)?;
     #[cfg(not(feature = "tls"))]
-    if let Some(address) = addresses.iter().find(|address| reach_of(address.ip()) != Reach::Machine) {
+    if let Some(address) = addresses.iter().find(|address| crate::bridge::reach_of(address.ip()) != Reach::Machine) {
         return Err(NodeError::Exposed { address: *address });
     }
     listen(&addresses).await.map(Some).map_err(failed)
 }
 
-/// Belongs to the runtime on which it is awaited.
-fn arrival(stream: StdTcpStream, peer: SocketAddr) -> BoxFuture<'static, io::Result<Dialled>> {
-    let reach = reach_of(peer.ip());
-    Box::pin(async move { Ok(Dialled { stream: Box::new(TcpStream::from_std(stream)?), reach, from: Some(peer) }) })
-}
-
 fn in_process(stream: DuplexStream) -> BoxFuture<'static, io::Result<Dialled>> {
     Box::pin(ready(Ok(Dialled { stream: Box::new(stream), reach: Reach::Machine, from: None })))
-}
-
-async fn accept(server: Arc<Server>, host: Host, listener: TcpListener) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Frames are gathered before they are written; to wait for more would only delay them.
-                if stream.set_nodelay(true).is_ok()
-                    && let Ok(stream) = stream.into_std()
-                {
-                    server.welcome(Some(peer.ip()), arrival(stream, peer));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                server.make_room();
-                // Nothing tells when there is a descriptor again.
-                host.sleep(ACCEPT_RETRY).await;
-            }
-        }
-    }
 }
 
 /// Follows orders until one is to stop.

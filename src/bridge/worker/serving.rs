@@ -20,7 +20,7 @@ use crate::{
     flow::{JobRegistry, Opening, job::Unplanned},
     host::{Host, LocalTasks},
     job::{JobId, NotSendable},
-    link::{Prepare, Unprepared, WorkerEvents, WorkerLink},
+    link::{Prepare, Unprepared, WorkerEvents, WorkerId, WorkerLink},
     protocol::Progress,
     service::{CallError, FoundService, ServiceResolver},
 };
@@ -43,6 +43,7 @@ pub(super) struct Serving<'a> {
     pub lease: &'a Lease,
     /// Set once the node has taken it.
     pub registered: &'a Cell<bool>,
+    pub joined: Option<&'a (dyn Fn(WorkerId) + Send + Sync)>,
     pub verdict: Option<oneshot::Sender<Verdict>>,
     /// What is being prepared, connected and counted.
     pub tasks: LocalTasks,
@@ -89,6 +90,9 @@ impl Serving<'_> {
                 }
                 tracing::info!(worker = worker.0, "joined");
                 self.lease.lasts(lease);
+                if let Some(joined) = self.joined {
+                    joined(worker);
+                }
             }
             ToWorker::Refused(refusal) => self.end(Verdict::Refused(refused(&refusal))),
             ToWorker::Close => self.end(Verdict::Closed),
