@@ -15,6 +15,7 @@ mod screen;
 mod settings;
 mod table;
 mod watch;
+mod worker;
 
 use std::{
     ffi::OsString,
@@ -31,7 +32,11 @@ use self::{
     screen::Screen,
     settings::Settings,
 };
-use crate::flow::{Described, JobRegistry};
+use crate::{
+    environment::worker_main,
+    flow::{Described, JobRegistry},
+    launch,
+};
 
 /// The whole command line, as the `main` of a program that has job types of its own: starts and stops nodes that run
 /// them, submits them, and looks after them. The program's arguments say what is to be done; `--help` lists what can be.
@@ -116,6 +121,7 @@ impl CommandLine {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let Self { jobs, version, arguments } = self;
+        worker_main_logged(&jobs);
         let program = Program { name: program_name(arguments.first()), version };
         let command = Arguments::command().name(program.name.clone()).bin_name(program.name.clone());
         let command = command.version(program.versions());
@@ -138,6 +144,15 @@ impl CommandLine {
             }
         }
     }
+}
+
+/// Runs the worker, if this process was started as one. What it tells goes to the log of who started it.
+fn worker_main_logged(jobs: &JobRegistry) {
+    if launch::is_worker() {
+        log::begin("info");
+        log::panics_in_one_line();
+    }
+    worker_main(jobs.clone());
 }
 
 /// What is known of the program whose command line this is.
@@ -211,6 +226,8 @@ fn carry_out(
         Command::Jobmanager(what) => node::carry_out(what, settings, jobs, &mut screen),
         Command::Job(what) => job::carry_out(what, &settings, &jobs, &mut screen),
         Command::Key(what) => key::carry_out(what, &settings, &mut screen),
+        Command::Worker(what) => worker::join(what, &settings, jobs, &mut screen),
+        Command::Workers => worker::list(&settings, &mut screen),
         Command::Run(what) => run::run(what, &jobs, &mut screen),
         Command::Health => node::health(&settings, &mut screen),
         Command::Info => node::info(&settings, &mut screen),

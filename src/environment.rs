@@ -1,28 +1,31 @@
 //! Where jobs run.
 
 mod blocking;
+mod control;
 mod interrupts;
 mod local;
 mod remote;
 mod run;
 mod submit;
+mod worker;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-pub(crate) use self::remote::in_process;
 pub use self::{
     blocking::BlockingEnvironment,
     local::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     remote::{Connect, ConnectError, KeyRingError, RemoteEnvironment},
     run::{Run, RunError},
     submit::{Submit, SubmitError},
+    worker::{Worker, WorkerBuilder, WorkerError, worker_main},
 };
+pub(crate) use self::{control::DataAddress, remote::in_process};
 use crate::{
     flow::IntoJob,
     handle::{JobHandle, QueryError},
-    job::{EnvironmentInfo, Health, HeldBy, JobId, JobStatus},
+    job::{EnvironmentInfo, Health, HeldBy, JobId, JobStatus, WorkerInfo},
     link::{JobRequest, Link, Opened, Refusal, Reply, Request, ask},
     service::{Service, ServiceRef},
 };
@@ -89,6 +92,17 @@ pub trait Environment: sealed::Linked + Send + Sync {
     /// [`QueryError::Unreachable`] if its node cannot be reached.
     fn info(&self) -> BoxFuture<'static, Result<EnvironmentInfo, QueryError>> {
         query(self.link(), Request::Info)
+    }
+
+    /// The workers of other processes that have joined, in the order in which they came; the environment's own process is none
+    /// of them.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, and with
+    /// [`QueryError::Unreachable`] if its node cannot be reached.
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, QueryError>> {
+        query(self.link(), Request::ListWorkers)
     }
 
     /// Deletes all jobs that have ended, also those that handles refer to, and says how many. If that had to be asked

@@ -4,6 +4,8 @@
 //! What nobody else may see, the key above all, comes over its standard input, which is one end of a socket: see [`Orders`].
 //! The other end stays with the [`Launcher`], so each of the two knows when the other one is gone.
 
+#[cfg(not(unix))]
+mod elsewhere;
 mod orders;
 #[cfg(unix)]
 mod process;
@@ -11,24 +13,48 @@ mod process;
 mod program;
 
 use std::{
+    env,
+    fs::File,
+    io::{self, Read},
     num::NonZero,
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::available_parallelism,
 };
 
+use sha2::{Digest, Sha256};
+
+#[cfg(not(unix))]
+pub(crate) use self::elsewhere::{Launcher, Leash, Program, take_orders};
+pub(crate) use self::orders::{Orders, is_worker};
 #[cfg(unix)]
 pub(crate) use self::{
     orders::{Leash, take_orders},
-    process::{Launch, Launcher, Unjoined},
-    program::{Program, executable_digest},
+    process::Launcher,
+    program::Program,
 };
+use crate::host::Host;
 
 /// The workers that an environment or a node has beside its own process.
 ///
 /// A *worker* is a process that runs tasks of jobs. [`processes`](Self::processes) starts some on this machine;
-/// [`joining`](Self::joining) lets others come over the network, as `Worker` does. Services, outputs,
+/// [`joining`](Self::joining) lets others come over the network, as [`Worker`](crate::Worker) does. Services, outputs,
 /// inputs and jobs that are closures stay with the process that has the environment.
+///
+/// ```no_run
+/// use proscenium::{LocalEnvironment, Workers, jobs, worker_main};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     // First of all: in a process that was started as a worker, this does not return.
+///     worker_main(jobs![]);
+///     let env = LocalEnvironment::builder("reader").workers(Workers::processes(3)).open()?;
+///     # drop(env);
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "nothing is started before an environment or a node is opened with it"]
 pub struct Workers {
@@ -39,13 +65,13 @@ pub struct Workers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     Processes { count: usize, executable: Option<PathBuf>, slots: Option<usize> },
-    Joining,
+    Joining { data_address: Option<String>, advertised: Option<String> },
 }
 
 impl Workers {
     /// This executable, started so many times again as a worker: 0 is none. Takes a Unix.
     ///
-    /// The program has to call `worker_main` first in its `main`; a
+    /// The program has to call [`worker_main`](crate::worker_main) first in its `main`; a
     /// [`command_line`](crate::command_line) does it by itself. The processes end with the environment: when it is
     /// closed, and when its process ends in any way. One that ends before is started again, after 200 ms at first and
     /// 10 s at most; the jobs that had tasks there have failed. What they print goes to the log of this process, line by
@@ -59,12 +85,33 @@ impl Workers {
 
     /// Workers that come over the network, and go. Of a node only, which listens for them.
     ///
-    /// Each has a key of the role `Worker`, or the node's own.
+    /// Each has a key of the role [`Worker`](crate::KeyRole::Worker), which the node
+    /// [hands out](crate::RemoteEnvironment::add_key). The node listens for them at its address, and for the tasks that they
+    /// run at a port of its own: see [`data_address`](Self::data_address).
     pub fn joining() -> Self {
-        Self { source: Source::Joining }
+        Self { source: Source::Joining { data_address: None, advertised: None } }
     }
 
-    /// Another executable, which calls `worker_main` in its `main` and has the same jobs: for
+    /// Where this process listens for the workers that join, as `host:port`, for what their tasks and its own have to say to
+    /// each other. Default: any port of the address that the node listens at. Changes nothing for
+    /// [processes](Self::processes), which are reached within the machine.
+    pub fn data_address(mut self, address: impl Into<String>) -> Self {
+        if let Source::Joining { data_address, .. } = &mut self.source {
+            *data_address = Some(address.into());
+        }
+        self
+    }
+
+    /// Where the workers that join reach this process, if it is not at the [data address](Self::data_address) as it sees
+    /// that: `host:port`, or a host. It is needed where that is every address, as `0.0.0.0` is.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        if let Source::Joining { advertised, .. } = &mut self.source {
+            *advertised = Some(address.into());
+        }
+        self
+    }
+
+    /// Another executable, which calls [`worker_main`](crate::worker_main) in its `main` and has the same jobs: for
     /// programs that cannot call it themselves, such as test binaries. Changes nothing for workers that
     /// [join](Self::joining).
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
@@ -84,6 +131,29 @@ impl Workers {
     }
 }
 
+/// Which processes to start.
+pub(crate) struct Launch {
+    pub program: Program,
+    pub count: usize,
+    /// Task threads of each.
+    pub slots: usize,
+    /// Where they join, and with which key.
+    pub manager: String,
+    pub key: String,
+    pub thread_name: String,
+    pub host: Host,
+    /// Told when a process has ended that had joined, and was not asked to end: by which number, and how it ended.
+    pub ended: Arc<dyn Fn(u32, &str) + Send + Sync>,
+}
+
+/// Not all of the processes have joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unjoined {
+    pub joined: usize,
+    /// Of those that ended: how, and what they said before.
+    pub last_words: Vec<String>,
+}
+
 /// The task threads of each of `count` workers of this machine, if nothing else is said.
 pub(crate) fn slots_default(count: usize) -> usize {
     (available_parallelism().map_or(1, NonZero::get) / count.max(1)).max(1)
@@ -99,6 +169,39 @@ pub(crate) fn declare() {
 
 /// Whether this program can be started again as a worker, if `executable` is none, and whether this process may start
 /// any: not one that was started as a worker and does not know it. It would start others that do the same, for ever.
-pub(crate) fn may_launch(executable: Option<&std::path::Path>) -> bool {
-    KNOWS_WORKERS.load(Ordering::Relaxed) || executable.is_some() && !orders::is_worker()
+pub(crate) fn may_launch(executable: Option<&Path>) -> bool {
+    KNOWS_WORKERS.load(Ordering::Relaxed) || executable.is_some() && !is_worker()
+}
+
+/// The SHA-256 of the program that this process runs.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub(crate) fn executable_digest() -> io::Result<[u8; 32]> {
+    static DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
+    if let Some(digest) = DIGEST.get() {
+        return Ok(*digest);
+    }
+    let mut file =
+        if cfg!(target_os = "linux") { File::open("/proc/self/exe")? } else { File::open(env::current_exe()?)? };
+    let (mut hasher, mut bytes) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut bytes)? {
+            0 => break,
+            read => hasher.update(&bytes[..read]),
+        }
+    }
+    Ok(*DIGEST.get_or_init(|| hasher.finalize().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_that_of_the_file() {
+        let bytes = std::fs::read(env::current_exe().unwrap()).unwrap();
+        assert_eq!(executable_digest().unwrap(), <[u8; 32]>::from(Sha256::digest(&bytes)));
+    }
 }

@@ -17,7 +17,6 @@ pub mod fuzz;
 mod handle;
 mod host;
 mod job;
-#[allow(dead_code, unused_imports, reason = "what uses it is being built")]
 mod launch;
 mod link;
 mod manager;
@@ -44,7 +43,8 @@ pub use dataplane::{
 };
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, KeyRingError, LocalEnvironment,
-    LocalEnvironmentBuilder, OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
+    LocalEnvironmentBuilder, OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError, Worker, WorkerBuilder,
+    WorkerError, worker_main,
 };
 pub use flow::{
     BatchSource, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, IntoBatchSource, IntoJob,
@@ -58,8 +58,9 @@ pub use handle::{BlockingChanges, BlockingJob, Changes, ControlError, JobHandle,
 pub use job::{
     ActorState, BoxError, BuildError, BuildRefusal, CancelReason, DeadLetter, DeadLetters, Drained, EnvironmentInfo,
     ErrorPolicy, Explanation, FailureCause, Graph, Health, Holder, JobError, JobId, JobState, JobStatus, Limits,
-    Outcome, Parallelism, ParseJobIdError, ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning,
+    Outcome, Parallelism, ParseJobIdError, ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning, WorkerInfo,
 };
+pub use launch::Workers;
 pub use link::{KeyInfo, KeyRole, NodeStop};
 pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
 pub use node::{Node, NodeBuilder, NodeError, Serve};

@@ -30,7 +30,7 @@ use crate::{
     host::Host,
     job::{
         BuildRefusal, DeadLetters, EnvironmentInfo, Explanation, Graph, Health, HeldBy, Holder, JobId, JobOptions,
-        JobRefusal, JobState, JobStatus, NotSendable, Outcome,
+        JobRefusal, JobState, JobStatus, NotSendable, Outcome, WorkerInfo,
     },
     port::{AnyInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,
@@ -79,6 +79,7 @@ pub(crate) enum Request {
     Health,
     Info,
     Cleanup,
+    ListWorkers,
 }
 
 /// What can be asked of one job.
@@ -150,6 +151,7 @@ replies! {
     OutputTypes(OutputTypes),
     Keys(Vec<KeyInfo>),
     KeyAdded([u8; 32]),
+    Workers(Vec<WorkerInfo>),
 }
 
 /// The names of a job's outputs, and what each holds where that is known: not any more once they are gone.

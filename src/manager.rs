@@ -300,6 +300,7 @@ impl Handler<Ask> for JobManager {
             Request::ListJobs => self.list(ctx),
             Request::Health => Answer::Now(Ok(Reply::Health(self.health()))),
             Request::Info => Answer::Now(Ok(Reply::Info(self.info.clone()))),
+            Request::ListWorkers => Answer::Now(Ok(Reply::Workers(self.slots.borrow().workers()))),
             Request::Cleanup => {
                 let now = self.now();
                 let removed = self.history.clear(now);

@@ -78,6 +78,10 @@ pub(super) enum Command {
     /// Makes and revokes keys by which others may do less than everything.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Has this process join the node as a worker, which runs tasks of its jobs until Ctrl+C.
+    Worker(JoinAsWorker),
+    /// Lists the workers that have joined the node.
+    Workers,
     /// Runs a job in this process, with autostop, to its end.
     Run(RunJob),
     /// Whether the node accepts jobs, and how many it has.
@@ -169,10 +173,47 @@ pub(super) struct Start {
     /// [env: PROSCENIUM_TLS_KEY]
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
+    /// Run tasks in so many further processes of this program, too, which the node starts and ends.
+    #[arg(long, value_name = "N", conflicts_with = "join_workers")]
+    pub workers: Option<u16>,
+    /// Threads that run tasks in each of them [default: the cores, dealt out].
+    #[arg(long, value_name = "N", requires = "workers", value_parser = clap::value_parser!(u16).range(1..))]
+    pub worker_slots: Option<u16>,
+    /// Let workers join, with keys of the role `worker`: processes that were started by `worker`, on this machine or others.
+    #[arg(long)]
+    pub join_workers: bool,
+    /// Where to listen for the workers that join [default: any port of the node's address].
+    #[arg(long, value_name = "HOST:PORT", requires = "join_workers")]
+    pub data_address: Option<String>,
+    /// Where they reach this process, if that is elsewhere; needed if it listens at every address.
+    #[arg(long, value_name = "HOST[:PORT]", requires = "join_workers")]
+    pub advertise: Option<String>,
     /// It is the background process that `--daemon` has started.
     #[arg(long, hide = true)]
     #[serde(skip)]
     pub daemon_child: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JoinAsWorker {
+    /// The node [default: that of `--address`].
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub join: Option<String>,
+    /// What the worker is called [default: `worker-` and the number of its process].
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+    /// Threads that run tasks [default: the cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub slots: Option<u16>,
+    /// Where to listen for other workers [default: any port of the address from which the node is reached].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub data_address: Option<String>,
+    /// Where other workers reach this one, if that is elsewhere; needed if it listens at every address.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub advertise: Option<String>,
+    /// End when the node cannot be joined, or is lost, instead of trying again for ever.
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -91,6 +91,7 @@ impl Record {
         let number = |number: Option<u32>| number.map(|number| number.to_string().into());
         let Start { data_folder, task_threads, service_threads, io_threads, connections_max, .. } = &self.start;
         let Start { submitter_jobs_max, tls_certificate, tls_key, .. } = &self.start;
+        let Start { workers, worker_slots, join_workers, data_address, advertise, .. } = &self.start;
         flag("--address", Some(self.address.clone().into()));
         flag("--key-file", path(&self.key_file));
         flag("--data-folder", path(data_folder));
@@ -99,10 +100,17 @@ impl Record {
         flag("--io-threads", number(io_threads.map(u32::from)));
         flag("--connections-max", number(*connections_max));
         flag("--submitter-jobs-max", number(*submitter_jobs_max));
+        flag("--workers", number(workers.map(u32::from)));
+        flag("--worker-slots", number(worker_slots.map(u32::from)));
+        flag("--data-address", data_address.as_ref().map(OsString::from));
+        flag("--advertise", advertise.as_ref().map(OsString::from));
         flag("--tls-certificate", path(tls_certificate));
         flag("--tls-key", path(tls_key));
         for limit in &self.start.limit {
             flag("--limit", Some(limit.into()));
+        }
+        if *join_workers {
+            arguments.push("--join-workers".into());
         }
         if self.encrypted {
             arguments.push("--encrypted".into());
@@ -131,9 +139,9 @@ pub(super) fn is_child(command: &Command) -> bool {
     matches!(command, Command::Jobmanager(NodeCommand::Start(Start { daemon_child: true, .. })))
 }
 
-/// Whether this process becomes a node.
+/// Whether this process becomes a node, or a worker of one.
 pub(super) fn serves(command: &Command) -> bool {
-    matches!(command, Command::Jobmanager(NodeCommand::Start(Start { daemon: false, .. })))
+    matches!(command, Command::Jobmanager(NodeCommand::Start(Start { daemon: false, .. })) | Command::Worker(_))
 }
 
 /// What the node in the background says once, to the process that started it: over its standard input, which is one end

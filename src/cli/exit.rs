@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io};
 
 use crate::{
     bridge::{KeyError, TlsError},
-    environment::{ConnectError, KeyRingError, RunError, SubmitError},
+    environment::{ConnectError, KeyRingError, RunError, SubmitError, WorkerError},
     handle::{ControlError, QueryError},
     job::{JobError, Outcome},
     port::OutputError,
@@ -115,6 +115,21 @@ fn code_of_key(error: &KeyError) -> Code {
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         Self::of(code_of_key(&error), &error)
+    }
+}
+
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        let code = match &error {
+            WorkerError::Key(error) => code_of_key(error),
+            WorkerError::Role { .. } | WorkerError::Address { .. } => Code::Usage,
+            WorkerError::Lost { .. } => Code::NoNode,
+            WorkerError::DuplicateJob { .. }
+            | WorkerError::DataAddress { .. }
+            | WorkerError::Executable(_)
+            | WorkerError::Thread(_) => Code::Refused,
+        };
+        Self::of(code, &error)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     flow::JobRegistry,
     handle::QueryError,
     job::{Health, JobId},
+    launch::Workers,
     link::NodeStop,
     node::Node,
 };
@@ -65,6 +66,16 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
         return Err(Failure::usage("TLS takes both a certificate and its key"));
     }
     let folder = flags.data_folder.or(file.data_folder).map_or_else(data_folder_default, Ok)?;
+    // What a flag says of workers counts before all that the file says of them.
+    let (workers, join_workers) = match (flags.workers, flags.join_workers) {
+        (None, false) => (file.workers, file.join_workers),
+        flags => flags,
+    };
+    if workers.is_some() && join_workers {
+        return Err(Failure::usage(
+            "a node starts its workers, or lets them join: `workers` and `join_workers` are not for one",
+        ));
+    }
     // Later ones count, so that a flag changes what the file says.
     let limit = file.limit.into_iter().chain(flags.limit).collect();
     Ok(Start {
@@ -76,6 +87,11 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
         connections_max: flags.connections_max.or(file.connections_max),
         submitter_jobs_max: flags.submitter_jobs_max.or(file.submitter_jobs_max),
         limit,
+        workers,
+        worker_slots: flags.worker_slots.or(file.worker_slots).filter(|_| workers.is_some()),
+        join_workers,
+        data_address: flags.data_address.or(file.data_address).filter(|_| join_workers),
+        advertise: flags.advertise.or(file.advertise).filter(|_| join_workers),
         tls_certificate: absolute(certificate)?,
         tls_key: absolute(key)?,
         daemon_child: flags.daemon_child,
@@ -140,6 +156,9 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     if let Some(jobs) = start.submitter_jobs_max {
         node = node.submitter_jobs_max(usize::try_from(jobs).unwrap_or(usize::MAX));
     }
+    if let Some(workers) = workers_of(&start) {
+        node = node.workers(workers);
+    }
     if let (Some(certificate), Some(key)) = (&start.tls_certificate, &start.tls_key) {
         node = node.tls(TlsIdentity::from_pem_files(certificate, key)?);
     }
@@ -169,6 +188,22 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
     }
     node.serve().blocking();
     Ok(Code::Done)
+}
+
+fn workers_of(start: &Start) -> Option<Workers> {
+    let Start { workers, worker_slots, join_workers, data_address, advertise, .. } = start;
+    if let Some(count) = workers {
+        let workers = Workers::processes(usize::from(*count));
+        return Some(worker_slots.map_or(workers.clone(), |slots| workers.slots(slots.into())));
+    }
+    let mut workers = join_workers.then(Workers::joining)?;
+    if let Some(address) = data_address {
+        workers = workers.data_address(address);
+    }
+    if let Some(address) = advertise {
+        workers = workers.advertise(address);
+    }
+    Some(workers)
 }
 
 /// Each connection takes a file descriptor, and many systems allow 1,024 unless a process asks for more.

@@ -124,7 +124,7 @@ impl Settings {
         })
     }
 
-    fn trust(&self) -> Result<Option<TlsTrust>, Failure> {
+    pub(super) fn trust(&self) -> Result<Option<TlsTrust>, Failure> {
         Ok(match (&self.tls_pin, &self.tls_authorities) {
             (Some(pin), _) => Some(TlsTrust::pinned_file(pin)?),
             (None, Some(authorities)) => Some(TlsTrust::authorities_file(authorities)?),

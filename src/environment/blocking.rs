@@ -6,7 +6,7 @@ use crate::{
     blocking::block_on,
     environment::Environment,
     handle::{JobHandle, QueryError},
-    job::{EnvironmentInfo, Health, JobId, JobStatus},
+    job::{EnvironmentInfo, Health, JobId, JobStatus, WorkerInfo},
 };
 
 /// An environment for code that is not async, made by [`LocalEnvironment::blocking`]. Each method blocks the calling
@@ -57,6 +57,15 @@ impl<'a> BlockingEnvironment<'a> {
     /// As [`Environment::info`].
     pub fn info(&self) -> Result<EnvironmentInfo, QueryError> {
         block_on(self.environment.info())
+    }
+
+    /// As [`Environment::workers`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Environment::workers`].
+    pub fn workers(&self) -> Result<Vec<WorkerInfo>, QueryError> {
+        block_on(self.environment.workers())
     }
 
     /// As [`Environment::cleanup`].

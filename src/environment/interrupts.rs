@@ -41,6 +41,36 @@ async fn forward(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
     }
 }
 
+/// Ready at the first Ctrl+C or SIGTERM; from then on, further ones do nothing. Without a runtime that lives, or a signal to
+/// be had, never.
+pub(super) fn told_to_end(runtime: &Handle) -> impl Future<Output = ()> + Send + use<> {
+    let (told, is_told) = oneshot::channel();
+    runtime.spawn(async move {
+        if end_signal().await.is_ok() {
+            // Nobody may be interested any more.
+            let _ = told.send(());
+        }
+    });
+    async {
+        if is_told.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(unix)]
+async fn end_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    select(pin!(interrupt.recv()), pin!(terminate.recv())).await;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn end_signal() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
 #[cfg(not(unix))]
 async fn forward(interrupts: mpsc::Sender<()>, ready: oneshot::Sender<()>) {
     let _ = ready.send(());

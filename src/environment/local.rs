@@ -1,10 +1,12 @@
 //! Jobs in this process.
 
 mod control;
+mod crew;
 mod link;
 
 use std::{
     fmt, io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,13 +22,19 @@ use tokio::sync::watch;
 
 use self::{
     control::{Control, ControlSetup},
+    crew::Crew,
     link::LocalLink,
 };
 use crate::{
-    environment::{BlockingEnvironment, Environment, EnvironmentExt, Run, Submit, sealed::Linked},
+    environment::{
+        BlockingEnvironment, Environment, EnvironmentExt, Run, Submit,
+        control::{ControlThread, DataAddress, Uncontrolled},
+        sealed::Linked,
+    },
     flow::IntoJob,
     host,
     job::Limits,
+    launch::{self, Program, Source, Unjoined, Workers, slots_default},
     link::{Link, NearLink},
     manager::{Placement, Recording, RoundRobin},
     worker::task_threads_default,
@@ -85,6 +93,8 @@ impl LocalEnvironment {
             limits: Limits::default(),
             placement: Box::new(RoundRobin::new()),
             recording: Recording::default(),
+            workers: None,
+            data: None,
         }
     }
 
@@ -121,6 +131,8 @@ pub struct LocalEnvironmentBuilder {
     limits: Limits,
     placement: Box<dyn Placement>,
     recording: Recording,
+    workers: Option<Workers>,
+    data: Option<DataAddress>,
 }
 
 impl LocalEnvironmentBuilder {
@@ -134,6 +146,12 @@ impl LocalEnvironmentBuilder {
     #[cfg(feature = "store")]
     pub(crate) fn recording(mut self, recording: Recording) -> Self {
         self.recording = recording;
+        self
+    }
+
+    /// Where workers reach it that come to the node to which it belongs.
+    pub(crate) fn data(mut self, data: DataAddress) -> Self {
+        self.data = Some(data);
         self
     }
 
@@ -161,14 +179,23 @@ impl LocalEnvironmentBuilder {
         self
     }
 
-    /// Opens the environment.
+    /// Runs tasks in other processes of this machine, too; see [`Workers::processes`]. This process then has the services,
+    /// outputs and inputs of jobs, and jobs that are closures. Default: none.
+    pub fn workers(mut self, workers: Workers) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Opens the environment. With [workers](Self::workers), it waits until all of them have joined.
     ///
     /// # Errors
     ///
     /// [`OpenError::NoThreads`] if it is to have no thread for tasks or for services; [`OpenError::Refused`] if the
-    /// operating system refuses a thread or a file descriptor.
+    /// operating system refuses a thread or a file descriptor; the others if there are no such workers.
     pub fn open(self) -> Result<LocalEnvironment, OpenError> {
-        let Self { name, task_threads, service_threads, limits, placement, recording } = self;
+        let Self { name, task_threads, service_threads, limits, placement, recording, workers, data } = self;
+        let processes = workers.map(processes_of).transpose()?.flatten();
+        let data = data.or_else(|| processes.as_ref().map(|_| DataAddress::loopback()));
         for (count, purpose) in [(task_threads, "tasks"), (service_threads, "services")] {
             if count == 0 {
                 return Err(OpenError::NoThreads { purpose });
@@ -178,14 +205,14 @@ impl LocalEnvironmentBuilder {
         let limits = Arc::new(limits.normalised());
         let call_deadline = limits.call_deadline;
         let thread_prefix = next_thread_prefix();
+        let crew = Arc::default();
         let setup = ControlSetup {
             environment: Arc::clone(&environment),
-            thread_prefix: thread_prefix.clone(),
-            task_threads,
-            service_threads,
+            thread: ControlThread { thread_prefix: thread_prefix.clone(), task_threads, service_threads, data },
             limits,
             placement,
             recording,
+            crew: Arc::clone(&crew),
         };
         let (opened, control) = mpsc::sync_channel(1);
         let (closed, closed_rx) = watch::channel(());
@@ -196,10 +223,16 @@ impl LocalEnvironmentBuilder {
             let broken_off = io::Error::other("the control thread broke off while it was starting");
             return Err(OpenError::Refused(broken_off));
         };
-        let Control { manager, host, runtime, system } = control.map_err(OpenError::Refused)?;
+        let Control { manager, host, runtime, system } = control?;
         let link = Arc::new(LocalLink::new(environment, manager, host, call_deadline, runtime));
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(LocalEnvironment { core: Arc::new(Core { link, thread, closed: closed_rx, system, thread_prefix }) })
+        let near = Arc::clone(&link) as Arc<dyn NearLink>;
+        // From here on its drop closes all.
+        let core = Core { link, thread, closed: closed_rx, system, thread_prefix };
+        if let Some(processes) = processes {
+            *crew.lock() = Some(Crew::open(processes, &near, &core.thread_prefix)?);
+        }
+        Ok(LocalEnvironment { core: Arc::new(core) })
     }
 }
 
@@ -214,8 +247,28 @@ impl fmt::Debug for LocalEnvironmentBuilder {
     }
 }
 
+/// The program, number and slots of the worker processes; nothing, if there are to be none.
+fn processes_of(workers: Workers) -> Result<Option<(Program, usize, usize)>, OpenError> {
+    let Source::Processes { count, executable, slots } = workers.source else { return Err(OpenError::NoListener) };
+    if count == 0 {
+        return Ok(None);
+    }
+    program(executable.as_deref()).map(|program| Some((program, count, slots.unwrap_or_else(|| slots_default(count)))))
+}
+
+/// The program of worker processes.
+fn program(executable: Option<&Path>) -> Result<Program, OpenError> {
+    if !launch::may_launch(executable) {
+        return Err(OpenError::NoWorkerMain);
+    }
+    executable.map_or_else(Program::this, Program::at).map_err(|source| {
+        let path = executable.map(Path::to_owned).or_else(|| std::env::current_exe().ok()).unwrap_or_default();
+        OpenError::Executable { path, source }
+    })
+}
+
 /// Unique within the process, so that a thread can be recognised by its name.
-fn next_thread_prefix() -> String {
+pub(super) fn next_thread_prefix() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("proscenium-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -233,6 +286,58 @@ pub enum OpenError {
     /// The operating system refused a thread or a file descriptor.
     #[error("the operating system refused a thread or a file descriptor")]
     Refused(#[source] io::Error),
+    /// This program is to be started again as a worker, and has not said that it can be.
+    #[error(
+        "this program cannot be started as a worker: call `proscenium::worker_main(jobs![..])` first in its `main`, or name a program that does by `Workers::executable`"
+    )]
+    NoWorkerMain,
+    /// The program of the workers cannot be opened.
+    #[error("the program {} cannot be started as a worker", .path.display())]
+    Executable {
+        /// Where it is.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Workers were to join, and nobody can reach a local environment.
+    #[error("workers join a node, which listens for them; a local environment starts its own by `Workers::processes`")]
+    NoListener,
+    /// The address at which other workers are to reach this process cannot be had.
+    #[error("other workers cannot reach this process: {message}")]
+    DataAddress {
+        /// Why not.
+        message: String,
+    },
+    /// Not all worker processes have joined.
+    #[error("of {wanted} workers {joined} have joined{}", said(.last_words))]
+    WorkersMissing {
+        /// How many were started.
+        wanted: usize,
+        /// How many came.
+        joined: usize,
+        /// Of those that ended: how, and what they printed last.
+        last_words: Vec<String>,
+    },
+}
+
+fn said(last_words: &[String]) -> String {
+    if last_words.is_empty() { String::new() } else { format!(": {}", last_words.join("; ")) }
+}
+
+impl OpenError {
+    fn unjoined(wanted: usize, unjoined: Unjoined) -> Self {
+        let Unjoined { joined, last_words } = unjoined;
+        Self::WorkersMissing { wanted, joined, last_words }
+    }
+}
+
+impl From<Uncontrolled> for OpenError {
+    fn from(error: Uncontrolled) -> Self {
+        match error {
+            Uncontrolled::Refused(error) => Self::Refused(error),
+            Uncontrolled::Address(error) => Self::DataAddress { message: error.to_string() },
+        }
+    }
 }
 
 /// What the clones of a [`LocalEnvironment`] share; closes it when the last one is dropped.

@@ -10,6 +10,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+#[cfg(feature = "tls")]
+pub(super) use self::connect::host_of;
 pub(crate) use self::connect::in_process;
 pub use self::connect::{Connect, ConnectError};
 pub use self::keys::KeyRingError;

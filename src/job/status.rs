@@ -280,6 +280,20 @@ pub struct Health {
     pub history_error: Option<String>,
 }
 
+/// A worker that has joined an environment: a process that runs tasks of its jobs, beside the environment's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// What it is called. Several may have one name.
+    pub name: String,
+    /// Where other workers reach it, `host:port`.
+    pub address: String,
+    /// Threads that run tasks.
+    pub slots: usize,
+    /// Tasks of running jobs that were placed on it.
+    pub tasks: usize,
+}
+
 /// What an environment says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

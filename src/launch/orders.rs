@@ -7,9 +7,9 @@
 //!                   manager HOST:PORT
 //!                   key TEXT
 //!                   slots N
-//!                   incarnation DIGITS
 //!                   (an empty line)                              then nothing, until its end: the worker is to end
-//! and back          joined                                       once it has joined
+//! and back          joined NUMBER                                once it has joined, as this worker
+//!                   closed                                       once its environment is closed, and it ends
 //! ```
 //!
 //! It is text, because a worker may be of another version of this library than who starts it.
@@ -22,9 +22,13 @@ pub(super) const FLAG: &str = "--proscenium-worker";
 /// What opens the orders.
 const VERSION: &str = "proscenium worker 1";
 
-/// What a worker says once it has joined.
+/// What a worker says once it has joined, in front of its number.
 #[cfg(unix)]
-pub(super) const JOINED: &str = "joined";
+pub(super) const JOINED: &str = "joined ";
+
+/// What a worker says that ends because it was told to by its JobManager.
+#[cfg(unix)]
+pub(super) const CLOSED: &str = "closed";
 
 /// Bytes of orders at most; they come from the process that started this one, or from whoever typed the flag.
 const ORDERS_BYTES_MAX: usize = 16 << 10;
@@ -39,8 +43,6 @@ pub(crate) struct Orders {
     pub key: String,
     /// Threads that run tasks.
     pub slots: usize,
-    /// As whom it joins, so that who started it can tell which one has ended.
-    pub incarnation: u128,
 }
 
 /// Shows nothing of the key.
@@ -52,10 +54,8 @@ impl fmt::Debug for Orders {
 
 impl Orders {
     pub(super) fn to_text(&self) -> String {
-        let Self { name, manager, key, slots, incarnation } = self;
-        format!(
-            "{VERSION}\nname {name}\nmanager {manager}\nkey {key}\nslots {slots}\nincarnation {incarnation:032x}\n\n"
-        )
+        let Self { name, manager, key, slots } = self;
+        format!("{VERSION}\nname {name}\nmanager {manager}\nkey {key}\nslots {slots}\n\n")
     }
 
     /// # Errors
@@ -82,15 +82,13 @@ impl Orders {
             manager: value("manager")?,
             key: value("key")?,
             slots: value("slots")?.parse().map_err(|_| wrong("the slots are no number"))?,
-            incarnation: u128::from_str_radix(&value("incarnation")?, 16)
-                .map_err(|_| wrong("the incarnation is no number"))?,
         };
         if line()?.is_empty() { Ok(orders) } else { Err(wrong("there is more in the orders than is known here")) }
     }
 }
 
 /// Whether this process was started as a worker.
-pub(super) fn is_worker() -> bool {
+pub(crate) fn is_worker() -> bool {
     env::args_os().nth(1).is_some_and(|flag| flag == FLAG)
 }
 
@@ -106,7 +104,7 @@ mod of_process {
         os::{fd::AsFd, unix::net::UnixStream},
     };
 
-    use super::{JOINED, Orders, is_worker};
+    use super::{CLOSED, JOINED, Orders, is_worker};
 
     /// What ties a worker process to the one that started it.
     pub(crate) struct Leash(UnixStream);
@@ -156,10 +154,15 @@ mod of_process {
     }
 
     impl Leash {
-        /// The worker has joined its JobManager.
-        pub(crate) fn joined(&self) {
+        /// The worker has joined its JobManager, by this number.
+        pub(crate) fn joined(&self, number: u32) {
             // If who started this process is gone, so is its interest.
-            let _ = writeln!(&self.0, "{JOINED}");
+            let _ = writeln!(&self.0, "{JOINED}{number}");
+        }
+
+        /// The worker ends because its JobManager says so.
+        pub(crate) fn closed(&self) {
+            let _ = writeln!(&self.0, "{CLOSED}");
         }
 
         /// Returns once this process is to end.
@@ -187,7 +190,6 @@ mod tests {
             manager: "127.0.0.1:19001".to_owned(),
             key: "worker:launched:00ff:11ee".to_owned(),
             slots: 4,
-            incarnation: 0x0123_4567_89ab_cdef,
         }
     }
 

@@ -8,7 +8,10 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream as StdUnixStream, process::CommandExt},
+    },
     pin::pin,
     process::Child,
     rc::Rc,
@@ -28,7 +31,8 @@ use tokio::{
 };
 
 use super::{
-    orders::{FLAG, JOINED, Orders},
+    Launch, Unjoined,
+    orders::{CLOSED, FLAG, JOINED, Orders},
     program::Program,
 };
 use crate::host::{Host, thread};
@@ -58,22 +62,7 @@ const LAST_WORDS: usize = 5;
 /// So often a process may end before it joined, until it is said to be of no use.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// Which processes to start.
-pub(crate) struct Launch {
-    pub program: Program,
-    pub count: usize,
-    /// Task threads of each.
-    pub slots: usize,
-    /// Where they join, and with which key.
-    pub manager: String,
-    pub key: String,
-    pub thread_name: String,
-    pub host: Host,
-    /// Told when a process has ended that was not asked to: as whom it joined, and how it ended.
-    pub ended: Arc<dyn Fn(u128, &str) + Send + Sync>,
-}
-
-/// The processes of one environment. They end when it is dropped, or [ended](Self::end).
+/// The processes of one environment. Dropping it has them end, and waits until they have.
 pub(crate) struct Launcher {
     /// Dropped once they are to end.
     orders: Option<watch::Sender<()>>,
@@ -84,19 +73,12 @@ pub(crate) struct Launcher {
 /// How one of them is doing.
 #[derive(Debug, Clone, Default)]
 struct Standing {
-    has_joined: bool,
+    /// By which number it has joined.
+    joined: Option<u32>,
     /// It has ended so often since it last joined.
     failures: u32,
     /// How it ended last, and what it had printed.
     last_words: String,
-}
-
-/// Not all of the processes have joined.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unjoined {
-    pub joined: usize,
-    /// Of those that ended: how, and what they said before.
-    pub last_words: Vec<String>,
 }
 
 impl Launcher {
@@ -133,39 +115,30 @@ impl Launcher {
     pub(crate) async fn all_joined(&self, host: &Host, limit: Duration) -> Result<(), Unjoined> {
         let mut standings = self.standings.clone();
         let is_decided = |standings: &Vec<Standing>| {
-            standings.iter().all(|standing| standing.has_joined)
+            standings.iter().all(|standing| standing.joined.is_some())
                 || standings.iter().any(|standing| standing.failures >= ATTEMPTS_MAX)
         };
         // Either error says that they are not going to join: it is seen below.
         let _ = host.timeout(limit, standings.wait_for(is_decided)).await.map(|decided| decided.map(drop));
         let standings = self.standings.borrow();
-        let joined = standings.iter().filter(|standing| standing.has_joined).count();
+        let joined = standings.iter().filter(|standing| standing.joined.is_some()).count();
         if joined == standings.len() {
             return Ok(());
         }
-        let last_words = standings.iter().filter(|standing| !standing.has_joined);
+        let last_words = standings.iter().filter(|standing| standing.joined.is_none());
         let last_words = last_words.map(|standing| standing.last_words.clone()).filter(|words| !words.is_empty());
         Err(Unjoined { joined, last_words: last_words.collect() })
     }
+}
 
-    /// Has all processes end, and waits until they have.
-    pub(crate) fn end(mut self) {
-        self.end_and_join();
-    }
-
-    fn end_and_join(&mut self) {
+impl Drop for Launcher {
+    fn drop(&mut self) {
         drop(self.orders.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::error!("the thread of the worker processes panicked");
         }
-    }
-}
-
-impl Drop for Launcher {
-    fn drop(&mut self) {
-        self.end_and_join();
     }
 }
 
@@ -186,10 +159,9 @@ impl Keeper {
         loop {
             let started = host.now();
             match self.start().await {
-                Ok((process, incarnation)) => {
+                Ok(process) => {
                     let Some(end) = self.attend(process).await else { return };
                     tracing::warn!(worker = self.name, end, "a worker process ended");
-                    (self.launch.ended)(incarnation, &end);
                 }
                 Err(error) => {
                     tracing::error!(worker = self.name, %error, "a worker process could not be started");
@@ -212,17 +184,13 @@ impl Keeper {
         while self.is_over.clone().changed().await.is_ok() {}
     }
 
-    async fn start(&self) -> io::Result<(Process, u128)> {
-        let mut incarnation = [0; 16];
-        self.launch.host.fill(&mut incarnation)?;
-        let incarnation = u128::from_le_bytes(incarnation);
+    async fn start(&self) -> io::Result<Process> {
         let Launch { program, slots, manager, key, .. } = &*self.launch;
         let mut process = Process::start(program, &self.name)?;
-        let orders =
-            Orders { name: self.name.clone(), manager: manager.clone(), key: key.clone(), slots: *slots, incarnation };
+        let orders = Orders { name: self.name.clone(), manager: manager.clone(), key: key.clone(), slots: *slots };
         // It may end before it reads them, which is noticed next.
         let _ = process.orders.write_all(orders.to_text().as_bytes()).await;
-        Ok((process, incarnation))
+        Ok(process)
     }
 
     /// Follows the process to its end, which is returned in words; nothing, if it was to end.
@@ -240,7 +208,7 @@ impl Keeper {
         let is_over = {
             let end = pin!(self.hear(answers));
             match select(end, pin!(self.over())).await {
-                Either::Left(_) => false,
+                Either::Left((is_over, _)) => is_over,
                 Either::Right(((), end)) => {
                     // The end of its orders is the order to end.
                     drop(orders);
@@ -257,6 +225,10 @@ impl Keeper {
         if is_over {
             return None;
         }
+        let joined = self.standing.borrow()[self.index].joined;
+        if let Some(number) = joined {
+            (self.launch.ended)(number, &format!("its process ended: {end}"));
+        }
         let said = last_words.take();
         self.failed(if said.is_empty() {
             format!("{} ended: {end}", self.name)
@@ -266,19 +238,22 @@ impl Keeper {
         Some(end)
     }
 
-    /// Takes in what the process answers, until its end.
-    async fn hear(&self, answers: OwnedReadHalf) {
+    /// Takes in what the process answers, until its end. Whether it ended because its environment is closed.
+    async fn hear(&self, answers: OwnedReadHalf) -> bool {
         let mut answers = BufReader::new(answers.take(ANSWERS_BYTES_MAX)).lines();
+        let mut is_over = false;
         while let Ok(Some(answer)) = answers.next_line().await {
-            if answer == JOINED {
-                self.tell(|standing| *standing = Standing { has_joined: true, ..Standing::default() });
+            is_over |= answer == CLOSED;
+            if let Some(joined) = answer.strip_prefix(JOINED).and_then(|number| number.parse().ok()) {
+                self.tell(|standing| *standing = Standing { joined: Some(joined), ..Standing::default() });
             }
         }
+        is_over
     }
 
     fn failed(&self, last_words: String) {
         self.tell(|standing| {
-            *standing = Standing { has_joined: false, failures: standing.failures + 1, last_words };
+            *standing = Standing { joined: None, failures: standing.failures + 1, last_words };
         });
     }
 
@@ -306,6 +281,8 @@ impl Process {
         let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
         let mut command = program.command();
         command.args([FLAG, &std::process::id().to_string(), name]);
+        // Ctrl+C is for this process, which may have jobs to drain.
+        command.process_group(0);
         command.stdin(OwnedFd::from(there)).stdout(prints.try_clone()?).stderr(prints);
         // With it go this process's copies of the child's ends.
         let child = command.spawn()?;
@@ -393,11 +370,11 @@ mod tests {
         let (host, timer) = Host::of_tests();
         let script = "read version; read name; read manager; read key; read slots\n\
                       test \"$name\" = \"name $3\" -a \"$slots\" = 'slots 2' -a $2 = $PPID || exit 9\n\
-                      echo joined >&0; while read rest; do :; done";
+                      echo joined 7 >&0; while read rest; do :; done";
         let (_folder, launch) = launch(3, &host, script);
         let launcher = Launcher::start(launch).unwrap();
         assert_eq!(block_on(launcher.all_joined(&host, LIMIT)), Ok(()));
-        launcher.end();
+        drop(launcher);
         timer.stop_and_join();
     }
 
@@ -405,13 +382,27 @@ mod tests {
     fn one_that_ends_is_told_and_started_again() {
         let (host, timer) = Host::of_tests();
         let (ended, ends) = std::sync::mpsc::channel();
-        let (_folder, mut launch) = launch(1, &host, "echo joined >&0; exit 3");
-        launch.ended = Arc::new(move |incarnation, why: &str| ended.send((incarnation, why.to_owned())).unwrap());
+        let (_folder, mut launch) = launch(1, &host, "echo joined $$ >&0; exit 3");
+        launch.ended = Arc::new(move |number, why: &str| ended.send((number, why.to_owned())).unwrap());
         let launcher = Launcher::start(launch).unwrap();
         let [first, second] = [0; 2].map(|_| ends.recv_timeout(LIMIT).unwrap());
-        assert_eq!(first.1, "exit status: 3");
+        assert_eq!(first.1, "its process ended: exit status: 3");
         assert_ne!(first.0, second.0, "each is another worker");
         drop(launcher);
+        timer.stop_and_join();
+    }
+
+    #[test]
+    fn one_that_ends_with_its_environment_is_not_started_again() {
+        let (host, timer) = Host::of_tests();
+        let (_folder, mut launch) = launch(1, &host, "echo joined 1 >&0; echo closed >&0; exit 3");
+        launch.ended = Arc::new(|number, _| panic!("the end of {number} is told"));
+        let mut launcher = Launcher::start(launch).unwrap();
+        // The thread has nothing to do any more.
+        let thread = launcher.thread.take().unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(thread.join().is_ok()));
+        assert_eq!(is_done.recv_timeout(LIMIT), Ok(true));
         timer.stop_and_join();
     }
 
@@ -423,19 +414,19 @@ mod tests {
         let unjoined = block_on(launcher.all_joined(&host, LIMIT)).unwrap_err();
         assert_eq!(unjoined.joined, 0);
         assert_eq!(unjoined.last_words, ["worker-1 ended: exit status: 1; it said: nothing works / at all"]);
-        launcher.end();
+        drop(launcher);
         timer.stop_and_join();
     }
 
     #[test]
     fn one_that_does_not_end_is_killed() {
         let (host, timer) = Host::of_tests();
-        let (_folder, launch) = launch(1, &host, "echo joined >&0; exec sleep 3600");
+        let (_folder, launch) = launch(1, &host, "echo joined 7 >&0; exec sleep 3600");
         let launcher = Launcher::start(launch).unwrap();
         assert_eq!(block_on(launcher.all_joined(&host, LIMIT)), Ok(()));
         let (done, is_done) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            launcher.end();
+            drop(launcher);
             done.send(()).unwrap();
         });
         is_done.recv_timeout(LIMIT).expect("the end of the processes");

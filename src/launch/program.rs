@@ -3,17 +3,14 @@
 use std::{
     env,
     fs::File,
-    io::{self, Read},
+    io,
     os::{
         fd::AsRawFd,
         unix::{fs::FileExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
 };
-
-use sha2::{Digest, Sha256};
 
 /// An executable, ready to be started any number of times.
 pub(crate) struct Program {
@@ -59,28 +56,6 @@ impl Program {
     }
 }
 
-/// The SHA-256 of the program that this process runs.
-///
-/// # Errors
-///
-/// It cannot be read.
-pub(crate) fn executable_digest() -> io::Result<[u8; 32]> {
-    static DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
-    if let Some(digest) = DIGEST.get() {
-        return Ok(*digest);
-    }
-    let mut file =
-        if cfg!(target_os = "linux") { File::open("/proc/self/exe")? } else { File::open(env::current_exe()?)? };
-    let (mut hasher, mut bytes) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut bytes)? {
-            0 => break,
-            read => hasher.update(&bytes[..read]),
-        }
-    }
-    Ok(*DIGEST.get_or_init(|| hasher.finalize().into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,11 +84,5 @@ mod tests {
         assert!(written.success());
         let status = Program::at(&path).unwrap().command().status().unwrap();
         assert_eq!(status.code(), Some(7));
-    }
-
-    #[test]
-    fn the_digest_is_that_of_the_file() {
-        let bytes = std::fs::read(env::current_exe().unwrap()).unwrap();
-        assert_eq!(executable_digest().unwrap(), <[u8; 32]>::from(Sha256::digest(&bytes)));
     }
 }

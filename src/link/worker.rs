@@ -140,7 +140,8 @@ pub(crate) struct WorkerFacts {
     pub slots: u32,
     /// Where other workers reach it, `host:port`.
     pub data_address: String,
-    /// The SHA-256 of its program: one attempt uses workers of one program.
+    /// The SHA-256 of its program, or nothing but zeros for one that the JobManager's process started, as all its workers then
+    /// are: one attempt uses workers of one program.
     pub executable: [u8; 32],
 }
 

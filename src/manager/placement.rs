@@ -9,6 +9,7 @@ use std::{
 use super::team::Member;
 use crate::{
     flow::{colocation::Colocation, graph::KEYED_PARALLELISM_MAX},
+    job::WorkerInfo,
     link::{WorkerFacts, WorkerId, WorkerLink},
 };
 
@@ -144,6 +145,17 @@ impl Slots {
 
     pub(crate) fn has(&self, worker: WorkerId) -> bool {
         self.joined.contains_key(&worker)
+    }
+
+    /// Those of other processes, in the order in which they came.
+    pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
+        let info = |Station { facts, loads, .. }: &Station| WorkerInfo {
+            name: facts.name.clone(),
+            address: facts.data_address.clone(),
+            slots: loads.len(),
+            tasks: loads.iter().map(|load| load.tasks).sum(),
+        };
+        self.joined.values().map(info).collect()
     }
 
     /// The worker is gone; what it was, if it had not gone before.

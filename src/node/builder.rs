@@ -25,11 +25,12 @@ use crate::bridge::{RawIdentity, TlsError, TlsIdentity};
 #[cfg(feature = "store")]
 use crate::store::{HistoryError, Store};
 use crate::{
-    bridge::{Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig},
-    environment::{LocalEnvironment, LocalEnvironmentBuilder, OpenError},
+    bridge::{Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig, complete},
+    environment::{DataAddress, LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     flow::JobRegistry,
     host,
     job::Limits,
+    launch::{Source, Workers},
     link::KeyRole,
     manager::Placement,
 };
@@ -53,6 +54,7 @@ pub struct NodeBuilder {
     submitter_jobs_max: usize,
     io_threads: usize,
     encrypted: bool,
+    workers: Option<Workers>,
     #[cfg(feature = "tls")]
     identity: Option<TlsIdentity>,
     #[cfg(feature = "store")]
@@ -81,6 +83,7 @@ impl NodeBuilder {
             submitter_jobs_max: 256,
             io_threads: (cores() / 2).max(1),
             encrypted: false,
+            workers: None,
             #[cfg(feature = "tls")]
             identity: None,
             #[cfg(feature = "store")]
@@ -224,7 +227,24 @@ impl NodeBuilder {
         self
     }
 
-    /// Opens the node, which then serves.
+    /// Runs tasks in other processes, too: those that the node [starts](Workers::processes), or those that
+    /// [join](Workers::joining) it from wherever they are. The node's own process then has the services, outputs and inputs of
+    /// jobs, and all tasks while no worker is there. Default: none, and nobody may join.
+    ///
+    /// ```no_run
+    /// use proscenium::{Node, Workers, jobs};
+    ///
+    /// let workers = Workers::joining().advertise("jobs.example.com");
+    /// let node = Node::builder().jobs(jobs![]).address("0.0.0.0:19001").workers(workers).open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn workers(mut self, workers: Workers) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Opens the node, which then serves. With [processes](Workers::processes) as workers, it waits until all of them have
+    /// joined.
     ///
     /// # Errors
     ///
@@ -244,7 +264,15 @@ impl NodeBuilder {
         let ring = self.key_ring.or_else(|| file.map(beside));
         let limits = self.limits.normalised();
         let call_deadline = limits.call_deadline;
-        let environment = self.environment.name(&self.name).limits(limits);
+        let mut environment = self.environment.name(&self.name).limits(limits);
+        environment = match self.workers.map(|workers| workers.source) {
+            None => environment,
+            Some(Source::Joining { data_address, advertised }) => {
+                let address = data_address_of(data_address, self.address.as_deref())?;
+                environment.data(DataAddress { address, advertised, encrypted: self.encrypted })
+            }
+            Some(source @ Source::Processes { .. }) => environment.workers(Workers { source }),
+        };
         #[cfg(feature = "store")]
         let environment = match &self.data_folder {
             Some(folder) => environment.recording(Store::open(folder)?),
@@ -294,6 +322,17 @@ impl NodeBuilder {
         };
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(Node { commands, address, key, thread, closed: closed_rx, thread_names, listens: Mutex::new(false) })
+    }
+}
+
+/// Where the environment listens for the workers that join: any port of the node's address, unless it is said.
+fn data_address_of(said: Option<String>, address: Option<&str>) -> Result<String, NodeError> {
+    let address = address.ok_or(NodeError::Environment(OpenError::NoListener))?;
+    let wrong = |message: String| NodeError::Address { address: address.to_owned(), message };
+    match (said, complete(address).map_err(wrong)?.rsplit_once(':')) {
+        (Some(said), _) => Ok(said),
+        (None, Some((host, _))) => Ok(format!("{host}:0")),
+        (None, None) => Ok(address.to_owned()),
     }
 }
 

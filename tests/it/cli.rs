@@ -8,6 +8,7 @@ mod network;
 mod nodes;
 mod programs;
 mod typed;
+mod workers;
 
 use std::{
     io::Write,

@@ -41,6 +41,7 @@ mod leases;
 #[cfg(target_os = "linux")]
 mod load;
 mod pipelines;
+mod processes;
 mod properties;
 
 /// All job types that are run in environments of every kind.

@@ -105,7 +105,7 @@ impl Access {
                 _ => own(*job),
             },
             FromClient::Ask(Request::Cleanup) => self.forbidden("clean up"),
-            FromClient::Ask(Request::ListJobs | Request::Health | Request::Info) => Ok(()),
+            FromClient::Ask(Request::ListJobs | Request::Health | Request::Info | Request::ListWorkers) => Ok(()),
             FromClient::Submit { .. } if role == KeyRole::Reader => self.forbidden("submit jobs"),
             FromClient::Submit { .. } => Ok(()),
             FromClient::StopNode(_) => self.forbidden("stop the node"),

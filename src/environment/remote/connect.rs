@@ -188,7 +188,7 @@ impl Connect {
 
 /// The host of `host:port`.
 #[cfg(feature = "tls")]
-fn host_of(address: &str) -> &str {
+pub(in crate::environment) fn host_of(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
 }
 

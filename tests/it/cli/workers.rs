@@ -1,0 +1,116 @@
+//! Nodes with workers, and workers that join a node.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{User, wait_for_end};
+use crate::{processes::children_of, support::on_a_thread};
+
+/// Those that the node has.
+fn workers(user: &User) -> Vec<Value> {
+    let said = user.types(&["workers", "--format", "json"]).with(0);
+    said.json().as_array().expect("a list").clone()
+}
+
+/// Waits until the node has so many.
+fn until_there_are(user: &User, count: usize) -> Vec<Value> {
+    let begun = std::time::Instant::now();
+    loop {
+        let now = workers(user);
+        if now.len() == count {
+            return now;
+        }
+        assert!(begun.elapsed() < crate::support::DEADLINE, "there are {now:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_leaves_no_worker() {
+    let mut user = User::new();
+    user.start_node(&["--workers", "3", "--worker-slots", "2"]);
+    let listed = workers(&user);
+    assert_eq!(listed.len(), 3, "they are there when the node says that it serves: {listed:?}");
+    assert!(listed.iter().all(|worker| worker["slots"] == 2 && worker["tasks"] == 0), "{listed:?}");
+    let children = children_of(user.node_process().expect("a node"));
+    assert_eq!(children.len(), 3);
+    user.kills_node();
+    children.into_iter().for_each(wait_for_end);
+}
+
+#[test]
+fn workers_are_started_again_with_their_node_and_end_with_it() {
+    let mut user = User::new();
+    user.start_node(&["--workers", "2"]);
+    let before = children_of(user.node_process().expect("a node"));
+    let said = user.types(&["jobmanager", "restart", "--format", "json"]).with(0);
+    user.address = said.json()["address"].as_str().unwrap().to_owned();
+    before.into_iter().for_each(wait_for_end);
+    assert_eq!(workers(&user).len(), 2);
+    let table = user.well(&["workers"]);
+    assert!(table.starts_with("WORKER") && table.contains("worker-1") && table.contains("worker-2"), "{table}");
+    let children = children_of(user.node_process().expect("a node"));
+    user.well(&["jobmanager", "stop"]);
+    children.into_iter().for_each(wait_for_end);
+    let log = std::fs::read_to_string(user.data().join("node.log")).expect("a log");
+    assert!(log.contains("worker-1: "), "what workers tell is in the log: {log}");
+    assert!(!log.contains("a worker process ended"), "none ended but by order: {log}");
+}
+
+/// A worker in the foreground, and what it said first.
+fn join(user: &User, words: &[&str]) -> (Child, Value) {
+    let mut command = user.command(&[&["worker", "--format", "json"], words].concat());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("the program can be run");
+    let out = child.stdout.take().expect("it is piped");
+    let said = on_a_thread("what a worker says", move || {
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        line
+    });
+    (child, serde_json::from_str(&said).expect("it says where it is"))
+}
+
+fn ends(mut child: Child, signal: &str) -> Option<i32> {
+    let sent = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(sent.expect("there is a `kill`").success());
+    on_a_thread("the end of a worker", move || child.wait().expect("it is a child").code())
+}
+
+#[cfg(unix)]
+#[test]
+fn workers_join_with_a_key_of_their_own_and_leave() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut user = User::new();
+    user.start_node(&["--join-workers"]);
+    let key = user.well(&["key", "add", "builders", "--role", "worker"]);
+    let file = user.file("workers.key", &key);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = file.display().to_string();
+    let (first, said) = join(&user, &["--key-file", &file, "--slots", "3", "--name", "first", "--join", &user.address]);
+    assert_eq!((&said["worker"], &said["process"]), (&"first".into(), &first.id().into()));
+    let listed = until_there_are(&user, 1);
+    assert_eq!((&listed[0]["name"], &listed[0]["slots"]), (&"first".into(), &3.into()));
+    assert_eq!(listed[0]["address"], said["data_address"]);
+    let (second, _) = join(&user, &["--key-file", &file]);
+    until_there_are(&user, 2);
+    assert_eq!(ends(first, "-TERM"), Some(0));
+    until_there_are(&user, 1);
+    assert_eq!(ends(second, "-KILL"), None);
+    until_there_are(&user, 0);
+    user.well(&["jobmanager", "stop"]);
+    let lonely = user.types(&["worker", "--once", "--key-file", &file]).with(3);
+    assert!(lonely.err.contains("the worker has no node"), "{lonely:?}");
+}
+
+#[test]
+fn a_worker_takes_a_key_of_its_role() {
+    let user = User::with_node();
+    let said = user.types(&["worker", "--once"]).with(2);
+    assert!(said.err.contains("a key of the role `worker`") && said.err.contains("of the role `admin`"), "{said:?}");
+    user.types(&["jobmanager", "start", "--workers", "2", "--join-workers"]).with(2);
+    user.types(&["jobmanager", "start", "--advertise", "here"]).with(2);
+}
