@@ -37,17 +37,17 @@ pub use cli::{CommandLine, command_line};
 pub use dataplane::{
     context::TaskContext,
     error::TaskError,
-    source::{More, Next, Part, Source},
+    source::{More, Next, Part, Positioned, Source},
 };
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, KeyRingError, LocalEnvironment,
     LocalEnvironmentBuilder, OpenError, RemoteEnvironment, Run, RunError, Submit, SubmitError,
 };
 pub use flow::{
-    BatchSource, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, IntoBatchSource, IntoJob,
-    Iterable, IteratorPart, Job, JobFn, JobRegistry, KeyedStream, LineSink, OnePart, ParallelRange, Partitioned,
-    Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Splittable, Stream, TextFile, TextFiles,
-    TextPart, job_fn, partitioned,
+    BatchSource, Connected2, Connected3, Connected4, Either, FilePosition, FileSplit, Files, Flow, FutureStream,
+    IntoBatchSource, IntoJob, ItemsPart, Iterable, IteratorPart, Job, JobFn, JobRegistry, KeyedStream, LineSink,
+    ParallelItems, ParallelRange, Partitioned, Process, ProcessContext, RangePart, Replayable, ReplayableSource,
+    RequestStream, SideOutputError, Sink, Splittable, Stream, TextFile, TextFiles, TextPart, job_fn, partitioned,
 };
 #[cfg(feature = "files")]
 pub use flow::{Csv, CsvSink, JsonLinesSink};

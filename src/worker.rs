@@ -472,7 +472,8 @@ impl Handler<Prepare> for Worker {
 
     fn handle(&mut self, prepare: Prepare, _ctx: &mut Context<Self>) -> Self::Result {
         let Prepare { job, term, payload, parallelism, error_policy, events } = prepare;
-        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&self.config.limits) };
+        let limits = Arc::clone(&self.config.limits);
+        let options = BuildOptions { parallelism, error_policy, limits, splits: None };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
             return Box::pin(std::future::ready(Err(refusal.into())).into_actor(self));

@@ -23,6 +23,7 @@ mod outputs;
 mod parallelism;
 mod parity;
 mod remote;
+mod replays;
 mod services;
 mod several;
 mod sources;
@@ -71,6 +72,7 @@ fn jobs() -> proscenium::JobRegistry {
         remote::jobs(),
         services::jobs(),
         several::jobs(),
+        replays::jobs(),
         sources::jobs(),
         supervision::jobs(),
         timers::jobs(),

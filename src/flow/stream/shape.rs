@@ -12,7 +12,7 @@ use crate::{
         wiring::EdgeId,
     },
     flow::{
-        graph::{Blueprint, PARALLELISM_MAX},
+        graph::{Blueprint, Origin, PARALLELISM_MAX},
         keyed::KeyedStream,
         new_chain,
         operator::{Either, Map, Split, Take, Tee},
@@ -312,7 +312,7 @@ impl<T: Send + 'static> Exchange<T> {
     pub fn begin(blueprint: &Rc<RefCell<Blueprint>>, said: Parallelism) -> Self {
         let mut shared = blueprint.borrow_mut();
         let asked = said.in_job(shared.options.parallelism);
-        let chain = shared.add_chain(said, false);
+        let chain = shared.add_chain(said, Origin::Chains);
         let consumers = shared.chains[chain].parallelism;
         let edge = EdgeId(shared.edges.len());
         shared.edges.push(EdgePlan::new::<T>(consumers));
