@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod asynchronous;
+mod collections;
 pub(crate) mod colocation;
 mod connect;
 mod feedback;
@@ -18,9 +19,11 @@ mod loops;
 mod operator;
 mod process;
 mod registry;
+mod replay;
 mod requests;
 mod sink;
 mod source;
+pub(crate) mod splits;
 mod stream;
 mod text;
 mod zip;
@@ -29,12 +32,13 @@ use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use self::collections::{ItemsPart, ParallelItems, ParallelRange, RangePart};
 pub use self::connect::{Connected2, Connected3, Connected4};
 pub use self::feedback::FutureStream;
-pub use self::files::Files;
 #[cfg(feature = "files")]
 pub use self::files::{Csv, CsvSink, JsonLinesSink};
-use self::graph::{Blueprint, InputPlan};
+pub use self::files::{FilePosition, FileSplit, Files};
+use self::graph::{Blueprint, InputPlan, Origin};
 pub use self::job::{IntoJob, Job, JobFn, JobPayload, job_fn};
 pub use self::keyed::KeyedStream;
 pub use self::operator::Either;
@@ -43,11 +47,11 @@ pub use self::process::{Process, ProcessContext, SideOutputError};
 pub(crate) use self::registry::Described;
 pub use self::registry::JobRegistry;
 pub(crate) use self::registry::Opening;
+pub use self::replay::ReplayableSource;
 pub use self::requests::RequestStream;
 pub use self::sink::Sink;
 pub use self::source::{
-    BatchSource, IntoBatchSource, Iterable, IteratorPart, OnePart, ParallelRange, Partitioned, RangePart, Splittable,
-    partitioned,
+    BatchSource, IntoBatchSource, Iterable, IteratorPart, Partitioned, Replayable, Splittable, partitioned,
 };
 pub use self::stream::Stream;
 pub use self::text::{LineSink, TextFile, TextFiles, TextPart};
@@ -55,7 +59,7 @@ use crate::{
     dataplane::{
         chain::{Meter, Recipe, StageFactory, TaskState},
         head::{PartHead, PortHead, SourceHead},
-        source::Source,
+        source::{Part, Source},
         task::{ChainTask, Head, Task},
         wiring::InputId,
     },
@@ -116,8 +120,9 @@ impl Flow {
         blueprint.services.push(plan);
     }
 
-    /// A bounded source: anything iterable, read by one instance, or a splittable [`BatchSource`] such as
-    /// [`TextFile`], read by as many instances as the job's parallelism.
+    /// A bounded source: anything iterable, read by one instance, or what can be split, read by as many instances as the
+    /// job's parallelism. That is a [`ReplayableSource`], such as [`TextFile`], [`ParallelRange`] and [`ParallelItems`], or a
+    /// [`BatchSource`], which cannot be read again, such as [`partitioned`].
     ///
     /// Order: each instance keeps that of its part. The end of the source ends the stream.
     pub fn from_batch<S, Kind>(&mut self, source: S) -> Stream<S::Item>
@@ -125,13 +130,7 @@ impl Flow {
         S: IntoBatchSource<Kind>,
         S::Item: Send + 'static,
     {
-        let parallelism = if S::SPLITTABLE { Parallelism::Job } else { Parallelism::Fixed(1) };
-        let instances = parallelism.in_job(self.parallelism());
-        let mut parts = self.parts_of("from_batch", source.into_batch_source(), instances);
-        self.source("from_batch", parallelism, None, move |instance| {
-            let part = parts.get_mut(instance).and_then(Option::take);
-            Box::new(move |meter| Box::new(PartHead::new(meter, part)))
-        })
+        source.begin(self)
     }
 
     /// A source that may never end: see [`Source`]. One instance.
@@ -145,7 +144,7 @@ impl Flow {
         S::Item: Send + 'static,
     {
         let mut source = Some(source);
-        self.source("from_source", Parallelism::Fixed(1), None, move |_| {
+        self.source("from_source", Parallelism::Fixed(1), Origin::Once, move |_| {
             let source = source.take();
             Box::new(move |meter| match source {
                 Some(source) => Box::new(SourceHead::new(meter, source)),
@@ -179,7 +178,7 @@ impl Flow {
             blueprint.inputs.push(InputPlan { name: name.to_owned(), open });
             id
         };
-        self.source("from_channel", Parallelism::Fixed(1), Some(name.to_owned()), move |_| {
+        self.source("from_channel", Parallelism::Fixed(1), Origin::Input(name.to_owned()), move |_| {
             Box::new(move |meter| {
                 let port = meter.task.wiring.input::<InputPort<T>>(id);
                 Box::new(PortHead::new(meter, port))
@@ -187,37 +186,37 @@ impl Flow {
         })
     }
 
-    /// The parts of a source for so many instances; none if it cannot be split, which refuses the flow.
-    fn parts_of<S: BatchSource>(&mut self, name: &str, source: S, parallelism: usize) -> Vec<Option<S::Part>> {
-        let message = match source.split(parallelism) {
-            Ok(parts) if parts.len() <= parallelism => return parts.into_iter().map(Some).collect(),
-            Ok(parts) => format!("split into {} parts where {parallelism} were asked for", parts.len()),
-            Err(error) => error.message(),
-        };
-        self.refuse_source(name, message);
-        Vec::new()
+    /// A bounded source with a part for each of its first instances.
+    fn parts<P>(
+        &mut self,
+        kind: &'static str,
+        parallelism: Parallelism,
+        origin: Origin,
+        parts: Vec<P>,
+    ) -> Stream<P::Item>
+    where
+        P: Part<Item: Send + 'static>,
+    {
+        let mut parts: Vec<Option<P>> = parts.into_iter().map(Some).collect();
+        self.source(kind, parallelism, origin, move |instance| {
+            let part = parts.get_mut(instance).and_then(Option::take);
+            Box::new(move |meter| Box::new(PartHead::new(meter, part)))
+        })
     }
 
     fn refuse_source(&mut self, name: &str, message: String) {
         self.blueprint.borrow_mut().refuse(BuildRefusal::Source { source_name: name.to_owned(), message });
     }
 
-    fn source<T, M>(
-        &mut self,
-        kind: &'static str,
-        parallelism: Parallelism,
-        input: Option<String>,
-        mut make: M,
-    ) -> Stream<T>
+    fn source<T, M>(&mut self, kind: &'static str, parallelism: Parallelism, origin: Origin, mut make: M) -> Stream<T>
     where
         T: Send + 'static,
         M: FnMut(usize) -> MakeHead<T> + 'static,
     {
         let chain = {
             let mut blueprint = self.blueprint.borrow_mut();
-            let chain = blueprint.add_chain(parallelism, true);
+            let chain = blueprint.add_chain(parallelism, origin);
             blueprint.add_operator(chain, kind);
-            blueprint.chains[chain].input = input;
             chain
         };
         new_chain(&self.blueprint, chain, move |instance| {

@@ -39,7 +39,7 @@ pub use cli::{CommandLine, command_line};
 pub use dataplane::{
     context::TaskContext,
     error::TaskError,
-    source::{More, Next, Part, Source},
+    source::{More, Next, Part, Positioned, Source},
 };
 pub use environment::{
     BlockingEnvironment, Connect, ConnectError, Environment, EnvironmentExt, KeyRingError, LocalEnvironment,
@@ -47,10 +47,10 @@ pub use environment::{
     WorkerError, worker_main,
 };
 pub use flow::{
-    BatchSource, Connected2, Connected3, Connected4, Either, Files, Flow, FutureStream, IntoBatchSource, IntoJob,
-    Iterable, IteratorPart, Job, JobFn, JobRegistry, KeyedStream, LineSink, OnePart, ParallelRange, Partitioned,
-    Process, ProcessContext, RangePart, RequestStream, SideOutputError, Sink, Splittable, Stream, TextFile, TextFiles,
-    TextPart, job_fn, partitioned,
+    BatchSource, Connected2, Connected3, Connected4, Either, FilePosition, FileSplit, Files, Flow, FutureStream,
+    IntoBatchSource, IntoJob, ItemsPart, Iterable, IteratorPart, Job, JobFn, JobRegistry, KeyedStream, LineSink,
+    ParallelItems, ParallelRange, Partitioned, Process, ProcessContext, RangePart, Replayable, ReplayableSource,
+    RequestStream, SideOutputError, Sink, Splittable, Stream, TextFile, TextFiles, TextPart, job_fn, partitioned,
 };
 #[cfg(feature = "files")]
 pub use flow::{Csv, CsvSink, JsonLinesSink};

@@ -32,6 +32,7 @@ use crate::{
         colocation::Colocation,
         graph::{BuildOptions, PARALLELISM_MAX, TaskPlan},
         job::{Unplanned, plan},
+        splits::Splits,
     },
     host::Host,
     job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
@@ -183,6 +184,7 @@ struct Built {
     limits: Arc<Limits>,
     graph: Arc<Graph>,
     colocation: Colocation,
+    splits: Arc<Splits>,
     ports: Option<Arc<JobPorts>>,
     laid: Option<Laid>,
     unlaid: Option<Unlaid>,
@@ -233,7 +235,7 @@ impl Worker {
     }
 
     fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents) -> Prepared {
-        let Built { limits, graph, colocation, ports, laid, unlaid } = built;
+        let Built { limits, graph, colocation, splits, ports, laid, unlaid } = built;
         let hosted = graph.tasks.iter().map(|_| HostedTask {
             address: None,
             counters: Arc::new(SharedCounters::new()),
@@ -262,7 +264,7 @@ impl Worker {
         };
         self.jobs.insert(job, hosted);
         self.host_services(job, services);
-        Prepared { graph, colocation, ports }
+        Prepared { graph, colocation, splits, ports }
     }
 
     /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.
@@ -462,8 +464,8 @@ impl Handler<PrepareJob> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, Unprepared>>;
 
     fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, term, payload, parallelism, error_policy, limits, place, events } = prepare;
-        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&limits) };
+        let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events } = prepare;
+        let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&limits), splits };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
             let refusal = Unprepared::Unplanned(refusal.into());
@@ -481,11 +483,12 @@ impl Handler<PrepareJob> for Worker {
         let planned = self.config.host.blocking(move || {
             let mut plan = plan(&payload, options)?;
             plan.graph.check_names()?;
+            let splits = Arc::clone(&plan.splits);
             let (graph, colocation) = (Arc::new(std::mem::take(&mut plan.graph)), plan.colocation.clone());
             let unlaid = Self::unlaid(plan, (job, place), &limits, &host);
             let ports = unlaid.home.as_ref().map(|home| Arc::clone(&home.ports));
             let (laid, unlaid) = if place == Place::Alone { (unlaid.lay_alone(), None) } else { (None, Some(unlaid)) };
-            Ok::<_, Unplanned>(Built { limits, graph, colocation, ports, laid, unlaid })
+            Ok::<_, Unplanned>(Built { limits, splits, graph, colocation, ports, laid, unlaid })
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let planned = planned.map_err(|error| Unplanned::from(BuildRefusal::Panicked(error.to_string())));

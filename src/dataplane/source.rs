@@ -8,7 +8,7 @@ use std::{
 
 use crate::dataplane::{context::TaskContext, error::TaskError};
 
-/// One part of a [`BatchSource`](crate::BatchSource).
+/// One part of a [`ReplayableSource`](crate::ReplayableSource) or of a [`BatchSource`](crate::BatchSource).
 pub trait Part: Send + 'static {
     /// What is read.
     type Item;
@@ -38,6 +38,31 @@ pub trait Part: Send + 'static {
         let _ = (cx, ctx);
         Poll::Ready(self.read(into, max))
     }
+}
+
+/// What is read piece by piece, and knows how far it has come.
+///
+/// ```
+/// use proscenium::{ParallelRange, Part, Positioned, ReplayableSource};
+///
+/// let mut source = ParallelRange::new(0..10);
+/// let split = source.splits(1)?.remove(0);
+/// let mut part = source.open(split.clone(), 0)?;
+/// part.read(&mut Vec::new(), 4)?;
+/// let mut again = source.open(split, part.position())?;
+/// let mut rest = Vec::new();
+/// again.read(&mut rest, 100)?;
+/// assert_eq!(rest, [4, 5, 6, 7, 8, 9]);
+/// # Ok::<(), proscenium::TaskError>(())
+/// ```
+pub trait Positioned {
+    /// How far it has come, as plain data.
+    type Position;
+
+    /// Where the item comes that would be read next: behind all items of the calls of [`Part::read`] and
+    /// [`Part::poll_read`] so far, whatever was read ahead of them. Asked between two calls, so that items need not be
+    /// counted one by one. It must not block.
+    fn position(&self) -> Self::Position;
 }
 
 /// Whether a [`Part`] has more to read.

@@ -9,6 +9,7 @@ mod json;
 #[cfg(feature = "files")]
 mod parse;
 mod plan;
+mod position;
 mod rows;
 mod span;
 mod write;
@@ -25,7 +26,8 @@ pub(crate) use self::{
     span::{Blank, Block, First, Reading},
     write::RowWriter,
 };
-use crate::{dataplane::error::TaskError, flow::source::BatchSource};
+pub use self::{plan::FileSplit, position::FilePosition};
+use crate::{dataplane::error::TaskError, flow::replay::ReplayableSource};
 
 /// Which files a source reads: one, or all in a folder. Made from a path.
 ///
@@ -33,7 +35,9 @@ use crate::{dataplane::error::TaskError, flow::source::BatchSource};
 /// of their names; those whose name begins with a dot are left out, and so are folders in it. An empty folder is a source
 /// without items. Which files there are, and how long they are, is found out when the flow is built, on the machine that
 /// runs the job: what is added or appended later is not read, and a file that is gone or has become shorter by the time
-/// it is read fails the job, whatever the error policy.
+/// it is read fails the job, whatever the error policy. That a file has other content by then, and is as long as before, is
+/// not noticed: what is there is read, in the ranges that were cut before. The path must lead to the same files in each
+/// process that hosts tasks of the job.
 ///
 /// A file whose name ends in `.gz` is decompressed while it is read. It may have several members, as files that were
 /// appended to have. What follows them must be another member, or the job fails; so it does where the data are damaged or
@@ -69,13 +73,19 @@ pub(crate) struct FileSource<S> {
     pub shape: std::marker::PhantomData<fn() -> S>,
 }
 
-impl<S: Shape> BatchSource for FileSource<S> {
+impl<S: Shape> ReplayableSource for FileSource<S> {
     type Item = S::Item;
+    type Split = FileSplit;
+    type Position = FilePosition;
     type Part = FilePart<S>;
 
-    fn split(self, parts: usize) -> Result<Vec<FilePart<S>>, TaskError> {
+    fn splits(&mut self, parts: usize) -> Result<Vec<FileSplit>, TaskError> {
         let found = plan::find(&self.files.path)?;
-        Ok(plan::deal(found, self.reading, parts).into_iter().map(FilePart::new).collect())
+        Ok(plan::deal(&found, self.reading.cut, parts))
+    }
+
+    fn open(&self, split: FileSplit, at: FilePosition) -> Result<FilePart<S>, TaskError> {
+        FilePart::open(split.spans(self.reading), at)
     }
 }
 

@@ -16,7 +16,11 @@ use crate::{
         task::Task,
         wiring::{Streams, Wiring},
     },
-    flow::{colocation::Colocation, loops},
+    flow::{
+        colocation::Colocation,
+        loops,
+        splits::{EncodedSplit, SourceSplits, Splits},
+    },
     host::Host,
     job::{BuildRefusal, ChannelNode, ErrorPolicy, Graph, Limits, Parallelism, ServiceId, TaskId, TaskNode},
     peer::Peers,
@@ -39,6 +43,11 @@ pub(crate) struct Plan {
     /// Which tasks have to be on one worker.
     pub colocation: Colocation,
     pub lane_limits: LaneLimits,
+    /// What the instances of replayable sources read: as given, or else as made by this very build.
+    pub splits: Arc<Splits>,
+    /// The operator of the first source that cannot be read again, if there is one: then the job cannot start anew.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by whoever starts a job anew"))]
+    pub first_not_replayable: Option<String>,
 }
 
 impl Plan {
@@ -107,6 +116,8 @@ pub(crate) struct BuildOptions {
     pub parallelism: usize,
     pub error_policy: ErrorPolicy,
     pub limits: Arc<Limits>,
+    /// The splits of its sources, if they were made elsewhere; else they are made now.
+    pub splits: Option<Arc<Splits>>,
 }
 
 /// The most instances a chain may have.
@@ -159,14 +170,28 @@ pub(crate) struct Chain {
     /// Each of its instances was given all items.
     pub copied: bool,
     pub first_task: u32,
-    pub is_source: bool,
+    pub origin: Origin,
     /// The operator of an exchange in front, by its chain and number.
     pub fed_by: Option<(usize, usize)>,
-    pub input: Option<String>,
     pub outputs: Vec<String>,
     /// The pipeline service that its tasks answer for.
     pub service: Option<ServiceId>,
     pub factory: Option<TaskFactory>,
+}
+
+/// Where the items of a chain come from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Other chains.
+    Chains,
+    /// The input of this name.
+    Input(String),
+    /// Callers of a pipeline service, which begins empty when the job starts anew.
+    Requests,
+    /// A source that can be read once.
+    Once,
+    /// A source that can be read again. Its splits, if they were made by this build.
+    Replayable(Vec<EncodedSplit>),
 }
 
 #[derive(Debug, Clone)]
@@ -199,7 +224,7 @@ impl Blueprint {
         self.refusal.get_or_insert(refusal);
     }
 
-    pub fn add_chain(&mut self, said: Parallelism, is_source: bool) -> usize {
+    pub fn add_chain(&mut self, said: Parallelism, origin: Origin) -> usize {
         let parallelism = said.in_job(self.options.parallelism).min(PARALLELISM_MAX);
         let first_task = self.tasks;
         self.tasks = self.tasks.saturating_add(u32::try_from(parallelism).unwrap_or(u32::MAX));
@@ -210,9 +235,8 @@ impl Blueprint {
             keyed: false,
             copied: false,
             first_task,
-            is_source,
+            origin,
             fed_by: None,
-            input: None,
             outputs: Vec::new(),
             service: None,
             factory: None,
@@ -224,6 +248,12 @@ impl Blueprint {
         let operators = &mut self.chains[chain].operators;
         operators.push(Operator { kind, uid: None, policy: None });
         operators.len() - 1
+    }
+
+    /// The chains that begin with a source that can be read again.
+    pub fn replayable_sources(&self) -> impl Iterator<Item = usize> {
+        let chains = self.chains.iter().enumerate();
+        chains.filter(|(_, chain)| matches!(chain.origin, Origin::Replayable(_))).map(|(index, _)| index)
     }
 
     /// Whether no service has this name yet; else the flow is refused.
@@ -300,6 +330,32 @@ impl Blueprint {
         }
     }
 
+    /// The splits of replayable sources; refuses the flow if those that were given are not those of its sources.
+    fn splits(&mut self, names: &[Vec<OperatorInfo>]) -> Arc<Splits> {
+        if let Some(given) = self.options.splits.clone() {
+            let sources: Vec<&OperatorInfo> = self.replayable_sources().map(|chain| &names[chain][0]).collect();
+            if let Err(refusal) = given.check(&sources) {
+                self.refuse(refusal);
+            }
+            return given;
+        }
+        let chains = self.chains.iter_mut().zip(names);
+        let made = chains.filter_map(|(chain, operators)| match &mut chain.origin {
+            Origin::Replayable(splits) => {
+                Some(SourceSplits { source: operators[0].name.clone(), splits: std::mem::take(splits) })
+            }
+            _ => None,
+        });
+        Arc::new(Splits(made.collect()))
+    }
+
+    /// The operator of the first source that cannot be read again.
+    fn first_not_replayable(&self, names: &[Vec<OperatorInfo>]) -> Option<String> {
+        let is_once = |chain: &Chain| matches!(chain.origin, Origin::Once | Origin::Input(_));
+        let first = self.chains.iter().position(is_once)?;
+        Some(names[first][0].name.clone())
+    }
+
     /// Turns the finished layout into a plan.
     pub fn finish(mut self) -> Result<Plan, BuildRefusal> {
         let names = self.names();
@@ -311,10 +367,12 @@ impl Blueprint {
             let operator = names[chain][operator].name.clone();
             self.refuse(BuildRefusal::Unconsumed { operator });
         }
+        let splits = self.splits(&names);
         if let Some(refusal) = self.refusal {
             return Err(refusal);
         }
         self.spread_services();
+        let first_not_replayable = self.first_not_replayable(&names);
         let loops = loops::find(&self);
         let lane_limits = self.lane_limits();
         let mut graph = Graph {
@@ -342,8 +400,11 @@ impl Blueprint {
                     name: name.clone(),
                     instance: instance as u32,
                     operators: op_names.clone(),
-                    is_source: chain.is_source,
-                    input: chain.input.clone(),
+                    is_source: !matches!(chain.origin, Origin::Chains),
+                    input: match &chain.origin {
+                        Origin::Input(name) => Some(name.clone()),
+                        _ => None,
+                    },
                     outputs: chain.outputs.clone(),
                     service: chain.service,
                 });
@@ -366,6 +427,18 @@ impl Blueprint {
         let (services, outputs, inputs, edges) = (self.services, self.outputs, self.inputs, self.edges);
         let colocation = Colocation::of(&graph, &edges);
         let loops = loops.tasks;
-        Ok(Plan { graph, tasks, services, outputs, inputs, edges, loops, colocation, lane_limits })
+        Ok(Plan {
+            graph,
+            tasks,
+            services,
+            outputs,
+            inputs,
+            edges,
+            loops,
+            colocation,
+            lane_limits,
+            splits,
+            first_not_replayable,
+        })
     }
 }

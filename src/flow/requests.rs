@@ -21,6 +21,7 @@ use crate::{
     },
     flow::{
         Flow,
+        graph::Origin,
         sink::ForEach,
         stream::{Exchange, Stream},
     },
@@ -99,7 +100,7 @@ impl Flow {
             blueprint.services.push(plan);
             service
         };
-        let stream = self.source("requests", Parallelism::Fixed(1), None, move |_| {
+        let stream = self.source("requests", Parallelism::Fixed(1), Origin::Requests, move |_| {
             Box::new(move |meter| {
                 let port = meter.task.wiring.requests::<Q>(service);
                 Box::new(RequestHead::new(meter, service, port))

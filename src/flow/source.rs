@@ -1,14 +1,16 @@
 //! Where items enter a flow.
 
-use std::ops::Range;
-
-use crate::dataplane::{
-    error::TaskError,
-    source::{More, Part},
-    wide::widely,
+use crate::{
+    dataplane::{
+        error::TaskError,
+        source::{More, Part},
+    },
+    flow::{Flow, graph::Origin, replay::ReplayableSource, stream::Stream},
+    job::Parallelism,
 };
 
-/// A bounded source that can be read in parallel parts.
+/// A bounded source that is read in parallel parts, once. One that can be read again is a [`ReplayableSource`]; no type is
+/// both.
 pub trait BatchSource {
     /// What is read.
     type Item;
@@ -24,21 +26,18 @@ pub trait BatchSource {
     fn split(self, parts: usize) -> Result<Vec<Self::Part>, TaskError>;
 }
 
-/// What [`Flow::from_batch`](crate::Flow::from_batch) accepts: a [`BatchSource`], or anything iterable.
+/// What [`Flow::from_batch`](crate::Flow::from_batch) accepts: a [`ReplayableSource`], a [`BatchSource`], or anything
+/// iterable.
 ///
-/// `Kind` only keeps the two apart; it is inferred.
+/// `Kind` only keeps them apart; it is inferred, unless a type is of several kinds. So a type implements one of the traits.
 pub trait IntoBatchSource<Kind> {
     /// What is read.
     type Item;
-    /// The source.
-    type Source: BatchSource<Item = Self::Item>;
 
-    /// Whether parallel parts are possible.
     #[doc(hidden)]
-    const SPLITTABLE: bool;
-
-    /// The source.
-    fn into_batch_source(self) -> Self::Source;
+    fn begin(self, flow: &mut Flow) -> Stream<Self::Item>
+    where
+        Self::Item: Send + 'static;
 }
 
 /// Marks the iterable kind of [`IntoBatchSource`].
@@ -49,13 +48,41 @@ pub enum Iterable {}
 #[derive(Debug)]
 pub enum Splittable {}
 
+/// Marks the replayable kind of [`IntoBatchSource`].
+#[derive(Debug)]
+pub enum Replayable {}
+
+/// What the user called to have a source, and the kind of its operator.
+const FROM_BATCH: &str = "from_batch";
+
+impl<S: ReplayableSource> IntoBatchSource<Replayable> for S {
+    type Item = S::Item;
+
+    fn begin(self, flow: &mut Flow) -> Stream<S::Item>
+    where
+        S::Item: Send + 'static,
+    {
+        flow.replayed(FROM_BATCH, FROM_BATCH, self)
+    }
+}
+
 impl<S: BatchSource> IntoBatchSource<Splittable> for S {
     type Item = S::Item;
-    type Source = S;
-    const SPLITTABLE: bool = true;
 
-    fn into_batch_source(self) -> S {
-        self
+    fn begin(self, flow: &mut Flow) -> Stream<S::Item>
+    where
+        S::Item: Send + 'static,
+    {
+        let instances = flow.parallelism();
+        let parts = match self.split(instances) {
+            Ok(parts) if parts.len() <= instances => parts,
+            unsplit => {
+                let message = unsplit.map_or_else(|error| error.message(), |parts| too_many(parts.len(), instances));
+                flow.refuse_source(FROM_BATCH, message);
+                Vec::new()
+            }
+        };
+        flow.parts(FROM_BATCH, Parallelism::Job, Origin::Once, parts)
     }
 }
 
@@ -64,25 +91,18 @@ where
     I: IntoIterator<IntoIter: Send + 'static>,
 {
     type Item = I::Item;
-    type Source = OnePart<I::IntoIter>;
-    const SPLITTABLE: bool = false;
 
-    fn into_batch_source(self) -> OnePart<I::IntoIter> {
-        OnePart(self.into_iter())
+    fn begin(self, flow: &mut Flow) -> Stream<I::Item>
+    where
+        I::Item: Send + 'static,
+    {
+        flow.parts(FROM_BATCH, Parallelism::Fixed(1), Origin::Once, vec![IteratorPart(self.into_iter())])
     }
 }
 
-/// An iterator as a source of one part.
-#[derive(Debug)]
-pub struct OnePart<I>(I);
-
-impl<I: Iterator + Send + 'static> BatchSource for OnePart<I> {
-    type Item = I::Item;
-    type Part = IteratorPart<I>;
-
-    fn split(self, _parts: usize) -> Result<Vec<Self::Part>, TaskError> {
-        Ok(vec![IteratorPart(self.0)])
-    }
+/// What a source is refused with that yields more parts than there are instances to read them.
+pub(super) fn too_many(parts: usize, instances: usize) -> String {
+    format!("split into {parts} parts where {instances} were asked for")
 }
 
 /// A part that an iterator yields.
@@ -96,59 +116,6 @@ impl<I: Iterator + Send + 'static> Part for IteratorPart<I> {
         let before = into.len();
         into.extend(self.0.by_ref().take(max));
         Ok(if into.len() - before < max { More::No } else { More::Yes })
-    }
-}
-
-/// A range of integers that is read in parallel, in contiguous parts.
-///
-/// ```
-/// use proscenium::{LocalEnvironment, ParallelRange, job_fn};
-///
-/// let env = LocalEnvironment::new("doc");
-/// let job = job_fn("sum", |flow| {
-///     flow.from_batch(ParallelRange::new(0..1_000)).sum().collect("sum");
-///     Ok(())
-/// });
-/// let job = env.submit(job).autostop(true).blocking()?;
-/// let sum: Vec<u64> = job.output("sum").blocking()?;
-/// assert_eq!(sum, [499_500]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParallelRange(Range<u64>);
-
-impl ParallelRange {
-    /// The integers of `range`.
-    #[must_use]
-    pub fn new(range: Range<u64>) -> Self {
-        Self(range)
-    }
-}
-
-impl BatchSource for ParallelRange {
-    type Item = u64;
-    type Part = RangePart;
-
-    fn split(self, parts: usize) -> Result<Vec<RangePart>, TaskError> {
-        let Range { start, end } = self.0;
-        let length = u128::from(end.saturating_sub(start));
-        let cut = |part: usize| start + (length * part as u128 / parts as u128) as u64;
-        Ok((0..parts).map(|part| RangePart(cut(part)..cut(part + 1))).collect())
-    }
-}
-
-/// A part of a [`ParallelRange`].
-#[derive(Debug)]
-pub struct RangePart(Range<u64>);
-
-impl Part for RangePart {
-    type Item = u64;
-
-    fn read(&mut self, into: &mut Vec<u64>, max: usize) -> Result<More, TaskError> {
-        let end = self.0.end.min(self.0.start.saturating_add(max as u64));
-        widely(|| into.extend(self.0.start..end));
-        self.0.start = end;
-        Ok(if self.0.is_empty() { More::No } else { More::Yes })
     }
 }
 

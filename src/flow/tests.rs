@@ -7,7 +7,8 @@ type Bring = fn(Stream<u32>, Stream<u32>);
 #[test]
 fn streams_of_two_flows_are_not_brought_together() {
     let blueprint = || {
-        let options = BuildOptions { parallelism: 1, error_policy: ErrorPolicy::Fail, limits: Arc::default() };
+        let limits = Arc::default();
+        let options = BuildOptions { parallelism: 1, error_policy: ErrorPolicy::Fail, limits, splits: None };
         Rc::new(RefCell::new(Blueprint::new(options)))
     };
     let ways: [(&str, Bring); 5] = [

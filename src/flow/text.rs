@@ -13,12 +13,14 @@ use crate::{
     dataplane::{
         context::TaskContext,
         error::TaskError,
-        source::{More, Part},
+        source::{More, Part, Positioned},
     },
     flow::{
-        files::{Blank, Block, Cut, FilePart, FileSource, Files, First, Reading, RowWriter, Shape},
+        files::{
+            Blank, Block, Cut, FilePart, FilePosition, FileSource, FileSplit, Files, First, Reading, RowWriter, Shape,
+        },
+        replay::ReplayableSource,
         sink::Sink,
-        source::BatchSource,
     },
 };
 
@@ -45,15 +47,21 @@ impl TextFile {
     }
 }
 
-impl BatchSource for TextFile {
+impl ReplayableSource for TextFile {
     type Item = String;
+    type Split = FileSplit;
+    type Position = FilePosition;
     type Part = TextPart;
 
-    fn split(self, parts: usize) -> Result<Vec<TextPart>, TaskError> {
+    fn splits(&mut self, parts: usize) -> Result<Vec<FileSplit>, TaskError> {
         if std::fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(TaskError::new(format!("`{}` is not a regular file", self.path.display())));
         }
-        TextFiles::lines(self.path).split(parts)
+        TextFiles::lines(&self.path).splits(parts)
+    }
+
+    fn open(&self, split: FileSplit, at: FilePosition) -> Result<TextPart, TaskError> {
+        TextFiles::lines(&self.path).open(split, at)
     }
 }
 
@@ -88,14 +96,25 @@ impl TextFiles {
     }
 }
 
-impl BatchSource for TextFiles {
+impl TextFiles {
+    fn source(&self) -> FileSource<Text> {
+        let reading = Reading { cut: Cut::Lines, blank: Blank::Kept, first: First::Row };
+        FileSource { files: self.files.clone(), reading, shape: PhantomData }
+    }
+}
+
+impl ReplayableSource for TextFiles {
     type Item = String;
+    type Split = FileSplit;
+    type Position = FilePosition;
     type Part = TextPart;
 
-    fn split(self, parts: usize) -> Result<Vec<TextPart>, TaskError> {
-        let reading = Reading { cut: Cut::Lines, blank: Blank::Kept, first: First::Row };
-        let source = FileSource::<Text> { files: self.files, reading, shape: PhantomData };
-        Ok(source.split(parts)?.into_iter().map(TextPart).collect())
+    fn splits(&mut self, parts: usize) -> Result<Vec<FileSplit>, TaskError> {
+        self.source().splits(parts)
+    }
+
+    fn open(&self, split: FileSplit, at: FilePosition) -> Result<TextPart, TaskError> {
+        Ok(TextPart(self.source().open(split, at)?))
     }
 }
 
@@ -132,6 +151,14 @@ impl Part for TextPart {
         max: usize,
     ) -> Poll<Result<More, TaskError>> {
         self.0.poll_read(cx, ctx, into, max)
+    }
+}
+
+impl Positioned for TextPart {
+    type Position = FilePosition;
+
+    fn position(&self) -> FilePosition {
+        self.0.position()
     }
 }
 

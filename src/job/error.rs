@@ -211,6 +211,30 @@ pub enum BuildRefusal {
         /// The name.
         side_output: String,
     },
+    /// The job's splits were made elsewhere, and none for this source: its flow was laid out in another way there.
+    #[error(
+        "no splits were made for source `{source_name}` where the job was accepted: `build` laid out another flow there"
+    )]
+    SplitsMissing {
+        /// The source's operator name.
+        source_name: String,
+    },
+    /// Splits that were made elsewhere are not of the source's type, or too many.
+    #[error("the splits that were made for source `{source_name}` cannot be used: {message}")]
+    SplitsUnreadable {
+        /// The source's operator name.
+        source_name: String,
+        /// Why not.
+        message: String,
+    },
+    /// Splits were made elsewhere for a source that the flow does not have.
+    #[error(
+        "splits were made for source `{source_name}` where the job was accepted, but `build` laid out no such source here"
+    )]
+    SplitsUnclaimed {
+        /// The source's operator name.
+        source_name: String,
+    },
 }
 
 /// # Errors

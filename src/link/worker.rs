@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::wiring::Streams,
-    flow::{JobPayload, colocation::Colocation, job::Unplanned},
+    flow::{JobPayload, colocation::Colocation, job::Unplanned, splits::Splits},
     job::{ErrorPolicy, Graph, JobId, Limits, NotSendable, Term},
     protocol::{Layout, Order, Progress, WorkerEvent},
     service::ServiceDirectory,
@@ -45,6 +45,8 @@ pub(crate) struct Prepare {
     /// Those of the JobManager's environment, wherever the worker is.
     pub limits: Arc<Limits>,
     pub place: Place,
+    /// What the sources read, once that is known; else the worker finds it out.
+    pub splits: Option<Arc<Splits>>,
     pub events: WorkerEvents,
 }
 
@@ -65,6 +67,9 @@ pub(crate) struct Prepared {
     #[serde(with = "shared")]
     pub graph: Arc<Graph>,
     pub colocation: Colocation,
+    /// What the sources read.
+    #[serde(skip)]
+    pub splits: Arc<Splits>,
     /// Of a worker in this process that has them.
     #[serde(skip)]
     pub ports: Option<Arc<JobPorts>>,

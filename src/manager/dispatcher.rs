@@ -13,7 +13,7 @@ use actix::{
 use futures::future::join_all;
 
 use crate::{
-    flow::{JobPayload, job::Unplanned},
+    flow::{JobPayload, job::Unplanned, splits::Splits},
     host::Host,
     job::{Attempt, BuildRefusal, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
     link::{
@@ -75,6 +75,8 @@ struct Making {
     context: Context<JobSupervisor>,
     events: WorkerEvents,
     parallelism: usize,
+    /// What the sources read, once this process has built the flow.
+    splits: Option<Arc<Splits>>,
     /// This process has everything.
     is_alone: bool,
     /// Workers of other processes.
@@ -155,6 +157,7 @@ impl Dispatcher {
             error_policy: self.options.error_policy,
             limits: Arc::clone(&self.limits),
             place,
+            splits: making.splits.clone(),
             events: Arc::clone(&making.events),
         }
     }
@@ -179,7 +182,7 @@ impl Dispatcher {
             }
         }
         let parallelism = self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism(&others));
-        let making = Making { context, events, parallelism, is_alone: others.is_empty(), others, copies };
+        let making = Making { context, events, parallelism, splits: None, is_alone: others.is_empty(), others, copies };
         let place = if making.is_alone { Place::Alone } else { Place::Home };
         let answer = self.worker.prepare(self.prepare_on(place, payload, &making));
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, making, ctx)));
@@ -191,6 +194,7 @@ impl Dispatcher {
             Ok(prepared) => prepared,
             Err(unprepared) => return self.refuse(refusal_of(unprepared), ctx),
         };
+        making.splits = Some(Arc::clone(&prepared.splits));
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
         let tasks: Vec<TaskDescription> = prepared.graph.tasks.iter().map(describe).collect();
         self.seats = self.slots.borrow_mut().take(&tasks, &making.others, &prepared.colocation);

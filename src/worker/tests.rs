@@ -40,6 +40,7 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
             error_policy: ErrorPolicy::Fail,
             limits: Arc::default(),
             place: Place::Alone,
+            splits: None,
             // The test may be over.
             events: Arc::new(move |event| drop(heard.send(event))),
         };

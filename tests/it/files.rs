@@ -10,8 +10,8 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 use proscenium::{
-    BatchSource as _, BuildRefusal, Csv, CsvSink, Environment, Job, JsonLinesSink, LineSink, More, Outcome, Part as _,
-    TextFiles,
+    BuildRefusal, Csv, CsvSink, Environment, FilePosition, Job, JsonLinesSink, LineSink, More, Outcome, Part as _,
+    ReplayableSource as _, TextFiles,
 };
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,9 @@ fn parts_can_be_read_without_a_job_as_many_lines_at_a_time_as_are_asked_for() {
     std::fs::write(folder.path().join("b.gz"), packed("6\n7")).unwrap();
     for parts in [1, 2, 3] {
         let mut lines = Vec::new();
-        for mut part in TextFiles::lines(folder.path()).split(parts).unwrap() {
+        let mut source = TextFiles::lines(folder.path());
+        for split in source.splits(parts).unwrap() {
+            let mut part = source.open(split, FilePosition::default()).unwrap();
             loop {
                 let mut some = Vec::new();
                 let more = part.read(&mut some, 2).unwrap();

@@ -23,6 +23,7 @@ mod outputs;
 mod parallelism;
 mod parity;
 mod remote;
+mod replays;
 mod services;
 mod several;
 mod sources;
@@ -72,6 +73,7 @@ fn jobs() -> proscenium::JobRegistry {
         remote::jobs(),
         services::jobs(),
         several::jobs(),
+        replays::jobs(),
         sources::jobs(),
         supervision::jobs(),
         timers::jobs(),

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, io::Write, time::Duration};
 
 use proscenium::{
-    BatchSource, ErrorPolicy, FailureCause, More, Next, Outcome, ParallelRange, Part, Source, TaskContext, TaskError,
-    TextFile, partitioned,
+    BatchSource, ErrorPolicy, FailureCause, More, Next, Outcome, ParallelItems, ParallelRange, Part, Source,
+    TaskContext, TaskError, TextFile, partitioned,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,7 @@ fn an_empty_source_completes_and_closes_every_sink_once() {
 job!(Numbered { kind: Splitting }, |job, flow| {
     let stream = match job.kind {
         Splitting::Range => flow.from_batch(ParallelRange::new(0..10)),
+        Splitting::Items => flow.from_batch(ParallelItems::new((0..10).collect::<Vec<u64>>())),
         Splitting::Partitions => flow.from_batch(partitioned(|part, parts| (part as u64..10).step_by(parts))),
         Splitting::Iterator => flow.from_batch(0..10u64),
     };
@@ -92,6 +93,7 @@ job!(Numbered { kind: Splitting }, |job, flow| {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Splitting {
     Range,
+    Items,
     Partitions,
     Iterator,
 }
@@ -99,7 +101,8 @@ enum Splitting {
 #[test]
 fn a_splittable_source_yields_each_item_once_and_not_once_per_instance() {
     each_environment(async |env| {
-        for (kind, instances) in [(Splitting::Range, 4), (Splitting::Partitions, 4), (Splitting::Iterator, 1)] {
+        use Splitting::{Items, Iterator, Partitions, Range};
+        for (kind, instances) in [(Range, 4), (Items, 4), (Partitions, 4), (Iterator, 1)] {
             let job = env.submit(Numbered { kind }).autostop(true).parallelism(4).await.unwrap();
             assert_eq!(ended(&job).await, Outcome::Completed);
             let out: Vec<(u32, u64)> = read(&job, "out").await;

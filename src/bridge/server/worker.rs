@@ -29,6 +29,7 @@ use crate::{
         },
     },
     codec,
+    flow::splits::Splits,
     host::{Host, LocalTasks},
     job::{JobId, NAME_BYTES_MAX, NotSendable, Term},
     link::{
@@ -126,14 +127,15 @@ impl Way {
     }
 
     async fn prepare(self: Arc<Self>, prepare: Prepare) -> Result<Prepared, Unprepared> {
-        let Prepare { job, term, payload, parallelism, error_policy, limits, place, events } = prepare;
+        let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events } = prepare;
         let name = payload.0.name().to_owned();
         // Its `Serialize` is code of the user's, and it may be large.
         let payload = self.host.blocking(move || payload.0.encode()).await;
         let payload = payload.map_err(|_| Unprepared::Gone)?.map_err(Unprepared::NotSendable)?;
         self.outbound.drained(UNREAD_MAX).await;
         let limits = (*limits).clone();
-        let prepare = EncodedPrepare { job, term, payload, parallelism, error_policy, limits, place };
+        let splits = splits.map(|splits| Splits::clone(&splits));
+        let prepare = EncodedPrepare { job, term, payload, parallelism, error_policy, limits, place, splits };
         let Some(payload) = encoded(&FromNode::Worker(ToWorker::Prepare(Box::new(prepare)))) else {
             let message = "its parameters are too large to be sent".to_owned();
             return Err(Unprepared::NotSendable(NotSendable::Encode { job: name, message }));

@@ -13,6 +13,7 @@ use crate::{
         outbound::Outbound,
     },
     codec,
+    flow::splits::Splits,
     job::{EncodedJob, ErrorPolicy, JobId, Limits, Term},
     link::{Connect, Place, Prepared, Refusal, Unconnected, Unprepared, WorkerFacts, WorkerId},
     protocol::{Order, Progress, WorkerEvent},
@@ -64,6 +65,7 @@ pub(in crate::bridge) struct EncodedPrepare {
     pub error_policy: ErrorPolicy,
     pub limits: Limits,
     pub place: Place,
+    pub splits: Option<Splits>,
 }
 
 /// Those of connections between a worker and its JobManager, where jobs and graphs go in the lane of calls.

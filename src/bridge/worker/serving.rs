@@ -114,7 +114,7 @@ impl Serving<'_> {
     }
 
     fn prepare(&mut self, id: u64, prepare: EncodedPrepare) {
-        let EncodedPrepare { job, term, payload, parallelism, error_policy, limits, place } = prepare;
+        let EncodedPrepare { job, term, payload, parallelism, error_policy, limits, place, splits } = prepare;
         let resolver = Arc::new(Nowhere { host: self.host.clone(), call_deadline: limits.call_deadline });
         let name = payload.name.clone();
         // It is decoded where its flow is built, for that is code of the user's.
@@ -126,7 +126,8 @@ impl Serving<'_> {
             }
         };
         let (limits, events) = (Arc::new(limits), reporting(self.outbound));
-        let prepare = Prepare { job, term, payload, parallelism, error_policy, limits, place, events };
+        let splits = splits.map(Arc::new);
+        let prepare = Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events };
         let (prepared, outbound) = (self.worker.prepare(prepare), Arc::clone(self.outbound));
         self.tasks.spawn(async move {
             let answer = FromClient::Worker(FromWorker::Prepared(prepared.await));

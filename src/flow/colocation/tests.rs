@@ -15,7 +15,8 @@ use crate::{
 
 /// The groups of a flow in which an operator has three instances unless it says otherwise.
 fn groups(build: impl FnOnce(&mut Flow)) -> Colocation {
-    let options = BuildOptions { parallelism: 3, error_policy: ErrorPolicy::Fail, limits: Arc::default() };
+    let options =
+        BuildOptions { parallelism: 3, error_policy: ErrorPolicy::Fail, limits: Arc::default(), splits: None };
     let blueprint = Rc::new(RefCell::new(Blueprint::new(options)));
     build(&mut Flow::on(&blueprint));
     let blueprint = Rc::into_inner(blueprint).expect("the flow is dropped").into_inner();

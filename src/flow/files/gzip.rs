@@ -9,6 +9,11 @@ use std::{
     path::Path,
 };
 
+/// What fails the reading of a file that has not as many bytes as it had.
+pub(super) fn shorter() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter")
+}
+
 /// Whether a file is compressed, which its name says.
 pub(super) fn is_compressed(path: &Path) -> bool {
     path.extension() == Some(OsStr::new("gz"))
@@ -31,14 +36,18 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// Opens the file and goes to `offset`, which is 0 for a compressed one. Of that no more than `length` is read.
+    /// Opens the file and goes to `offset`. A compressed one is decompressed up to there; of it no more than `length` is
+    /// read.
     pub fn open(path: &Path, offset: u64, length: u64) -> io::Result<Self> {
         supported(path)?;
         let mut file = File::open(path)?;
         #[cfg(feature = "files")]
         if is_compressed(path) {
             let file = io::BufReader::with_capacity(64 << 10, file.take(length));
-            return Ok(Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(file))));
+            let mut input = Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(file)));
+            let passed = io::copy(&mut Read::by_ref(&mut input).take(offset), &mut io::sink())?;
+            let is_there = passed == offset;
+            return if is_there { Ok(input) } else { Err(shorter()) };
         }
         let _ = length;
         file.seek(SeekFrom::Start(offset))?;

@@ -16,7 +16,6 @@ use crate::{
     dataplane::{
         chain::{BoxStage, Cursor, Ending, Failure, Lull, Meter, Reach, Stage, catch},
         error::TaskError,
-        head::PartHead,
         mark::Mark,
     },
     flow::{
@@ -25,7 +24,6 @@ use crate::{
         stream::Stream,
     },
     host::Blocking,
-    job::Parallelism,
     protocol::Wait,
 };
 
@@ -127,13 +125,7 @@ impl Flow {
         P: Parser,
         M: Fn() -> P + 'static,
     {
-        let parallelism = self.parallelism();
-        let source = FileSource::<Raw> { files, reading, shape: PhantomData };
-        let mut parts = self.parts_of(kind, source, parallelism);
-        let rows = self.source("files", Parallelism::Job, None, move |instance| {
-            let part = parts.get_mut(instance).and_then(Option::take);
-            Box::new(move |meter| Box::new(PartHead::new(meter, part)))
-        });
+        let rows = self.replayed("files", kind, FileSource::<Raw> { files, reading, shape: PhantomData });
         rows.then(kind, move |_| {
             let parser = make();
             Box::new(move |meter, next| Box::new(Parse::new(meter, parser, next)))

@@ -1,22 +1,49 @@
 //! Which files there are, and which instance reads what of them.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     dataplane::error::TaskError,
     flow::files::{
+        cut::Cut,
         gzip,
         span::{Reading, Span},
         unreadable,
     },
 };
 
-/// A file that is to be read, and its length when the flow was built.
+/// What one instance reads of a [`TextFile`](crate::TextFile), of [`TextFiles`](crate::TextFiles), of JSON lines or CSV:
+/// ranges of files, one after another, by their paths and their lengths when the splits were made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSplit(Vec<Stretch>);
+
+/// A range of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stretch {
+    /// Not a `PathBuf`, which can be encoded only if it is text.
+    path: OsString,
+    range: Range<u64>,
+    /// The whole file's.
+    length: u64,
+}
+
+impl FileSplit {
+    pub(super) fn spans(self, reading: Reading) -> Vec<Arc<Span>> {
+        let span = |Stretch { path, range, length }| Arc::new(Span::new(path.into(), range, length, reading));
+        self.0.into_iter().map(span).collect()
+    }
+}
+
+/// A file that is to be read, and its length when the splits were made.
 #[derive(Debug)]
 pub(super) struct Found {
     pub path: PathBuf,
@@ -57,8 +84,8 @@ fn check(path: PathBuf, length: u64) -> Result<Found, TaskError> {
 
 /// Deals the files out to at most `parts` instances: first those that cannot be split, the largest first, each to the
 /// instance that has least; then ranges of the others, such that all come to have the same.
-pub(super) fn deal(found: Vec<Found>, reading: Reading, parts: usize) -> Vec<Vec<Arc<Span>>> {
-    let splits = |file: &Found| reading.cut.splits() && !gzip::is_compressed(&file.path);
+pub(super) fn deal(found: &[Found], cut: Cut, parts: usize) -> Vec<FileSplit> {
+    let splits = |file: &Found| cut.splits() && !gzip::is_compressed(&file.path);
     let mut loads = vec![0_u64; parts];
     let mut dealt: Vec<Vec<(usize, u64, u64)>> = vec![Vec::new(); parts];
 
@@ -93,13 +120,13 @@ pub(super) fn deal(found: Vec<Found>, reading: Reading, parts: usize) -> Vec<Vec
         }
     }
 
-    let span = |(file, start, end): (usize, u64, u64)| {
+    let stretch = |(file, start, end): (usize, u64, u64)| {
         let Found { path, length } = &found[file];
-        Arc::new(Span::new(path, start..end, *length, reading))
+        Stretch { path: path.clone().into(), range: start..end, length: *length }
     };
     let in_order = |mut ranges: Vec<_>| {
         ranges.sort_unstable();
-        ranges.into_iter().map(span).collect()
+        FileSplit(ranges.into_iter().map(stretch).collect())
     };
     dealt.into_iter().filter(|ranges| !ranges.is_empty()).map(in_order).collect()
 }
@@ -130,16 +157,10 @@ fn shares(loads: &[u64], bytes: u64) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::files::{
-        cut::Cut,
-        span::{Blank, First},
-    };
-
     fn dealt(files: &[(&str, u64)], cut: Cut, parts: usize) -> Vec<Vec<(String, std::ops::Range<u64>)>> {
-        let found = files.iter().map(|(name, length)| Found { path: name.into(), length: *length }).collect();
-        let reading = Reading { cut, blank: Blank::Kept, first: First::Row };
-        let shown = |span: Arc<Span>| (span.path.display().to_string(), span.range());
-        deal(found, reading, parts).into_iter().map(|spans| spans.into_iter().map(shown).collect()).collect()
+        let found: Vec<_> = files.iter().map(|(name, length)| Found { path: name.into(), length: *length }).collect();
+        let shown = |stretch: Stretch| (stretch.path.into_string().expect("the name is text"), stretch.range);
+        deal(&found, cut, parts).into_iter().map(|split| split.0.into_iter().map(shown).collect()).collect()
     }
 
     #[test]

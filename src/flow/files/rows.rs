@@ -18,11 +18,12 @@ use crate::{
     dataplane::{
         context::TaskContext,
         error::TaskError,
-        source::{More, Part},
+        source::{More, Part, Positioned},
     },
     flow::files::{
         cut::Cutter,
         gzip::Input,
+        position::{FilePosition, RowStart},
         span::{Block, CHUNK_BYTES, MARK, ROW_BYTES_MAX, Span},
         unreadable,
     },
@@ -41,6 +42,8 @@ pub(crate) trait Shape: Send + 'static {
 /// The rows of several spans, one after another.
 pub(crate) struct FilePart<S> {
     spans: VecDeque<Arc<Span>>,
+    /// How many spans are no longer among them.
+    begun: usize,
     reader: Option<Reader>,
     work: Option<Blocking<Done>>,
     shape: PhantomData<fn() -> S>,
@@ -89,7 +92,8 @@ fn fetch(span: &Span, input: Option<Input>, offset: u64) -> io::Result<Fetched> 
     let mut input = match input {
         Some(input) => input,
         None => {
-            if span.start > 0 && span.lacks_first() {
+            // It is behind, also in a span that begins its file, where reading goes on from a position.
+            if (span.start > 0 || offset > 0) && span.lacks_first() {
                 span.read_first()?;
             }
             Input::open(&span.path, offset, span.length)?
@@ -104,8 +108,21 @@ fn fetch(span: &Span, input: Option<Input>, offset: u64) -> io::Result<Fetched> 
 }
 
 impl<S: Shape> FilePart<S> {
-    pub fn new(spans: Vec<Arc<Span>>) -> Self {
-        Self { spans: spans.into(), reader: None, work: None, shape: PhantomData }
+    /// The rows of `spans` from `at` on.
+    pub fn open(spans: Vec<Arc<Span>>, at: FilePosition) -> Result<Self, TaskError> {
+        let mut spans = VecDeque::from(spans);
+        if spans.len() < at.ranges {
+            return Err(TaskError::new("the position is behind more files than the split has"));
+        }
+        spans.drain(..at.ranges);
+        let mut reader = None;
+        if let Some(row) = at.row {
+            let span = spans.pop_front().filter(|span| span.may_begin_a_row(row.offset));
+            let span =
+                span.ok_or_else(|| TaskError::new("the position is outside of what the split has of the file"))?;
+            reader = Some(Reader::at(span, row));
+        }
+        Ok(Self { spans, begun: at.ranges + usize::from(reader.is_some()), reader, work: None, shape: PhantomData })
     }
 
     /// Makes rows of what is there.
@@ -114,7 +131,10 @@ impl<S: Shape> FilePart<S> {
             let reader = match &mut self.reader {
                 Some(reader) => reader,
                 None => match self.spans.pop_front() {
-                    Some(span) => self.reader.insert(Reader::new(span)),
+                    Some(span) => {
+                        self.begun += 1;
+                        self.reader.insert(Reader::new(span))
+                    }
                     None => return Ok(Progress::Done),
                 },
             };
@@ -173,6 +193,17 @@ impl<S: Shape> Part for FilePart<S> {
                 self.work = None;
                 self.done(done.map_err(|error| TaskError::new(format!("the read was given up: {error}")))?)?;
             }
+        }
+    }
+}
+
+impl<S: Shape> Positioned for FilePart<S> {
+    type Position = FilePosition;
+
+    fn position(&self) -> FilePosition {
+        match &self.reader {
+            Some(reader) => FilePosition { ranges: self.begun - 1, row: reader.position() },
+            None => FilePosition { ranges: self.begun, row: None },
         }
     }
 }
@@ -236,6 +267,17 @@ impl Reader {
             lines: 0,
             block: Arc::new(Block { bytes: Vec::new(), span }),
         }
+    }
+
+    /// One that goes on with a row that is the span's.
+    fn at(span: Arc<Span>, RowStart { offset, lines }: RowStart) -> Self {
+        Self { offset, lines, at_start: false, skipping: false, ..Self::new(span) }
+    }
+
+    /// Where the next row begins; none while no row has been made.
+    fn position(&self) -> Option<RowStart> {
+        let has_begun = !self.at_start && !self.skipping;
+        has_begun.then(|| RowStart { offset: self.offset_of(self.used), lines: self.lines })
     }
 
     fn fetch(&mut self) -> Work {

@@ -3,13 +3,13 @@
 use std::{
     io::{self, BufRead, BufReader, Read},
     ops::Range,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
 use crate::flow::files::{
-    cut::Cut,
-    gzip::{self, Input},
+    cut::{Cut, Cutter},
+    gzip::{self, Input, shorter},
 };
 
 /// Bytes read from a file at a time.
@@ -82,18 +82,18 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    pub fn new(path: &Path, range: Range<u64>, length: u64, reading: Reading) -> Self {
-        let compressed = gzip::is_compressed(path);
+    pub fn new(path: PathBuf, range: Range<u64>, length: u64, reading: Reading) -> Self {
+        let compressed = gzip::is_compressed(&path);
         let Range { start, end } = range;
         // How much there is in a compressed file shows only when it is read.
         let end = if compressed { u64::MAX } else { end };
         let (lines_before, first) = (OnceLock::new(), OnceLock::new());
-        Self { path: path.to_owned(), start, end, length, reading, compressed, lines_before, first }
+        Self { path, start, end, length, reading, compressed, lines_before, first }
     }
 
-    #[cfg(test)]
-    pub fn range(&self) -> Range<u64> {
-        self.start..if self.compressed { self.length } else { self.end }
+    /// Whether one of its rows but the first, or what follows the last, may begin there.
+    pub fn may_begin_a_row(&self, offset: u64) -> bool {
+        self.start <= offset && (self.compressed || offset <= self.length)
     }
 
     /// How many line ends are in front of the span. `None` until they have been counted.
@@ -142,32 +142,37 @@ impl Span {
         self.reading.first == First::Header && self.first.get().is_some_and(|(_, first)| *first == offset)
     }
 
-    /// Reads the file's first row, which is in another span or behind blank ones. Blocks.
+    /// Reads the file's first row, if it has one: in front of what is read, or behind blank ones. Blocks.
     pub fn read_first(&self) -> io::Result<()> {
         let mut file = BufReader::new(Input::open(&self.path, 0, self.length)?);
-        let mut offset = 0;
+        let (mut offset, mut row) = (0, Vec::new());
+        let mut cutter = Cutter::new(self.reading.cut);
         loop {
-            let mut line = Vec::new();
-            file.by_ref().take(ROW_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line)?;
-            if line.is_empty() {
-                return Err(shorter());
+            let seen = row.len();
+            // A mark, a line end and one byte too many.
+            file.by_ref().take(ROW_BYTES_MAX as u64 + 5).read_until(b'\n', &mut row)?;
+            if row.is_empty() {
+                // Rows that are all blank have no first one.
+                let is_whole = self.compressed || offset >= self.length;
+                return if is_whole { Ok(()) } else { Err(shorter()) };
             }
-            let row = without_line_end(&line);
-            let row = if offset == 0 { row.strip_prefix(MARK).unwrap_or(row) } else { row };
-            if row.len() >= ROW_BYTES_MAX {
+            let mark = if offset == 0 && row.starts_with(MARK) { MARK.len() } else { 0 };
+            if row.len() - mark - usize::from(row.ends_with(b"\n")) > ROW_BYTES_MAX {
                 return Err(io::Error::other(format!("its first row has more than {ROW_BYTES_MAX} bytes")));
             }
-            if !self.reading.is_blank(row) {
-                self.set_first(row, offset);
+            // A line end in quotes ends no row, but the end of the file does.
+            if row.len() > seen && cutter.find(&row[seen.max(mark)..]).is_none() {
+                continue;
+            }
+            let bytes = without_line_end(&row[mark..]);
+            if !self.reading.is_blank(bytes) {
+                self.set_first(bytes, offset);
                 return Ok(());
             }
-            offset += line.len() as u64;
+            offset += row.len() as u64;
+            row.clear();
         }
     }
-}
-
-fn shorter() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter")
 }
 
 fn without_line_end(line: &[u8]) -> &[u8] {

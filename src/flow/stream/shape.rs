@@ -12,7 +12,7 @@ use crate::{
         wiring::EdgeId,
     },
     flow::{
-        graph::{Blueprint, PARALLELISM_MAX},
+        graph::{Blueprint, Origin, PARALLELISM_MAX},
         keyed::KeyedStream,
         new_chain,
         operator::{Either, Map, Split, Take, Tee},
@@ -325,7 +325,7 @@ impl<T: Send + 'static> Exchange<T> {
     fn on(blueprint: &Rc<RefCell<Blueprint>>, said: Parallelism, plan: impl FnOnce(u32, usize) -> EdgePlan) -> Self {
         let mut shared = blueprint.borrow_mut();
         let asked = said.in_job(shared.options.parallelism);
-        let chain = shared.add_chain(said, false);
+        let chain = shared.add_chain(said, Origin::Chains);
         let consumers = shared.chains[chain].parallelism;
         let edge = EdgeId(shared.edges.len());
         let first_task = shared.chains[chain].first_task;
