@@ -3,8 +3,7 @@
 mod audience;
 mod halt;
 mod link;
-#[allow(dead_code, reason = "the worker that lays relays is being built")]
-pub(crate) mod relay;
+mod relay;
 mod task;
 mod team;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::{
     },
     job::FailureCause,
     protocol::{LoopId, TaskCommand, Wait},
+    service::bound_to,
 };
 
 /// How a batch is dealt out to the lanes of an exchange.
@@ -270,7 +271,7 @@ impl<T> GateHead<T> {
     /// Decodes what came from another worker.
     fn decode(&mut self, batch: EncodedBatch<T>) -> Result<Vec<T>, Failure> {
         let (items, peer) = (batch.items(), batch.peer());
-        batch.decode().map_err(|error| {
+        bound_to(self.state.context.directory.resolver(), || batch.decode()).map_err(|error| {
             let lane = self.gate.lane_in_hand();
             self.cut = lane.map(|lane| (lane, items));
             let channel = lane.and_then(|lane| self.channels.get(lane).copied()).unwrap_or_default();

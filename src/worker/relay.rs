@@ -13,7 +13,6 @@ mod pieces;
 mod tests;
 mod turning;
 
-#[allow(unused_imports, reason = "the worker that lays them is being built")]
 pub(crate) use self::{
     calls::{CallsAtHome, CallsAtWorker},
     inputs::{InputsAtHome, InputsAtWorker},

@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 
 use super::{
     HostedService, Worker,
-    relay::{CallsAtHome, CallsAtWorker, OutputsAtHome, OutputsAtWorker},
+    relay::{CallsAtHome, CallsAtWorker, InputsAtHome, InputsAtWorker, OutputsAtHome, OutputsAtWorker},
 };
 use crate::{
     dataplane::wiring::Wiring,
@@ -75,12 +75,15 @@ impl Unlaid {
         let (services, relays) = if is_home {
             let outputs = OutputsAtHome::new(&peers, &ports.streams);
             let calls = CallsAtHome::new(&peers, &ports.directory);
-            (plan.host_services(&gates, &wiring), Relays::Home { _outputs: outputs, _calls: calls })
+            let inputs = InputsAtHome::new(&peers, &ports.streams, &plan.graph, &layout, host);
+            let relays = Relays::Home { _outputs: outputs, _calls: calls, _inputs: inputs };
+            (plan.host_services(&gates, &wiring), relays)
         } else {
             let home = peers.link(Layout::HOME);
             let outputs = Arc::new(OutputsAtWorker::new(home, &ports.streams));
             let calls = CallsAtWorker::new(home, &ports.directory);
-            (Vec::new(), Relays::Away { outputs, _calls: calls })
+            let inputs = InputsAtWorker::new(home, &ports.streams, &plan.graph, &layout, &ports.directory);
+            (Vec::new(), Relays::Away { outputs, _calls: calls, _inputs: inputs })
         };
         let attendance = Some(Attendance { layout, relays, peers });
         Laid { tasks: plan.tasks, wiring, services, ports, attendance }
@@ -97,8 +100,8 @@ pub(super) struct Attendance {
 
 /// What goes between the home of the job's outputs, inputs and services and the other workers; held for its drop.
 enum Relays {
-    Home { _outputs: OutputsAtHome, _calls: CallsAtHome },
-    Away { outputs: Arc<OutputsAtWorker>, _calls: CallsAtWorker },
+    Home { _outputs: OutputsAtHome, _calls: CallsAtHome, _inputs: InputsAtHome },
+    Away { outputs: Arc<OutputsAtWorker>, _calls: CallsAtWorker, _inputs: InputsAtWorker },
 }
 
 impl Drop for Attendance {

@@ -278,7 +278,8 @@ impl Service for Probe {
             .accept::<LoseReply>("lose-reply")
             .accept::<PanicInActor>("panic-in-actor")
             .accept::<Hang>("hang")
-            .accept::<StopYourself>("stop-yourself");
+            .accept::<StopYourself>("stop-yourself")
+            .accept::<Sour>("sour");
     }
 }
 
@@ -409,6 +410,28 @@ impl Handler<StopYourself> for Probe {
     type Result = ();
     fn handle(&mut self, _: StopYourself, ctx: &mut Self::Context) {
         ctx.stop();
+    }
+}
+
+/// Cannot be decoded if it is odd.
+#[derive(Debug, Serialize)]
+pub(crate) struct Sour(pub(crate) u64);
+
+impl<'de> Deserialize<'de> for Sour {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        if number % 2 == 0 { Ok(Self(number)) } else { Err(serde::de::Error::custom("it is odd")) }
+    }
+}
+
+impl Message for Sour {
+    type Result = ();
+}
+
+impl Handler<Sour> for Probe {
+    type Result = ();
+    fn handle(&mut self, Sour(number): Sour, _: &mut Self::Context) {
+        self.world.note(number.to_string());
     }
 }
 

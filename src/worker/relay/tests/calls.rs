@@ -9,7 +9,9 @@ use crate::{
     job::JobId,
     service::{
         CallError, Fate, MessageTable, Origin, Service, ServiceDirectory, ServiceRef, bound_to, service_plan,
-        tests::support::{Double, Hosted, Later, Note, Panic, Probe, Stage, Unlisted, in_background, next, poll_once},
+        tests::support::{
+            Double, Hosted, Later, Note, Panic, Probe, Sour, Stage, Unlisted, in_background, next, poll_once,
+        },
     },
     worker::relay::{CallsAtHome, CallsAtWorker},
 };
@@ -168,6 +170,28 @@ fn a_message_that_is_too_large_is_refused_and_a_large_one_gets_there() {
     assert!(matches!(refused, Err(CallError::NotCarried { .. })), "{refused:?}");
     assert_eq!(probe.call(Note("x".repeat(15 << 20))).blocking(), Ok(()));
     assert_eq!(hosted.world.log.lock()[1].len(), 15 << 20);
+}
+
+#[test]
+fn a_told_message_that_cannot_be_decoded_is_made_known_to_the_next_of_the_same_reference() {
+    let stage = Stage::new();
+    let hosted = Hosted::running(&stage);
+    let away = Away::new(&stage, &hosted);
+    let (probe, other) = (away.service(Origin::Task), away.service(Origin::Task));
+    for number in [2, 3, 5] {
+        assert_eq!(probe.tell(Sour(number)).blocking(), Ok(()));
+    }
+    // Behind the two, which the service has tried to decode by then.
+    let refused = probe.call(Sour(7)).blocking();
+    assert!(matches!(refused, Err(CallError::NotCarried { .. })), "{refused:?}");
+    assert_eq!(other.tell(Sour(4)).blocking(), Ok(()));
+    match probe.tell(Sour(6)).blocking() {
+        Err(CallError::EarlierNotCarried { lost: 2, why, .. }) => assert!(why.contains("it is odd"), "{why}"),
+        refused => panic!("{refused:?}"),
+    }
+    assert_eq!(probe.tell(Sour(8)).blocking(), Ok(()));
+    assert_eq!(probe.call(Double(1)).blocking(), Ok(2));
+    assert_eq!(*hosted.world.log.lock(), ["started", "2", "4", "8"]);
 }
 
 #[test]

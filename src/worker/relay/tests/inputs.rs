@@ -142,8 +142,8 @@ fn run(items: u64, bytes: usize, items_max: usize, ending: Ending, at: usize) {
     if ending != Ending::Finish {
         refusals.extend(senders.iter().map(|sender| next(sender, "a sender")));
     }
-    let closed = Some(InputError::Closed { input: "in".to_owned() });
-    assert!(refusals.iter().all(|refusal| *refusal == None || *refusal == closed), "{refusals:?}");
+    let closed = InputError::Closed { input: "in".to_owned() };
+    assert!(refusals.iter().flatten().all(|refusal| *refusal == closed), "{refusals:?}");
     for sender in 0..2 {
         let sent = sent[sender as usize].load(Ordering::SeqCst);
         let of_sender: Vec<u64> = taken.iter().filter(|item| item.0 == sender).map(|item| item.1).collect();
