@@ -131,6 +131,9 @@ impl Workers {
     }
 }
 
+/// Told when a process has ended that had joined, and was not asked to end: by which number, and how it ended.
+pub(crate) type Ended = Arc<dyn Fn(u32, &str) + Send + Sync>;
+
 /// Which processes to start.
 pub(crate) struct Launch {
     pub program: Program,
@@ -142,8 +145,7 @@ pub(crate) struct Launch {
     pub key: String,
     pub thread_name: String,
     pub host: Host,
-    /// Told when a process has ended that had joined, and was not asked to end: by which number, and how it ended.
-    pub ended: Arc<dyn Fn(u32, &str) + Send + Sync>,
+    pub ended: Ended,
 }
 
 /// Not all of the processes have joined.

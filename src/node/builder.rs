@@ -265,14 +265,9 @@ impl NodeBuilder {
         let limits = self.limits.normalised();
         let call_deadline = limits.call_deadline;
         let mut environment = self.environment.name(&self.name).limits(limits);
-        environment = match self.workers.map(|workers| workers.source) {
-            None => environment,
-            Some(Source::Joining { data_address, advertised }) => {
-                let address = data_address_of(data_address, self.address.as_deref())?;
-                environment.data(DataAddress { address, advertised, encrypted: self.encrypted })
-            }
-            Some(source @ Source::Processes { .. }) => environment.workers(Workers { source }),
-        };
+        if let Some(workers) = self.workers {
+            environment = with_workers(environment, workers, self.address.as_deref(), self.encrypted)?;
+        }
         #[cfg(feature = "store")]
         let environment = match &self.data_folder {
             Some(folder) => environment.recording(Store::open(folder)?),
@@ -322,6 +317,21 @@ impl NodeBuilder {
         };
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(Node { commands, address, key, thread, closed: closed_rx, thread_names, listens: Mutex::new(false) })
+    }
+}
+
+fn with_workers(
+    environment: LocalEnvironmentBuilder,
+    workers: Workers,
+    address: Option<&str>,
+    encrypted: bool,
+) -> Result<LocalEnvironmentBuilder, NodeError> {
+    match workers.source {
+        Source::Processes { .. } => Ok(environment.workers(workers)),
+        Source::Joining { data_address, advertised } => {
+            let address = data_address_of(data_address, address)?;
+            Ok(environment.data(DataAddress { address, advertised, encrypted }))
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     environment::OpenError,
     flow::JobRegistry,
     host::thread,
-    launch::{Launch, Launcher, Program},
+    launch::{Ended, Launch, Launcher, Program},
     link::{NearLink, WorkerId},
 };
 
@@ -116,7 +116,7 @@ impl Crew {
 }
 
 /// Tells the JobManager that a process is gone, before its connection's lease says so.
-fn telling(link: &Arc<dyn NearLink>) -> Arc<dyn Fn(u32, &str) + Send + Sync> {
+fn telling(link: &Arc<dyn NearLink>) -> Ended {
     let link = Arc::clone(link);
     Arc::new(move |number, why| link.leave(WorkerId(number), why.to_owned()))
 }

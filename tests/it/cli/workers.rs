@@ -7,8 +7,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{User, wait_for_end};
-use crate::{processes::children_of, support::on_a_thread};
+use super::{User, count, wait_for_end};
+use crate::{
+    processes::children_of,
+    support::{DEADLINE, on_a_thread},
+};
 
 /// Those that the node has.
 fn workers(user: &User) -> Vec<Value> {
@@ -24,7 +27,7 @@ fn until_there_are(user: &User, count: usize) -> Vec<Value> {
         if now.len() == count {
             return now;
         }
-        assert!(begun.elapsed() < crate::support::DEADLINE, "there are {now:?}");
+        assert!(begun.elapsed() < DEADLINE, "there are {now:?}");
     }
 }
 
@@ -39,6 +42,53 @@ fn a_node_that_is_killed_leaves_no_worker() {
     assert_eq!(children.len(), 3);
     user.kills_node();
     children.into_iter().for_each(wait_for_end);
+}
+
+#[test]
+fn a_job_comes_to_the_same_with_workers_and_without() {
+    let text = |user: &User| {
+        let lines: Vec<String> = (0..2_000).map(|n| format!("word{} word{} the", n % 7, n % 111)).collect();
+        count(&user.file("text", &lines.join("\n")))
+    };
+    let counts = |flags: &[&str]| {
+        let mut user = User::new();
+        user.start_node(flags);
+        user.well(&["job", "submit", "word-count", &text(&user), "--parallelism", "3", "--autostop", "--wait"]);
+        let mut counts: Vec<String> =
+            user.well(&["job", "output", "word-count", "counts"]).lines().map(str::to_owned).collect();
+        counts.sort();
+        user.well(&["jobmanager", "stop"]);
+        counts
+    };
+    let (alone, several) = (counts(&[]), counts(&["--workers", "3", "--worker-slots", "1"]));
+    assert_eq!(alone.len(), 112);
+    assert_eq!(several, alone);
+}
+
+#[test]
+fn a_job_fails_when_a_worker_of_it_is_killed_and_the_next_one_runs() {
+    let mut user = User::new();
+    user.start_node(&["--workers", "2", "--worker-slots", "1"]);
+    let children = children_of(user.node_process().expect("a node"));
+    let job = user.submits(&["ticker", "{\"interval_ms\": 5}", "--parallelism", "2"]);
+    let before = workers(&user);
+    assert!(
+        before.iter().any(|worker| worker["tasks"].as_u64() > Some(0)),
+        "its tasks are not in the node's own process"
+    );
+    for child in &children {
+        let killed = std::process::Command::new("kill").args(["-KILL", &child.to_string()]).status();
+        assert!(killed.expect("there is a `kill`").success());
+    }
+    let begun = std::time::Instant::now();
+    let ended = user.types(&["job", "watch", &job]).with(10);
+    assert!(ended.out.contains("worker-"), "it says who was lost: {ended:?}");
+    while before.iter().any(|lost| until_there_are(&user, 2).iter().any(|now| now["address"] == lost["address"])) {
+        assert!(begun.elapsed() < DEADLINE, "those that were killed are still there");
+    }
+    let text = user.file("text", "a b a\n");
+    user.well(&["job", "submit", "word-count", &count(&text), "--autostop", "--wait"]);
+    user.well(&["jobmanager", "stop"]);
 }
 
 #[test]
