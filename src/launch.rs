@@ -66,6 +66,7 @@ pub struct Workers {
 pub(crate) enum Source {
     Processes { count: usize, executable: Option<PathBuf>, slots: Option<usize> },
     Joining { data_address: Option<String>, advertised: Option<String> },
+    Inside { count: usize, slots: Option<usize> },
 }
 
 impl Workers {
@@ -81,6 +82,13 @@ impl Workers {
     /// version that is put in its place changes nothing (on Linux).
     pub fn processes(count: usize) -> Self {
         Self { source: Source::Processes { count, executable: None, slots: None } }
+    }
+
+    /// So many workers within this process, each with threads of its own, which speak to each other over loopback as
+    /// processes do. A job so shows whether it is fit for several workers, without a program that can be started again; its
+    /// tasks still end with this process, and all at once. 0 is none.
+    pub fn inside(count: usize) -> Self {
+        Self { source: Source::Inside { count, slots: None } }
     }
 
     /// Workers that come over the network, and go. Of a node only, which listens for them.
@@ -124,7 +132,7 @@ impl Workers {
     /// The threads that run tasks in each process. Default: the cores, dealt out to the processes, and at least 1; 0
     /// counts as 1. Changes nothing for workers that [join](Self::joining), which say that themselves.
     pub fn slots(mut self, threads: usize) -> Self {
-        if let Source::Processes { slots, .. } = &mut self.source {
+        if let Source::Processes { slots, .. } | Source::Inside { slots, .. } = &mut self.source {
             *slots = Some(threads.max(1));
         }
         self

@@ -2,6 +2,7 @@
 
 mod control;
 mod crew;
+mod inside;
 mod link;
 
 use std::{
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use self::{
     control::{Control, ControlSetup},
     crew::Crew,
+    inside::Inside,
     link::LocalLink,
 };
 use crate::{
@@ -194,8 +196,8 @@ impl LocalEnvironmentBuilder {
     /// operating system refuses a thread or a file descriptor; the others if there are no such workers.
     pub fn open(self) -> Result<LocalEnvironment, OpenError> {
         let Self { name, task_threads, service_threads, limits, placement, recording, workers, data } = self;
-        let processes = workers.map(processes_of).transpose()?.flatten();
-        let data = data.or_else(|| processes.as_ref().map(|_| DataAddress::loopback()));
+        let crew_wanted = workers.map(wanted).transpose()?.flatten();
+        let data = data.or_else(|| crew_wanted.as_ref().map(|_| DataAddress::loopback()));
         for (count, purpose) in [(task_threads, "tasks"), (service_threads, "services")] {
             if count == 0 {
                 return Err(OpenError::NoThreads { purpose });
@@ -229,8 +231,16 @@ impl LocalEnvironmentBuilder {
         let near = Arc::clone(&link) as Arc<dyn NearLink>;
         // From here on its drop closes all.
         let core = Core { link, thread, closed: closed_rx, system, thread_prefix };
-        if let Some(processes) = processes {
-            *crew.lock() = Some(Crew::open(processes, &near, &core.thread_prefix)?);
+        match crew_wanted {
+            None => {}
+            Some(Wanted::Processes(processes)) => {
+                let opened = Crew::open(processes, &near, &core.thread_prefix)?;
+                *crew.lock() = Some(Company { _crew: Some(opened), _inside: None });
+            }
+            Some(Wanted::Inside { count, slots }) => {
+                let opened = Inside::open(count, slots, &near, &core.thread_prefix)?;
+                *crew.lock() = Some(Company { _crew: None, _inside: Some(opened) });
+            }
         }
         Ok(LocalEnvironment { core: Arc::new(core) })
     }
@@ -247,13 +257,35 @@ impl fmt::Debug for LocalEnvironmentBuilder {
     }
 }
 
-/// The program, number and slots of the worker processes; nothing, if there are to be none.
-fn processes_of(workers: Workers) -> Result<Option<(Program, usize, usize)>, OpenError> {
-    let Source::Processes { count, executable, slots } = workers.source else { return Err(OpenError::NoListener) };
-    if count == 0 {
-        return Ok(None);
+/// The workers of the environment, whatever they are; they end when it is dropped.
+struct Company {
+    _crew: Option<Crew>,
+    _inside: Option<Inside>,
+}
+
+/// Which workers to start.
+enum Wanted {
+    /// The program, their number and the slots of each.
+    Processes((Program, usize, usize)),
+    Inside {
+        count: usize,
+        slots: usize,
+    },
+}
+
+/// Nothing, if there are to be none.
+fn wanted(workers: Workers) -> Result<Option<Wanted>, OpenError> {
+    match workers.source {
+        Source::Joining { .. } => Err(OpenError::NoListener),
+        Source::Processes { count: 0, .. } | Source::Inside { count: 0, .. } => Ok(None),
+        Source::Processes { count, executable, slots } => {
+            let slots = slots.unwrap_or_else(|| slots_default(count));
+            program(executable.as_deref()).map(|program| Some(Wanted::Processes((program, count, slots))))
+        }
+        Source::Inside { count, slots } => {
+            Ok(Some(Wanted::Inside { count, slots: slots.unwrap_or_else(|| slots_default(count)) }))
+        }
     }
-    program(executable.as_deref()).map(|program| Some((program, count, slots.unwrap_or_else(|| slots_default(count)))))
 }
 
 /// The program of worker processes.

@@ -9,7 +9,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use super::crew::Crew;
+use super::Company;
 use crate::{
     environment::control::{ControlThread, Controlled, Uncontrolled},
     host::Host,
@@ -24,7 +24,7 @@ pub(super) struct ControlSetup {
     pub(super) placement: Box<dyn Placement>,
     pub(super) recording: Recording,
     /// The workers of other processes, once they are there. They end when all jobs have.
-    pub(super) crew: Arc<Mutex<Option<Crew>>>,
+    pub(super) crew: Arc<Mutex<Option<Company>>>,
 }
 
 /// What the opener needs to reach the control thread.
