@@ -327,7 +327,7 @@ fn with_workers(
     encrypted: bool,
 ) -> Result<LocalEnvironmentBuilder, NodeError> {
     match workers.source {
-        Source::Processes { .. } => Ok(environment.workers(workers)),
+        Source::Processes { .. } | Source::Inside { .. } => Ok(environment.workers(workers)),
         Source::Joining { data_address, advertised } => {
             let address = data_address_of(data_address, address)?;
             Ok(environment.data(DataAddress { address, advertised, encrypted }))
