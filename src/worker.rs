@@ -435,9 +435,6 @@ impl Worker {
         let here = hosted.tasks.iter().zip(&hosted.graph.tasks).filter(|(task, _)| task.thread.is_some());
         let tasks = here.map(|(task, node)| {
             let (counters, mut wait) = task.counters.read(now);
-            if let Some(ports) = &hosted.ports {
-                ports.streams.count_senders(node, &mut wait);
-            }
             if let Some((job, task)) = task.held_by(&at_work) {
                 wait = Wait::Thread { job, task: TaskId(task) };
             }

@@ -49,6 +49,14 @@ use crate::{
 ///
 /// When the connection is lost, calls that were sent fail with
 /// [`CallError::FateUnknown`]; later ones wait, until their deadline, for it to be back.
+///
+/// # In a worker process
+///
+/// The services of a job are in one process, and tasks in others use them over a connection, with the same order, errors and
+/// waiting as in that one. A message or a reply may have up to 16 MiB, and a told message that the service could not decode is
+/// told of by the next one, as in a remote environment. What a worker has sent to one service and is not answered is at most
+/// 4 MiB; then its tasks wait. If the connection is lost, calls fail with `FateUnknown`, and the job with them. A reference in
+/// an item that comes from another worker leads to its service if that is of the same job, and else is not bound.
 pub struct ServiceRef<S> {
     target: Target<S>,
 }

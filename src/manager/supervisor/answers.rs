@@ -27,7 +27,7 @@ impl JobSupervisor {
             let reply = match (&this.ended, read) {
                 (Some(ended), Read::Status) => Reply::Status(Box::new(ended.plain.status.clone())),
                 (_, Read::Status) => Reply::Status(Box::new(status)),
-                (_, Read::Explanation) => Reply::Explanation(this.explanation(&progress)),
+                (_, Read::Explanation) => Reply::Explanation(this.explanation(progress)),
             };
             for slot in replies {
                 slot.answer(Ok(reply.clone()));
@@ -72,11 +72,16 @@ impl JobSupervisor {
         }
     }
 
-    fn explanation(&self, progress: &Progress) -> Explanation {
+    fn explanation(&self, mut progress: Progress) -> Explanation {
+        for (task, _, wait) in &mut progress.tasks {
+            if let Some(node) = self.record.graph.tasks.get(task.index()) {
+                self.ports.streams.count_senders(node, wait);
+            }
+        }
         let outputs = self.ports.streams.outputs.iter();
         let unread: Vec<String> =
             outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
-        explain::explain(&self.record, &self.completion, progress, &unread)
+        explain::explain(&self.record, &self.completion, &progress, &unread)
     }
 
     pub(super) fn control(&mut self, control: Control, ctx: &mut Context<Self>) -> Result<Reply, Refusal> {
