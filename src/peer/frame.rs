@@ -37,7 +37,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Batch,
         Self::End,
         Self::Hold,
@@ -166,6 +166,31 @@ mod tests {
             any::<u32>().prop_map(StreamId::Input),
             Just(StreamId::Calls),
         ]
+    }
+
+    #[test]
+    fn the_bytes_of_a_frame_do_not_change() {
+        let numbers: [(Kind, u8); 9] = [
+            (Kind::Batch, 1),
+            (Kind::End, 2),
+            (Kind::Hold, 3),
+            (Kind::Grant, 4),
+            (Kind::Close, 5),
+            (Kind::Settle, 6),
+            (Kind::Settled, 7),
+            (Kind::Ping, 8),
+            (Kind::Goodbye, 9),
+        ];
+        assert_eq!(numbers.map(|(kind, _)| kind), Kind::ALL);
+        for (kind, number) in numbers {
+            let mut bytes = Vec::new();
+            put(&mut bytes, false, kind, StreamId::Input(0x0102), 5, b"x");
+            assert_eq!(bytes, [1, 0, 0, 0, number, 3, 0, 0, 2, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, b'x']);
+        }
+        let mut bytes = Vec::new();
+        put(&mut bytes, true, Kind::Batch, StreamId::Channel(7), 3, b"abc");
+        let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(shown, "030000000101aa3f07000000030000000000000061626399de822d");
     }
 
     proptest! {

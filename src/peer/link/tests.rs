@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 /// Notes what comes.
@@ -117,5 +119,53 @@ fn what_breaks_a_rule_is_refused() {
         let mut bytes = Vec::new();
         frame::put(&mut bytes, true, kind, CHANNEL, count, &[]);
         assert!(b.read(&bytes).is_err(), "{kind:?} of a stream that nobody knows");
+    }
+}
+
+fn encoded<T: serde::Serialize>(values: &[T]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode_into(values, &mut bytes).expect("numbers are encoded");
+    bytes
+}
+
+/// Any frames, of streams that are known and of others.
+fn frames() -> impl Strategy<Value = Vec<(Kind, u32, u64, Vec<u8>)>> {
+    let payload = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..60),
+        Just(encoded(&[CHANNEL, StreamId::Calls])),
+        Just(encoded(&[0u64, 3])),
+    ];
+    prop::collection::vec(
+        (prop::sample::select(Kind::ALL.to_vec()), 6..9u32, prop_oneof![0..4u64, any::<u64>()], payload),
+        0..20,
+    )
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_peer_says_is_taken_in_or_refused_however_it_is_cut(frames in frames(), part in 1..50usize) {
+        let mut bytes = Vec::new();
+        for (kind, number, count, payload) in frames {
+            frame::put(&mut bytes, false, kind, StreamId::Channel(number), count, &payload);
+        }
+        let heard = [bytes.len().max(1), part].map(|part| {
+            let (link, notes) = (Link::new(0, false), Arc::new(Notes::default()));
+            let _receiver = link.receiver(CHANNEL, 100, notes.clone());
+            let _sender = link.sender(CHANNEL, 100);
+            let _settle = link.settle(&[CHANNEL]);
+            let (mut waiting, mut end) = (Vec::new(), Ok(()));
+            for part in bytes.chunks(part) {
+                waiting.extend_from_slice(part);
+                match link.read(&waiting) {
+                    Ok(used) => drop(waiting.drain(..used)),
+                    Err(error) => {
+                        end = Err(error);
+                        break;
+                    }
+                }
+            }
+            (notes.0.lock().clone(), end)
+        });
+        prop_assert_eq!(&heard[0], &heard[1]);
     }
 }
