@@ -6,6 +6,8 @@
 mod lease;
 pub(super) mod message;
 mod serving;
+#[cfg(test)]
+mod tests;
 
 use std::{cell::Cell, pin::pin, sync::Arc, time::Duration};
 

@@ -1,6 +1,7 @@
 use std::{sync::mpsc, time::Duration};
 
 use actix::System;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::*;
 use crate::{
@@ -63,6 +64,87 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
     let event = events.recv_timeout(PATIENCE).expect("the task reports");
     let kind = WorkerEventKind::Task { task: TaskId(1), event: TaskEvent::Started };
     assert_eq!(event, WorkerEvent { job, term: present, kind });
+    for arbiter in threads.lock().drain(..) {
+        arbiter.join().expect("nothing panics through the arbiter");
+    }
+    timer_thread.stop_and_join();
+}
+
+/// Tells when it is dropped.
+struct Guard(UnboundedSender<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The test may be over.
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn a_worker_that_is_halted_drops_its_jobs_and_those_that_are_being_built_and_takes_others() {
+    let (host, timer_thread) = Host::of_tests();
+    let threads = Threads::default();
+    let config = WorkerConfig { task_threads: 1, service_threads: 1, host, threads: Arc::clone(&threads), peers: None };
+    let term = Term { generation: Generation(1), attempt: Attempt(1) };
+    let (gone, mut is_gone) = unbounded_channel();
+    let (builds, mut build) = unbounded_channel();
+    let (building, is_built) = mpsc::channel::<()>();
+    let halting = async move {
+        let link = Embedded { worker: Worker::new(config).start(), peers: None };
+        let prepare = |payload| Prepare {
+            job: JobId::random(),
+            term,
+            payload,
+            parallelism: 1,
+            error_policy: ErrorPolicy::Fail,
+            limits: Arc::default(),
+            place: Place::Alone,
+            splits: None,
+            events: Arc::new(|_| {}),
+        };
+        let endless = |guard: Arc<Guard>| {
+            let flow = job_fn("endless", move |flow| {
+                let guard = Arc::clone(&guard);
+                flow.from_batch(0..u64::MAX).for_each(move |_| {
+                    let _ = &guard;
+                });
+                Ok(())
+            });
+            flow.into_payload()
+        };
+        let running = prepare(endless(Arc::new(Guard(gone.clone()))));
+        let job = running.job;
+        link.prepare(running).await.expect("the flow is in order");
+        let tasks_of = |tasks| Order { job, term, order: WorkerOrder::StartTasks { tasks } };
+        link.order(tasks_of(vec![(TaskId(0), 0)]));
+        assert_eq!(tasks(&link, job).await, [TaskId(0)]);
+        let slow = job_fn("slow", move |flow| {
+            builds.send(()).expect("it is waited for");
+            is_built.recv_timeout(PATIENCE).expect("it goes on");
+            flow.from_batch(0..3u64).collect("numbers");
+            Ok(())
+        });
+        let slow = prepare(slow.into_payload());
+        let preparing = link.prepare(slow);
+        build.recv().await.expect("it is being built");
+
+        link.halt();
+        assert_eq!(tasks(&link, job).await, []);
+        building.send(()).expect("it is waited for");
+        assert_eq!(preparing.await.err(), Some(Unprepared::Gone));
+        assert_eq!(is_gone.recv().await, Some(()));
+
+        // On a thread of its own, whatever the other one does.
+        let next = prepare(endless(Arc::new(Guard(gone))));
+        let job = next.job;
+        link.prepare(next).await.expect("the flow is in order");
+        link.order(Order { job, term, order: WorkerOrder::StartTasks { tasks: vec![(TaskId(0), 0)] } });
+        assert_eq!(tasks(&link, job).await, [TaskId(0)]);
+        link.halt();
+        assert_eq!(is_gone.recv().await, Some(()));
+        link.close().await;
+    };
+    System::new().block_on(async { tokio::time::timeout(PATIENCE, halting).await.expect("it ends") });
     for arbiter in threads.lock().drain(..) {
         arbiter.join().expect("nothing panics through the arbiter");
     }

@@ -173,7 +173,7 @@ impl Server {
     }
 
     /// Does what an admin says of the keys.
-    pub(super) fn change_keys(&self, said: FromClient) -> Result<Reply, Refusal> {
+    pub(in crate::bridge) fn change_keys(&self, said: FromClient) -> Result<Reply, Refusal> {
         let keys = &self.config.keys;
         match said {
             FromClient::AddKey { name, role, secret } => {

@@ -53,7 +53,6 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// What waits for an answer of a worker. Dropped, it says that the worker is gone.
 enum Waiting {
     Prepare(oneshot::Sender<Result<Prepared, Unprepared>>),
-    #[allow(dead_code, reason = "attempts of several workers are being built")]
     Connect(oneshot::Sender<Result<(), Unconnected>>),
     Progress(oneshot::Sender<Progress>),
 }
