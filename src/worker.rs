@@ -481,7 +481,7 @@ impl Handler<PrepareJob> for Worker {
             plan.graph.check_names()?;
             let splits = Arc::clone(&plan.splits);
             let (graph, colocation) = (Arc::new(std::mem::take(&mut plan.graph)), plan.colocation.clone());
-            let unlaid = Self::unlaid(plan, (job, place), &limits, &host);
+            let unlaid = Self::unlaid((plan, &graph), (job, place), &limits, &host);
             let ports = unlaid.home.as_ref().map(|home| Arc::clone(&home.ports));
             let (laid, unlaid) = if place == Place::Alone { (unlaid.lay_alone(), None) } else { (None, Some(unlaid)) };
             Ok::<_, Unplanned>(Built { limits, splits, graph, colocation, ports, laid, unlaid })

@@ -73,6 +73,7 @@ fn task(task: &TaskStatus) -> Value {
         "name": task.name,
         "instance": task.instance,
         "state": task.state.to_string(),
+        "worker": task.worker,
         "items_in": counters.items_in,
         "items_out": counters.items_out,
         "batches": counters.batches,

@@ -108,8 +108,10 @@ pub(super) fn tasks(tasks: &[TaskStatus]) -> String {
     table(["TASK", "STATE", "IN", "OUT", "QUEUED", "DEAD", "BUSY", "BLOCKED", "IDLE"], rows)
 }
 
+/// With the worker that runs it, if that is another process.
 pub(super) fn task_name(task: &TaskStatus) -> String {
-    format!("{} #{}", task.name, task.instance)
+    let worker = task.worker.as_ref().map_or_else(String::new, |worker| format!(" @{}", clean(worker)));
+    format!("{} #{}{worker}", task.name, task.instance)
 }
 
 pub(super) fn services(services: &[ServiceStatus]) -> String {

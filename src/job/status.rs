@@ -177,6 +177,9 @@ pub struct TaskStatus {
     pub instance: u32,
     /// Where it is in its life.
     pub state: ActorState,
+    /// The worker that runs it, if that is not the process that accepted the job.
+    #[serde(default)]
+    pub worker: Option<String>,
     /// What it did so far.
     pub counters: TaskCounters,
 }

@@ -309,6 +309,7 @@ impl Dispatcher {
                 id: self.job,
                 name: self.name.clone(),
                 autostop: self.options.autostop,
+                workers: team.workers(),
                 graph: prepared.graph,
                 submitted_at: self.host.wall(),
                 started_at: None,

@@ -27,6 +27,8 @@ pub(crate) struct JobRecord {
     pub(crate) name: String,
     pub(crate) autostop: bool,
     pub(crate) graph: Arc<Graph>,
+    /// The worker of each task that is in another process; shorter if there is none.
+    pub(crate) workers: Vec<Option<String>>,
     pub(crate) submitted_at: SystemTime,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) ended_at: Option<SystemTime>,
@@ -92,8 +94,21 @@ impl JobRecord {
             ended_at: self.ended_at,
             lease: self.lease,
             held_by: self.holds.holder(),
-            tasks: self.graph.tasks.iter().map(|task| task_status(task, completion)).collect(),
+            tasks: self.graph.tasks.iter().map(|task| self.task_status(task, completion)).collect(),
             services: self.graph.services.iter().enumerate().map(service).collect(),
+        }
+    }
+}
+
+impl JobRecord {
+    fn task_status(&self, task: &TaskNode, completion: &Completion) -> TaskStatus {
+        TaskStatus {
+            id: Some(task.id),
+            name: task.name.clone(),
+            instance: task.instance,
+            state: completion.task_state(task.id),
+            worker: self.workers.get(task.id.index()).cloned().flatten(),
+            ..TaskStatus::default()
         }
     }
 }
@@ -107,16 +122,6 @@ pub(crate) fn count(status: &mut JobStatus, progress: &Progress) {
     }
     for (service, (handled, queued)) in status.services.iter_mut().zip(&progress.services) {
         (service.handled, service.queued) = (*handled, *queued);
-    }
-}
-
-fn task_status(task: &TaskNode, completion: &Completion) -> TaskStatus {
-    TaskStatus {
-        id: Some(task.id),
-        name: task.name.clone(),
-        instance: task.instance,
-        state: completion.task_state(task.id),
-        ..TaskStatus::default()
     }
 }
 

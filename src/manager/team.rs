@@ -49,10 +49,13 @@ impl Team {
         self.places.get(task.index()).copied().unwrap_or(Layout::HOME)
     }
 
-    /// The name of the worker that has the task, if it is not the one of this process.
-    pub fn worker_of(&self, task: TaskId) -> Option<&str> {
-        let member = self.members.get(self.place_of(task) as usize)?;
-        member.id.map(|_| member.name.as_str())
+    /// By task, the name of the worker that has it, if it is not the one of this process.
+    pub fn workers(&self) -> Vec<Option<String>> {
+        let name = |place: &u32| self.members.get(*place as usize).filter(|member| member.id.is_some());
+        if self.members.len() == 1 {
+            return Vec::new();
+        }
+        self.places.iter().map(|place| name(place).map(|member| member.name.clone())).collect()
     }
 
     /// What the member of this number has to know of the others.

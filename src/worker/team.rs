@@ -24,6 +24,8 @@ use crate::{
 /// A flow that was built, with the channels of its attempt yet to be laid.
 pub(super) struct Unlaid {
     pub plan: Plan,
+    /// That of the plan.
+    pub graph: Arc<Graph>,
     /// Of the worker that has the job's outputs, inputs and services.
     pub home: Option<HomeEnds>,
 }
@@ -54,7 +56,7 @@ impl HomeEnds {
 impl Unlaid {
     /// All of the job is in this process.
     pub fn lay_alone(self) -> Option<Laid> {
-        let Self { mut plan, home } = self;
+        let Self { mut plan, home, .. } = self;
         let HomeEnds { ports, gates } = home?;
         let wiring = plan.wire(&ports.streams, &Layout::alone(plan.tasks.len()), None);
         let services = plan.host_services(&gates, &wiring);
@@ -63,7 +65,7 @@ impl Unlaid {
 
     /// A part of the job is, and others are where `peers` leads.
     fn lay(self, (job, layout): (JobId, Layout), peers: Arc<Peers>, limits: &Limits, host: &Host) -> Laid {
-        let Self { mut plan, home } = self;
+        let Self { mut plan, graph, home } = self;
         let (ports, gates, is_home) = match home {
             Some(HomeEnds { ports, gates }) => (ports, gates, true),
             None => {
@@ -75,14 +77,14 @@ impl Unlaid {
         let (services, relays) = if is_home {
             let outputs = OutputsAtHome::new(&peers, &ports.streams);
             let calls = CallsAtHome::new(&peers, &ports.directory);
-            let inputs = InputsAtHome::new(&peers, &ports.streams, &plan.graph, &layout, host);
+            let inputs = InputsAtHome::new(&peers, &ports.streams, &graph, &layout, host);
             let relays = Relays::Home { _outputs: outputs, _calls: calls, _inputs: inputs };
             (plan.host_services(&gates, &wiring), relays)
         } else {
             let home = peers.link(Layout::HOME);
             let outputs = Arc::new(OutputsAtWorker::new(home, &ports.streams));
             let calls = CallsAtWorker::new(home, &ports.directory);
-            let inputs = InputsAtWorker::new(home, &ports.streams, &plan.graph, &layout, &ports.directory);
+            let inputs = InputsAtWorker::new(home, &ports.streams, &graph, &layout, &ports.directory);
             (Vec::new(), Relays::Away { outputs, _calls: calls, _inputs: inputs })
         };
         let attendance = Some(Attendance { layout, relays, peers });
@@ -201,10 +203,15 @@ pub(super) struct ConnectJob(pub Connect);
 
 impl Worker {
     /// What becomes of a job that is to be built: it is all here, or a part of it will be.
-    pub(super) fn unlaid(plan: Plan, prepare: (JobId, Place), limits: &Limits, host: &Host) -> Unlaid {
+    pub(super) fn unlaid(
+        (plan, graph): (Plan, &Arc<Graph>),
+        prepare: (JobId, Place),
+        limits: &Limits,
+        host: &Host,
+    ) -> Unlaid {
         let (job, place) = prepare;
         let home = (place != Place::Away).then(|| HomeEnds::open(&plan, job, limits, host));
-        Unlaid { plan, home }
+        Unlaid { plan, graph: Arc::clone(graph), home }
     }
 
     fn connect(&mut self, connect: Connect) -> ResponseActFuture<Self, Result<(), Unconnected>> {
