@@ -20,7 +20,7 @@ use crate::{
     flow::{JobRegistry, Opening, job::Unplanned},
     host::{Host, LocalTasks},
     job::{JobId, NotSendable},
-    link::{Prepare, Unprepared, WorkerEvents, WorkerId, WorkerLink},
+    link::{Prepare, Refusal, Unprepared, WorkerEvents, WorkerId, WorkerLink},
     protocol::Progress,
     service::{CallError, FoundService, ServiceResolver},
 };
@@ -160,10 +160,10 @@ impl Serving<'_> {
     }
 }
 
-fn refused(refusal: &crate::link::Refusal) -> String {
+fn refused(refusal: &Refusal) -> String {
     match refusal {
-        crate::link::Refusal::Forbidden { message } | crate::link::Refusal::Internal(message) => message.clone(),
-        crate::link::Refusal::EnvironmentClosed => "the environment is closed".to_owned(),
+        Refusal::Forbidden { message } | Refusal::Internal(message) => message.clone(),
+        Refusal::EnvironmentClosed => "the environment is closed".to_owned(),
         other => format!("{other:?}"),
     }
 }

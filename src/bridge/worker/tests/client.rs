@@ -91,7 +91,7 @@ impl Process {
     async fn meet(&mut self) -> (Raw, u128) {
         let stream = self.dials.recv().await.expect("it dials");
         let (mut node, who) = Raw::node(stream, &worker_key()).await;
-        match node.from_worker().await {
+        match node.of_worker().await {
             Ok((0, FromWorker::Register(said))) => assert_eq!(said, facts(who)),
             other => panic!("{other:?}"),
         }
@@ -224,7 +224,7 @@ fn a_connection_that_is_lost_halts_the_worker_whose_late_events_go_nowhere() {
         let job = JobId::random();
         let (mut node, first) = process.register(LONG).await;
         node.tells(3, ToWorker::Prepare(Box::new(encoded_prepare(job)))).await;
-        let answer = node.from_worker().await;
+        let answer = node.of_worker().await;
         assert!(matches!(&answer, Ok((3, FromWorker::Prepared(Ok(_))))), "{answer:?}");
         let events = process.worker.events.lock().clone().expect("it was prepared");
         drop(node);
@@ -234,7 +234,7 @@ fn a_connection_that_is_lost_halts_the_worker_whose_late_events_go_nowhere() {
         assert_ne!(first, second);
         events(started(job, 1, 0));
         node.tells(4, ToWorker::Progress(job)).await;
-        let next = node.from_worker().await;
+        let next = node.of_worker().await;
         assert!(matches!(&next, Ok((4, FromWorker::Progressed(_)))), "{next:?}");
     });
 }
@@ -292,7 +292,7 @@ fn a_job_that_the_process_does_not_know_is_refused_and_nothing_is_asked_of_the_w
         let mut prepare = encoded_prepare(JobId::random());
         prepare.payload.name = "sum".to_owned();
         node.tells(3, ToWorker::Prepare(Box::new(prepare))).await;
-        let Ok((3, FromWorker::Prepared(answer))) = node.from_worker().await else { panic!("no answer") };
+        let Ok((3, FromWorker::Prepared(answer))) = node.of_worker().await else { panic!("no answer") };
         let unknown = JobRefusal::Unknown { name: "sum".to_owned(), known: vec!["count".to_owned()] };
         assert_eq!(answer.err(), Some(Unprepared::Unplanned(Unplanned::Job(unknown))));
         assert_eq!(process.done.try_recv(), Err(mpsc::error::TryRecvError::Empty));

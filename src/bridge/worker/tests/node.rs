@@ -241,7 +241,7 @@ fn a_client_is_no_worker_and_a_worker_no_client() {
         for (key, said, why) in cases {
             let mut peer = Raw::client(site.dial(), &key, 5).await;
             peer.ask(9, said).await;
-            match peer.from_node().await {
+            match peer.of_node().await {
                 Ok((9, FromNode::Reply(Err(Refusal::Forbidden { message })))) => {
                     assert!(message.contains(why), "{message}");
                 }

@@ -108,21 +108,17 @@ impl Raw {
 
     /// The next ping or message; `Err` with the goodbye, or with none if the stream ended without.
     pub async fn hear<M: DeserializeOwned>(&mut self) -> Result<(u64, Option<M>), Option<Goodbye>> {
-        loop {
-            match self.next().await {
-                None => return Err(None),
-                Some((Kind::Goodbye, _, payload)) => return Err(Some(codec::decode(&payload).expect("it is one"))),
-                Some((Kind::Message, id, payload)) => {
-                    return Ok((id, Some(codec::decode(&payload).expect("it is one"))));
-                }
-                Some((Kind::Ping, id, _)) => return Ok((id, None)),
-                Some((kind, ..)) => panic!("a message of kind {kind:?}"),
-            }
+        match self.next().await {
+            None => Err(None),
+            Some((Kind::Goodbye, _, payload)) => Err(Some(codec::decode(&payload).expect("it is one"))),
+            Some((Kind::Message, id, payload)) => Ok((id, Some(codec::decode(&payload).expect("it is one")))),
+            Some((Kind::Ping, id, _)) => Ok((id, None)),
+            Some((kind, ..)) => panic!("a message of kind {kind:?}"),
         }
     }
 
     /// The next message, as a node that answers pings.
-    pub async fn from_worker(&mut self) -> Result<(u64, FromWorker), Option<Goodbye>> {
+    pub async fn of_worker(&mut self) -> Result<(u64, FromWorker), Option<Goodbye>> {
         loop {
             match self.hear::<FromClient>().await? {
                 (id, Some(FromClient::Worker(message))) => return Ok((id, message)),
@@ -133,7 +129,7 @@ impl Raw {
     }
 
     /// The next message that is no welcome, as a worker, which does not mind pings.
-    pub async fn from_node(&mut self) -> Result<(u64, FromNode), Option<Goodbye>> {
+    pub async fn of_node(&mut self) -> Result<(u64, FromNode), Option<Goodbye>> {
         loop {
             match self.hear::<FromNode>().await? {
                 (_, None | Some(FromNode::Welcome { .. })) => {}
@@ -144,7 +140,7 @@ impl Raw {
 
     /// The same, from a node that speaks to a worker.
     pub async fn order(&mut self) -> (u64, ToWorker) {
-        match self.from_node().await {
+        match self.of_node().await {
             Ok((id, FromNode::Worker(message))) => (id, message),
             other => panic!("{other:?} to a worker"),
         }
