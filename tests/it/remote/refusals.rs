@@ -235,7 +235,7 @@ fn an_address_that_means_nothing_is_refused_and_a_port_that_is_missing_is_the_de
 }
 
 /// What older versions say first, recorded from a client of version 1: magic, version, codec, no capabilities, number and
-/// nonce. Of version 2 the id of a key follows.
+/// nonce. From version 2 on the id of a key follows.
 fn hello_of_version(version: u8) -> Vec<u8> {
     let hello = [b"PROSCNM\n", &[version][..], b"\x00\x01\x00\x00\x00\x00\x00", &[7; 16], &[9; 32]].concat();
     if version == 1 { hello } else { [&hello[..], &[5; 16]].concat() }
@@ -248,7 +248,7 @@ const ANSWER_OF_VERSION_1: &[u8] =
 #[test]
 fn peers_of_the_version_before_are_told_at_once_which_versions_differ_in_either_direction() {
     let (node, address, key) = node(Limits::default());
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let begun = std::time::Instant::now();
         let mut client = std::net::TcpStream::connect(address).unwrap();
         client.write_all(&hello_of_version(version)).unwrap();
