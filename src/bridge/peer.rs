@@ -86,6 +86,7 @@ pub(crate) enum PeerHubError {
         "{address} is beyond this machine, where connections are encrypted, and this program was built without the feature `tls`"
     )]
     Exposed { address: SocketAddr },
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "without the feature nothing is encrypted"))]
     #[error("a worker's connections cannot be encrypted: {message}")]
     Encryption { message: String },
     #[error("no thread for a worker's connections: {0}")]

@@ -135,7 +135,7 @@ pub(crate) struct Blueprint {
     pub chains: Vec<Chain>,
     pub tasks: u32,
     /// Channels by chain and instance of their ends, in the order in which they were made.
-    pub channels: Vec<((usize, usize), (usize, usize))>,
+    pub channels: Vec<Ends>,
     pub services: Vec<Box<dyn ServicePlan>>,
     /// Their names.
     service_names: HashSet<String>,
@@ -356,6 +356,17 @@ impl Blueprint {
         Some(names[first][0].name.clone())
     }
 
+    /// The graph without its tasks and channels.
+    fn bare_graph(&self, loops: usize) -> Graph {
+        Graph {
+            services: self.services.iter().map(|service| service.name().to_owned()).collect(),
+            outputs: self.outputs.iter().map(|output| output.name.clone()).collect(),
+            inputs: self.inputs.iter().map(|input| input.name.clone()).collect(),
+            loops: vec![Vec::new(); loops],
+            ..Graph::default()
+        }
+    }
+
     /// Turns the finished layout into a plan.
     pub fn finish(mut self) -> Result<Plan, BuildRefusal> {
         let names = self.names();
@@ -375,13 +386,7 @@ impl Blueprint {
         let first_not_replayable = self.first_not_replayable(&names);
         let loops = loops::find(&self);
         let lane_limits = self.lane_limits();
-        let mut graph = Graph {
-            services: self.services.iter().map(|service| service.name().to_owned()).collect(),
-            outputs: self.outputs.iter().map(|output| output.name.clone()).collect(),
-            inputs: self.inputs.iter().map(|input| input.name.clone()).collect(),
-            loops: vec![Vec::new(); loops.tasks.len()],
-            ..Graph::default()
-        };
+        let mut graph = self.bare_graph(loops.tasks.len());
         let mut tasks = Vec::new();
         let first_tasks: Vec<u32> = self.chains.iter().map(|chain| chain.first_task).collect();
         for (index, (chain, operators)) in self.chains.into_iter().zip(names).enumerate() {
@@ -418,15 +423,9 @@ impl Blueprint {
                 });
             }
         }
-        for ((from, i), (to, j)) in self.channels {
-            let (from, to) = (TaskId(first_tasks[from] + i as u32), TaskId(first_tasks[to] + j as u32));
-            let (a, b) = (&graph.tasks[from.index()], &graph.tasks[to.index()]);
-            let name = format!("{} [{}] => {} [{}]", a.name, a.instance, b.name, b.instance);
-            graph.channels.push(ChannelNode { from, to, name });
-        }
+        graph.channels = channel_nodes(&self.channels, &first_tasks, &graph.tasks);
         let (services, outputs, inputs, edges) = (self.services, self.outputs, self.inputs, self.edges);
-        let colocation = Colocation::of(&graph, &edges);
-        let loops = loops.tasks;
+        let (colocation, loops) = (Colocation::of(&graph, &edges), loops.tasks);
         Ok(Plan {
             graph,
             tasks,
@@ -441,4 +440,18 @@ impl Blueprint {
             first_not_replayable,
         })
     }
+}
+
+/// Both ends of a channel, by chain and instance.
+type Ends = ((usize, usize), (usize, usize));
+
+/// The channels between tasks.
+fn channel_nodes(channels: &[Ends], first: &[u32], tasks: &[TaskNode]) -> Vec<ChannelNode> {
+    let node = |&((from, i), (to, j)): &Ends| {
+        let (from, to) = (TaskId(first[from] + i as u32), TaskId(first[to] + j as u32));
+        let (a, b) = (&tasks[from.index()], &tasks[to.index()]);
+        let name = format!("{} [{}] => {} [{}]", a.name, a.instance, b.name, b.instance);
+        ChannelNode { from, to, name }
+    };
+    channels.iter().map(node).collect()
 }

@@ -396,10 +396,6 @@ impl Sender {
         sending.closed
     }
 
-    pub fn stream(&self) -> StreamId {
-        self.stream
-    }
-
     pub fn link(&self) -> &Arc<Link> {
         &self.link
     }

@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
-use proscenium::{Environment, Limits, LocalEnvironment, Node};
+use proscenium::{Environment, Limits, LocalEnvironment, Node, Workers};
 
 use super::{DEADLINE, block_on, node::NodeProcess};
 
@@ -16,6 +16,41 @@ pub enum Place {
     Encoded,
     /// On a node in a process of its own, over loopback.
     Remote,
+    /// In this process, its tasks spread over workers that speak to each other over loopback.
+    Team,
+}
+
+/// Tests that do not run in a [`Team`](Place::Team), and why.
+const NOT_IN_A_TEAM: [(&str, &str); 10] = [
+    ("a_file_that_vanishes_between_build_and_read_fails_the_job_and_is_named", BUILD_ACTS),
+    (
+        "a_file_that_is_gone_or_shorter_by_the_time_it_is_read_fails_the_job_and_what_was_appended_is_not_read",
+        BUILD_ACTS,
+    ),
+    ("a_paused_job_can_be_stopped_and_cancelled", BUILD_COUNTS),
+    ("stop_ends_an_unbounded_source_and_all_it_emitted_arrives", BUILD_COUNTS),
+    ("stop_reaches_a_source_while_the_sink_is_blocked_and_every_queue_is_full", BUILD_COUNTS),
+    ("senders_wait_while_the_input_is_full_and_lose_nothing", ON_THE_WAY),
+    ("a_paused_and_an_idle_job_are_stopped_and_one_that_cannot_drain_is_cancelled", ON_THE_WAY),
+    ("a_streamed_output_that_nobody_reads_blocks_the_job_and_explain_names_it", ON_THE_WAY),
+    ("an_unread_streamed_output_does_not_keep_a_job_from_being_cancelled", ON_THE_WAY),
+    (
+        "everything_asked_of_a_closed_environment_fails_with_the_same_error",
+        "a team is closed as a local environment is",
+    ),
+];
+
+const BUILD_ACTS: &str = "`build` changes files, and runs in each worker";
+const BUILD_COUNTS: &str = "it counts the sources that `build` makes, and `build` runs in each worker";
+const ON_THE_WAY: &str = "it counts on few items on their way between two processes, where there is room for more";
+
+impl Place {
+    /// Whether the test of this thread runs here.
+    fn is_for_this_test(self) -> bool {
+        let thread = std::thread::current();
+        let test = thread.name().and_then(|name| name.rsplit("::").next());
+        self != Self::Team || !NOT_IN_A_TEAM.iter().any(|(name, _reason)| Some(*name) == test)
+    }
 }
 
 /// An environment, and what has to end after it.
@@ -43,7 +78,7 @@ impl Opened {
 }
 
 impl Place {
-    const ALL: [Self; 3] = [Self::Local, Self::Encoded, Self::Remote];
+    const ALL: [Self; 4] = [Self::Local, Self::Encoded, Self::Remote, Self::Team];
 
     pub fn open(self, limits: Limits) -> Opened {
         self.open_with(limits, 2)
@@ -54,6 +89,12 @@ impl Place {
         match self {
             Self::Local => {
                 let builder = LocalEnvironment::builder("test").task_threads(threads).limits(limits);
+                let env = Box::new(builder.open().expect("an environment can be opened"));
+                Opened { env, behind: Behind::Nothing }
+            }
+            Self::Team => {
+                let builder = LocalEnvironment::builder("test").task_threads(threads).limits(limits);
+                let builder = builder.workers(Workers::inside(threads.max(2)).slots(1));
                 let env = Box::new(builder.open().expect("an environment can be opened"));
                 Opened { env, behind: Behind::Nothing }
             }
@@ -85,7 +126,8 @@ pub fn each_environment_with(limits: &Limits, body: impl AsyncFn(&dyn Environmen
 /// As [`each_environment_with`], for what is documented to differ from one kind of environment to another.
 pub fn each_place_with(limits: &Limits, body: impl AsyncFn(Place, &dyn Environment)) {
     let mut passed = 0;
-    for place in Place::ALL {
+    let places: Vec<Place> = Place::ALL.into_iter().filter(|place| place.is_for_this_test()).collect();
+    for &place in &places {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
         let opened = place.open(limits.clone());
@@ -109,5 +151,5 @@ pub fn each_place_with(limits: &Limits, body: impl AsyncFn(Place, &dyn Environme
             }
         }
     }
-    assert_eq!(passed, Place::ALL.len(), "each environment gave one result");
+    assert_eq!(passed, places.len(), "each environment gave one result");
 }
