@@ -175,12 +175,14 @@ fn a_message_that_is_too_large_is_refused_and_a_large_one_gets_there() {
 #[test]
 fn a_told_message_that_cannot_be_decoded_is_made_known_to_the_next_of_the_same_reference() {
     let stage = Stage::new();
-    let hosted = Hosted::running(&stage);
+    // It does not run yet, so that nothing is tried before all three are told.
+    let hosted = Hosted::new(&stage, &Limits::default());
     let away = Away::new(&stage, &hosted);
     let (probe, other) = (away.service(Origin::Task), away.service(Origin::Task));
     for number in [2, 3, 5] {
         assert_eq!(probe.tell(Sour(number)).blocking(), Ok(()));
     }
+    hosted.start(0);
     // Behind the two, which the service has tried to decode by then.
     let refused = probe.call(Sour(7)).blocking();
     assert!(matches!(refused, Err(CallError::NotCarried { .. })), "{refused:?}");
