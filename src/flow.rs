@@ -158,7 +158,7 @@ impl Flow {
     ///
     /// It ends by [`Input::finish`](crate::Input::finish) or by stopping the job, and by nothing else: that a sender
     /// or a client vanishes says nothing about whether it was done. At most `Limits::port_items` items wait; then
-    /// senders wait. If the source is in a worker process, up to about 512 KiB more are on their way there.
+    /// senders wait. Those on their way to a source in a worker process are among them.
     ///
     /// `T`'s `Deserialize` is run on made-up values while the flow is laid out, to learn
     /// [the type's structure](crate::Job#when-are-two-types-the-same).

@@ -28,6 +28,8 @@ pub(crate) trait Feed: Send + Sync {
     fn close(&self);
     /// So many bytes of what came are used up.
     fn used(&self, bytes: u64);
+    /// The source has taken so many items: there is room for as many where they were sent.
+    fn taken(&self, items: u64);
 }
 
 /// Runs what it is given, once.

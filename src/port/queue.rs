@@ -48,6 +48,8 @@ pub(crate) trait AnyInput: Any + Send + Sync {
     fn close_to_senders(&self);
     /// The next items that were sent, for a source in another process. Runs code of the user's. One caller has them.
     fn poll_given(&self, cx: &mut Context<'_>) -> Poll<Given>;
+    /// The source has taken so many items that were [given](Self::poll_given): there is room for as many.
+    fn taken_there(&self, items: u64);
     /// Makes this the port of a source whose senders are in another process. Items are decoded `within`.
     fn feed_from(&self, feed: Arc<dyn Feed>, within: Within);
     /// What [`poll_given`](Self::poll_given) gave there. The source decodes it; then `owed` bytes are
@@ -73,8 +75,8 @@ pub(crate) struct InputPort<T> {
 
 struct State<T> {
     queue: VecDeque<T>,
-    /// Items that were taken to be encoded and may come back: they take up room.
-    encoding: usize,
+    /// Items that are on their way to a source in another process, which has not taken them yet: they take up room.
+    away: usize,
     /// Present if the senders are in another process.
     fed: Option<Fed<T>>,
     /// `finish` was called.
@@ -239,7 +241,7 @@ impl<T> InputPort<T> {
     pub(crate) fn new(name: &str, description: Arc<TypeDescription>, limits: &Limits) -> Arc<Self> {
         let state = State {
             queue: VecDeque::new(),
-            encoding: 0,
+            away: 0,
             fed: None,
             finished: false,
             closed: false,
@@ -271,8 +273,12 @@ impl<T> InputPort<T> {
         let count = state.queue.len().min(max.max(1));
         into.extend(state.queue.drain(..count));
         let due = state.due(self.items_max);
+        let feed = state.fed.as_ref().map(Fed::feed);
         drop(state);
         due.into_iter().for_each(Waker::wake);
+        if let Some(feed) = feed {
+            feed.taken(count as u64);
+        }
         Poll::Ready(PortEvent::Items)
     }
 
@@ -461,7 +467,7 @@ impl<T> InputPort<T> {
 
 impl<T> State<T> {
     fn room(&self, items_max: usize) -> usize {
-        items_max.saturating_sub(self.queue.len() + self.encoding)
+        items_max.saturating_sub(self.queue.len() + self.away)
     }
 
     fn due(&mut self, items_max: usize) -> Vec<Waker> {
@@ -513,16 +519,24 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> AnyInput for InputPort<T>
         }
         let count = state.queue.len().min(fed::RUN_ITEMS_MAX);
         let mut items: VecDeque<T> = state.queue.drain(..count).collect();
-        state.encoding = count;
+        state.away += count;
         drop(state);
         let given = fed::encoded(&self.description, &mut items);
         let mut state = self.state.lock();
-        state.encoding = 0;
+        state.away = state.away.saturating_sub(items.len());
         items.into_iter().rev().for_each(|item| state.queue.push_front(item));
         let due = state.due(self.items_max);
         drop(state);
         due.into_iter().for_each(Waker::wake);
         Poll::Ready(given)
+    }
+
+    fn taken_there(&self, items: u64) {
+        let mut state = self.state.lock();
+        state.away = state.away.saturating_sub(usize::try_from(items).unwrap_or(usize::MAX));
+        let due = state.due(self.items_max);
+        drop(state);
+        due.into_iter().for_each(Waker::wake);
     }
 
     fn feed_from(&self, feed: Arc<dyn Feed>, within: Within) {

@@ -14,7 +14,7 @@ use super::{
     OutputError, OutputReader,
     chunk::{CHUNK_BYTES, Chunk},
     collected::{Collected, Entry, Place, Spill},
-    relayed::Relayed,
+    relayed::{Relayed, UNBOUNDED},
     spill::SpillFile,
     streamed::Streamed,
 };
@@ -401,11 +401,27 @@ impl OutputStore {
         drop(waker);
     }
 
-    /// From now on what is appended is for [`poll_taken`](Self::poll_taken), by which it goes to where the output is kept.
+    /// From now on what is appended is for [`poll_taken`](Self::poll_taken), by which it goes to where the output is kept. Of a
+    /// streamed one, what has not [arrived](Self::arrived) there counts as waiting here.
     pub(crate) fn relay(&self) {
         let mut state = self.state.lock();
         debug_assert_eq!(state.items, 0, "what was appended before stays here");
-        state.contents = Contents::Relayed(Relayed::new());
+        let items_max = match &state.contents {
+            Contents::Streamed(streamed) => streamed.items_max(),
+            Contents::Collected(_) | Contents::Relayed(_) => UNBOUNDED,
+        };
+        state.contents = Contents::Relayed(Relayed::new(items_max));
+    }
+
+    /// So many of the items that were taken have found room where they go.
+    pub(crate) fn arrived(&self, items: u64) {
+        let mut state = self.state.lock();
+        if let Contents::Relayed(relayed) = &mut state.contents {
+            relayed.arrived(items);
+        }
+        let writers = state.writers_with_room();
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
     }
 
     /// The next items of an output that is relayed. One caller has them.

@@ -21,6 +21,14 @@ impl Streamed {
         Self { chunks: VecDeque::new(), items: 0, bytes: 0, items_max, bytes_max, start: 0, given: 0 }
     }
 
+    pub(super) fn items(&self) -> u64 {
+        self.items
+    }
+
+    pub(super) fn items_max(&self) -> u64 {
+        self.items_max
+    }
+
     pub(super) fn start(&self) -> u64 {
         self.start
     }

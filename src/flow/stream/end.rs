@@ -80,8 +80,8 @@ impl<T: Send + 'static> Stream<T> {
     }
 
     /// Hands the items to the one reader of the job's output `name` as they come. At most `Limits::port_items` wait;
-    /// then the job waits for the reader. Of each other worker process that writes to it, up to about 3 MiB more are on
-    /// their way.
+    /// then the job waits for the reader. Each other worker process that writes to it has as many
+    /// more at most, which wait or are on their way.
     pub fn stream_out(self, name: &str)
     where
         T: Serialize + DeserializeOwned,

@@ -2,8 +2,8 @@
 //!
 //! The port at home is the one that senders know: it is bounded, and what it has accepted the job has. A relay takes items from it,
 //! encodes them on the pool for code that blocks, and offers them to the link; at the source they lie encoded in its own port, within
-//! the stream's credit, until the source takes and decodes them. The source says on the same stream in the other direction when it
-//! is there, that it was told to stop, and that it is gone. So `stop` first closes the port at home; what is in it comes, and then
+//! the stream's credit, until the source takes and decodes them; as long they take up room in the port at home. The source says on the same stream in the other direction when it
+//! is there, how many items it has taken, that it was told to stop, and that it is gone. So `stop` first closes the port at home; what is in it comes, and then
 //! the end.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    pieces::{Assembly, Pieces},
+    pieces::{Assembly, Pieces, number_in},
     turning::{Turn, Turning},
 };
 use crate::{
@@ -41,6 +41,7 @@ const END: u64 = u64::MAX;
 const BEGIN: u64 = 1;
 const STOP: u64 = 2;
 const CLOSE: u64 = 3;
+const TAKEN: u64 = 4;
 
 /// The inputs whose source is on another worker than their home, with that worker.
 fn inputs<'a>(
@@ -161,10 +162,11 @@ impl Turn for Outgoing {
 struct Words(Weak<Turning<Outgoing>>);
 
 impl Sink for Words {
-    fn batch(&self, word: u64, _: Vec<u8>) {
+    fn batch(&self, word: u64, bytes: Vec<u8>) {
         let Some(outgoing) = self.0.upgrade() else { return };
         let Outgoing { said, port, .. } = &outgoing.work;
         match word {
+            TAKEN => return port.taken_there(number_in(&bytes)),
             CLOSE => said.lock().close = true,
             STOP => {
                 port.close_to_senders();
@@ -236,6 +238,10 @@ impl Feed for Source {
         if let Some(receiver) = self.receiver.get() {
             receiver.close();
         }
+    }
+
+    fn taken(&self, items: u64) {
+        self.words.say(TAKEN, &items.to_le_bytes());
     }
 
     fn used(&self, bytes: u64) {

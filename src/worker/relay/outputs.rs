@@ -1,7 +1,8 @@
 //! Outputs: what tasks elsewhere write goes to the stores at home.
 //!
 //! A worker's store is a short queue, from which a relay offers runs to the link. At home they are appended at once, which what was
-//! sent has credit for; credit is given back once the store has room. A store that takes no more (it is too large, or the disk
+//! sent has credit for; credit is given back once the store has room. Of a streamed output a worker has no more items on their way
+//! than may wait in the store, so the home also says how many have found room. A store that takes no more (it is too large, or the disk
 //! refuses) says so on the same stream in the other direction, in front of everything that is answered later: so once
 //! [`Link::settle`](crate::peer::Link::settle) has answered, [`OutputsAtWorker::failure`] knows.
 
@@ -18,7 +19,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    pieces::{Assembly, Pieces},
+    pieces::{Assembly, Pieces, number_in},
     turning::{Turn, Turning},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     dataplane::wiring::Streams,
     job::FailureCause,
     peer::{Broken, Link, Offered, Peers, Receiver, Sender, Sink, StreamId, StreamMark},
-    port::{AppendError, OutputStore},
+    port::{AppendError, OutputKind, OutputStore},
 };
 
 /// Bytes that a worker may have sent to one output and that are not known to have found room.
@@ -34,6 +35,10 @@ const CREDIT_BYTES: u64 = 1 << 20;
 
 /// On the way back there are only words that need no credit.
 const NO_CREDIT: u64 = 0;
+
+/// What a home says of an output, as a number of items: it refuses them, or so many have found room.
+const REFUSED: u64 = 1;
+const ROOM: u64 = 2;
 
 /// By number in the plan.
 fn outputs(streams: &Streams) -> impl Iterator<Item = (StreamId, &Arc<OutputStore>)> {
@@ -52,7 +57,7 @@ impl OutputsAtWorker {
         let (mut going, mut refusals) = (Vec::new(), Vec::new());
         for (stream, store) in outputs(streams) {
             store.relay();
-            refusals.push(home.receiver(stream, NO_CREDIT, Arc::new(Refusals(Arc::clone(store)))));
+            refusals.push(home.receiver(stream, NO_CREDIT, Arc::new(Words(Arc::clone(store)))));
             let sender = home.sender(stream, CREDIT_BYTES);
             let (store, run, sent) = (Arc::clone(store), Mutex::default(), Mutex::default());
             going.push(Turning::new(Outgoing { store, sender, run, sent }));
@@ -155,11 +160,14 @@ impl Turn for Outgoing {
     }
 }
 
-/// Hears what the home refuses.
-struct Refusals(Arc<OutputStore>);
+/// What a home says.
+struct Words(Arc<OutputStore>);
 
-impl Sink for Refusals {
-    fn batch(&self, _: u64, bytes: Vec<u8>) {
+impl Sink for Words {
+    fn batch(&self, word: u64, bytes: Vec<u8>) {
+        if word == ROOM {
+            return self.0.arrived(number_in(&bytes));
+        }
         let error = codec::decode(&bytes).unwrap_or_else(|error| AppendError::Disk {
             output: self.0.name().to_owned(),
             message: format!("what its home says of it cannot be read: {error}"),
@@ -181,8 +189,14 @@ impl OutputsAtHome {
         for (_, link) in peers.iter() {
             for (stream, store) in outputs(streams) {
                 let (store, back) = (Arc::clone(store), link.sender(stream, NO_CREDIT));
-                let coming =
-                    Incoming { store, back, receiver: OnceLock::new(), run: Mutex::default(), owed: AtomicU64::new(0) };
+                let coming = Incoming {
+                    store,
+                    back,
+                    receiver: OnceLock::new(),
+                    run: Mutex::default(),
+                    owed: AtomicU64::new(0),
+                    items: AtomicU64::new(0),
+                };
                 let coming = Turning::new(coming);
                 let sink = Arc::new(Arrivals(Arc::downgrade(&coming)));
                 let _ = coming.work.receiver.set(link.receiver(stream, CREDIT_BYTES, sink));
@@ -209,16 +223,19 @@ struct Incoming {
     run: Mutex<Assembly>,
     /// Bytes that came and are not given back.
     owed: AtomicU64,
+    /// Items that came and of which it was not said that there is room.
+    items: AtomicU64,
 }
 
 impl Incoming {
     fn take(&self, items: u64, bytes: Vec<u8>) {
         self.owed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let Some(run) = self.run.lock().take(items, bytes) else { return };
+        self.items.fetch_add(items, Ordering::Relaxed);
         if let Err(error) = self.store.append(items, run) {
             let mut words = Vec::new();
             codec::encode_into(&error, &mut words).expect("an error is short and plain");
-            self.back.say(1, &words);
+            self.back.say(REFUSED, &words);
             self.close();
         }
     }
@@ -238,6 +255,10 @@ impl Turn for Incoming {
         let owed = self.owed.swap(0, Ordering::Relaxed);
         if let Some(receiver) = self.receiver.get() {
             receiver.grant(owed);
+        }
+        let items = self.items.swap(0, Ordering::Relaxed);
+        if items > 0 && self.store.kind() == OutputKind::Streamed {
+            self.back.say(ROOM, &items.to_le_bytes());
         }
     }
 }

@@ -57,3 +57,8 @@ impl Assembly {
         (items > 0).then(|| mem::take(&mut self.0))
     }
 }
+
+/// A number that was said; none that was said is 0.
+pub(super) fn number_in(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}

@@ -21,7 +21,7 @@ pub enum Place {
 }
 
 /// Tests that do not run in a [`Team`](Place::Team), and why.
-const NOT_IN_A_TEAM: [(&str, &str); 10] = [
+const NOT_IN_A_TEAM: [(&str, &str); 6] = [
     ("a_file_that_vanishes_between_build_and_read_fails_the_job_and_is_named", BUILD_ACTS),
     (
         "a_file_that_is_gone_or_shorter_by_the_time_it_is_read_fails_the_job_and_what_was_appended_is_not_read",
@@ -30,10 +30,6 @@ const NOT_IN_A_TEAM: [(&str, &str); 10] = [
     ("a_paused_job_can_be_stopped_and_cancelled", BUILD_COUNTS),
     ("stop_ends_an_unbounded_source_and_all_it_emitted_arrives", BUILD_COUNTS),
     ("stop_reaches_a_source_while_the_sink_is_blocked_and_every_queue_is_full", BUILD_COUNTS),
-    ("senders_wait_while_the_input_is_full_and_lose_nothing", ON_THE_WAY),
-    ("a_paused_and_an_idle_job_are_stopped_and_one_that_cannot_drain_is_cancelled", ON_THE_WAY),
-    ("a_streamed_output_that_nobody_reads_blocks_the_job_and_explain_names_it", ON_THE_WAY),
-    ("an_unread_streamed_output_does_not_keep_a_job_from_being_cancelled", ON_THE_WAY),
     (
         "everything_asked_of_a_closed_environment_fails_with_the_same_error",
         "a team is closed as a local environment is",
@@ -42,7 +38,6 @@ const NOT_IN_A_TEAM: [(&str, &str); 10] = [
 
 const BUILD_ACTS: &str = "`build` changes files, and runs in each worker";
 const BUILD_COUNTS: &str = "it counts the sources that `build` makes, and `build` runs in each worker";
-const ON_THE_WAY: &str = "it counts on few items on their way between two processes, where there is room for more";
 
 impl Place {
     /// Whether the test of this thread runs here.
