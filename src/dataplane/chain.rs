@@ -18,7 +18,7 @@ use crate::{
         error::TaskError,
         loops::{LoopPart, LoopPlan},
         mark::Mark,
-        wide::widely,
+        wide::{append, widely},
         wiring::Wiring,
     },
     job::{DeadLetter, ErrorPolicy, FailureCause, Limits, message_of},
@@ -370,7 +370,9 @@ pub(crate) fn map_batch<T, U>(
     f: impl FnMut(T) -> U,
 ) -> Result<(), (u64, String)> {
     let before = out.len();
-    catch(|| widely(|| out.extend(items.drain(..).map(f)))).map_err(|panic| ((out.len() - before) as u64 + 1, panic))
+    let count = items.len();
+    catch(|| widely(|| append(out, count, items.drain(..).map(f))))
+        .map_err(|panic| ((out.len() - before) as u64 + 1, panic))
 }
 
 /// The text of a caught panic.

@@ -9,7 +9,7 @@ use crate::{
     dataplane::{
         error::TaskError,
         source::{More, Part, Positioned},
-        wide::widely,
+        wide::{append, widely},
     },
     flow::replay::ReplayableSource,
 };
@@ -80,7 +80,8 @@ impl Part for RangePart {
 
     fn read(&mut self, into: &mut Vec<u64>, max: usize) -> Result<More, TaskError> {
         let end = self.left.end.min(self.left.start.saturating_add(max as u64));
-        widely(|| into.extend(self.left.start..end));
+        let (start, count) = (self.left.start, end.saturating_sub(self.left.start) as usize);
+        widely(|| append(into, count, start..end));
         self.left.start = end;
         Ok(if self.left.is_empty() { More::No } else { More::Yes })
     }
