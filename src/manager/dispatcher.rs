@@ -15,7 +15,7 @@ use futures::future::join_all;
 use crate::{
     flow::{JobPayload, job::Unplanned, splits::Splits},
     host::Host,
-    job::{Attempt, BuildRefusal, Generation, JobId, JobOptions, Limits, TaskId, TaskNode, Term},
+    job::{Attempt, BuildRefusal, Generation, JobId, JobOptions, Limits, NotSendable, TaskId, TaskNode, Term},
     link::{
         AttemptKey, Connect, Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents,
         WorkerId, WorkerLink,
@@ -164,23 +164,32 @@ impl Dispatcher {
 
     fn prepare(&mut self, ctx: &mut Context<Self>) {
         let Some(payload) = self.payload.take() else { return };
+        let others = self.slots.borrow().team();
+        if others.is_empty() {
+            return self.build(payload, others, Vec::new(), ctx);
+        }
+        // To encode a job is code of the user's, which must not run on the control thread.
+        let count = others.len();
+        let copied = self.host.blocking(move || {
+            let copies: Result<Vec<_>, _> = (0..count).map(|_| payload.0.again()).collect();
+            (payload, copies)
+        });
+        ctx.spawn(copied.into_actor(self).map(move |copied, this, ctx| match copied {
+            Ok((payload, Ok(copies))) => this.build(payload, others, copies, ctx),
+            // It cannot be sent to another process.
+            Ok((payload, Err(NotSendable::Closure { .. }))) => this.build(payload, Vec::new(), Vec::new(), ctx),
+            Ok((_, Err(refusal))) => this.refuse(Refusal::NotSendable(refusal), ctx),
+            Err(error) => this.refuse(Refusal::Internal(error.to_string()), ctx),
+        }));
+    }
+
+    /// Has the flow built in this process. `copies` are the job once more for each of `others`.
+    fn build(&mut self, payload: JobPayload, others: Vec<Member>, copies: Vec<JobPayload>, ctx: &mut Context<Self>) {
         // The supervisor's address has to exist before anything can be reported to it, and the supervisor itself
         // cannot exist before the flow is built: so its context is made first.
         let context = Context::<JobSupervisor>::new();
         let supervisor = context.address();
         let events: WorkerEvents = Arc::new(move |event| supervisor.do_send(event));
-        let mut others = self.slots.borrow().team();
-        // A closure cannot be sent to another process.
-        if !others.is_empty() && payload.0.describe().is_none() {
-            others.clear();
-        }
-        let mut copies = Vec::new();
-        for _ in &others {
-            match payload.0.again() {
-                Ok(copy) => copies.push(copy),
-                Err(refusal) => return self.refuse(Refusal::NotSendable(refusal), ctx),
-            }
-        }
         let parallelism = self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism(&others));
         let making = Making { context, events, parallelism, splits: None, is_alone: others.is_empty(), others, copies };
         let place = if making.is_alone { Place::Alone } else { Place::Home };
