@@ -315,6 +315,9 @@ impl Worker {
             hosted.early.push(command);
             return;
         }
+        if command == TaskCommand::Cancel {
+            hosted.attendance.iter().for_each(Attendance::give_up_outputs);
+        }
         let cancels = matches!(command, TaskCommand::Cancel | TaskCommand::CancelRequests { .. });
         let mut cancelled = Vec::new();
         let mut tell = |task: &mut HostedTask| match task.take_unstarted_if(cancels) {

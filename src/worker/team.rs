@@ -95,7 +95,7 @@ impl Unlaid {
 /// A worker's part in an attempt of several. Dropped, it takes its leave of the others.
 pub(super) struct Attendance {
     layout: Layout,
-    /// Dropped before the leave is taken.
+    /// Dropped once the leave is taken, so they say nothing any more.
     relays: Relays,
     peers: Arc<Peers>,
 }
@@ -147,8 +147,20 @@ impl Attendance {
         all
     }
 
-    /// Ready once everything that was sent has arrived: for each other worker, the items that came too late.
-    fn settle(&self, outgoing: &[Outgoing]) -> impl Future<Output = Result<Vec<Vec<u64>>, Unsettled>> + use<> {
+    /// The job drops what is in flight: no end of a task waits for the readers of outputs any more.
+    pub(super) fn give_up_outputs(&self) {
+        if let Relays::Away { outputs, .. } = &self.relays {
+            outputs.give_up();
+        }
+    }
+
+    /// Ready once everything that a task has sent, and written to these outputs, has arrived: for each other worker, the items
+    /// that came too late.
+    fn settle(
+        &self,
+        outgoing: &[Outgoing],
+        written: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<Vec<u64>>, Unsettled>> + use<> {
         let outputs = match &self.relays {
             Relays::Home { .. } => None,
             Relays::Away { outputs, .. } => Some(Arc::clone(outputs)),
@@ -157,11 +169,11 @@ impl Attendance {
             outgoing.iter().map(|to| (Arc::clone(self.peers.link(to.peer)), to.streams.clone())).collect();
         async move {
             if let Some(outputs) = &outputs {
-                outputs.flushed().await.map_err(Unsettled::Output)?;
+                outputs.flushed(&written).await.map_err(Unsettled::Output)?;
             }
             let settles = asked.iter().map(|(link, streams)| link.settle(streams));
             let late = try_join_all(settles.collect::<Vec<_>>()).await.map_err(Unsettled::Broken)?;
-            match outputs.and_then(|outputs| outputs.failure()) {
+            match outputs.and_then(|outputs| outputs.failure(&written)) {
                 Some(failure) => Err(Unsettled::Output(failure)),
                 None => Ok(late),
             }
@@ -296,7 +308,8 @@ impl Handler<Ended> for Worker {
         let Some(hosted) = self.jobs.get(&job).filter(|hosted| hosted.term == term) else { return };
         let Some(attendance) = &hosted.attendance else { return };
         let (outgoing, here) = (attendance.outgoing(&hosted.graph, task), attendance.layout.here);
-        let (settled, events) = (attendance.settle(&outgoing), Arc::clone(&hosted.events));
+        let written = hosted.graph.tasks.get(task.index()).map(|node| node.outputs.clone()).unwrap_or_default();
+        let (settled, events) = (attendance.settle(&outgoing, written), Arc::clone(&hosted.events));
         ctx.spawn(settled.into_actor(self).map(move |settled, _, _| {
             match settled {
                 Ok(late) => {

@@ -219,6 +219,7 @@ fn an_unread_streamed_output_does_not_keep_a_job_from_being_cancelled() {
         unread(&job).await;
         job.cancel().await.unwrap();
         assert!(matches!(ended(&job).await, Outcome::Cancelled { .. }));
+        assert_eq!(job.status().await.unwrap().warnings, [], "nothing had to be given up");
         let mut output = job.output::<u64>("live");
         let error = loop {
             match deadline("an item", output.next()).await {

@@ -67,23 +67,33 @@ impl OutputsAtWorker {
         Self { outputs: going, refusals }
     }
 
-    /// Ready once everything that was written before has been offered to the link, or never will be: because it broke, of which
-    /// its settling tells.
+    fn named(&self, names: &[String]) -> impl Iterator<Item = &Outgoing> {
+        let outputs = self.outputs.iter().map(|output| &output.work);
+        outputs.filter(|output| names.iter().any(|name| name == output.store.name()))
+    }
+
+    /// Nobody is to wait for readers any more: the job drops what is in flight.
+    pub fn give_up(&self) {
+        self.outputs.iter().for_each(|output| output.work.change(|sent| sent.is_over = true));
+    }
+
+    /// Ready once everything that was written to these outputs before has been offered to the link, or never will be: because it
+    /// broke, of which its settling tells, or because the job [drops it](Self::give_up).
     ///
     /// # Errors
     ///
     /// What the home has refused, see [`failure`](Self::failure).
-    pub async fn flushed(&self) -> Result<(), FailureCause> {
-        let written: Vec<u64> = self.outputs.iter().map(|output| output.work.store.items()).collect();
-        for (output, written) in self.outputs.iter().zip(written) {
-            poll_fn(|cx| output.work.poll_sent(cx, written)).await;
+    pub async fn flushed(&self, outputs: &[String]) -> Result<(), FailureCause> {
+        let written: Vec<_> = self.named(outputs).map(|output| (output, output.store.items())).collect();
+        for (output, written) in written {
+            poll_fn(|cx| output.poll_sent(cx, written)).await;
         }
-        self.failure().map_or(Ok(()), Err)
+        self.failure(outputs).map_or(Ok(()), Err)
     }
 
-    /// Why an output did not take what tasks of this worker have written, if that is so.
-    pub fn failure(&self) -> Option<FailureCause> {
-        self.outputs.iter().find_map(|output| output.work.store.refusal()).map(FailureCause::from)
+    /// Why one of these outputs did not take what tasks of this worker have written, if that is so.
+    pub fn failure(&self, outputs: &[String]) -> Option<FailureCause> {
+        self.named(outputs).find_map(|output| output.store.refusal()).map(FailureCause::from)
     }
 }
 

@@ -110,7 +110,8 @@ proptest! {
             prop_assert!(written <= items.len() + 49 + 2 * (49 + 39), "{written} were written, {} read", items.len());
         }
         for (writer, wire) in writers.iter().zip(&wires) {
-            let mut flushed = pin!(writer.relays.flushed());
+            let names = ["out".to_owned()];
+            let mut flushed = pin!(writer.relays.flushed(&names));
             while poll(flushed.as_mut()).is_pending() {
                 wire.carry();
                 while read(&mut reader, &mut items) {}
@@ -151,15 +152,15 @@ proptest! {
                 wires[0].carry();
             }
         }
-        let flushed = now(writer.relays.flushed());
+        let flushed = now(writer.relays.flushed(&["out".to_owned()]));
         let mut settle = pin!(wires[0].away.settle(&[]));
         wires[0].carry();
         prop_assert_eq!(poll(settle.as_mut()), Poll::Ready(Ok(Vec::new())));
         // Locally such a sequence of runs is refused at the first that does not fit, and so it is here.
         let is_whole = home.outputs[0].1.items() == u64::from(writer.written);
-        prop_assert_eq!(writer.relays.failure().is_none(), is_whole);
+        prop_assert_eq!(writer.relays.failure(&["out".to_owned()]).is_none(), is_whole);
         if refused || flushed.is_err() {
-            prop_assert_eq!(writer.relays.failure(), Some(FailureCause::from(full.clone())));
+            prop_assert_eq!(writer.relays.failure(&["out".to_owned()]), Some(FailureCause::from(full.clone())));
         }
         if !is_whole {
             prop_assert_eq!(writer.write(1, 0), Err(WriteFailure::Append(full)));
@@ -183,7 +184,7 @@ fn an_item_larger_than_a_batch_comes_in_pieces() {
     }
     assert!(items.iter().all(|(_, _, text)| text.len() == 20 << 20));
     assert!(writer.has_room());
-    assert_eq!(now(writer.relays.flushed()), Ok(()));
+    assert_eq!(now(writer.relays.flushed(&["out".to_owned()])), Ok(()));
 }
 
 #[test]
@@ -195,9 +196,9 @@ fn writers_of_an_output_wait_for_ever_once_the_link_is_broken_and_settling_says_
     }
     wires[0].away.break_off("cut");
     assert!(!writer.has_room());
-    assert_eq!(now(writer.relays.flushed()), Ok(()));
+    assert_eq!(now(writer.relays.flushed(&["out".to_owned()])), Ok(()));
     assert!(now(wires[0].away.settle(&[])).is_err());
-    assert_eq!(writer.relays.failure(), None);
+    assert_eq!(writer.relays.failure(&["out".to_owned()]), None);
 }
 
 #[test]
@@ -215,6 +216,6 @@ fn what_comes_after_the_seal_is_thrown_away_and_nobody_waits() {
     home.outputs[0].1.seal(false, "it was cancelled");
     wires[0].carry();
     assert!(writer.has_room());
-    assert_eq!(now(writer.relays.flushed()), Ok(()));
+    assert_eq!(now(writer.relays.flushed(&["out".to_owned()])), Ok(()));
     assert_eq!(home.outputs[0].1.items(), before);
 }
