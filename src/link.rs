@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
-#[allow(unused_imports, reason = "the connections that use them are being built")]
 pub(crate) use self::worker::{
     AttemptKey, Connect, JobPorts, Place, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents, WorkerFacts,
     WorkerId, WorkerLink,

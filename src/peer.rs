@@ -16,10 +16,9 @@ use std::{fmt, sync::Arc};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports, reason = "the lanes that use them are being built")]
 pub(crate) use self::{
     frame::FRAME_BYTES_MAX,
-    link::{BATCH_BYTES_MAX, Link, Receiver, Sender, Settle, Standing},
+    link::{BATCH_BYTES_MAX, Link, Receiver, Sender, Standing},
 };
 use crate::job::{JobId, Term};
 
@@ -46,7 +45,8 @@ pub(crate) enum StreamMark {
 }
 
 /// Takes in what comes on one stream. It is called by whoever reads the connection, so it neither blocks nor runs code of
-/// the user's. Nothing is called any more once the stream was [closed](Receiver::close).
+/// the user's. Nothing is called any more once the stream was [closed](Receiver::close),
+/// but for a call that is under way.
 pub(crate) trait Sink: Send + Sync {
     /// So many encoded items. Their credit is out until it is [given back](Receiver::grant).
     fn batch(&self, items: u64, bytes: Vec<u8>);

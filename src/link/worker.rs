@@ -131,6 +131,8 @@ impl fmt::Debug for AttemptKey {
 pub(crate) enum Unconnected {
     /// A peer could not be reached, or did not prove itself: which one of the attempt's workers, and why.
     Peer { peer: u32, message: String },
+    /// A panic while the channels were laid. This is a bug.
+    Internal(String),
     /// The worker does not host that term of the job, or is gone.
     Gone,
 }

@@ -278,6 +278,7 @@ impl Dispatcher {
             let name = |number: usize| team.members().get(number).map_or("", |member| &member.name).to_owned();
             let refusal = match unconnected {
                 Unconnected::Gone => team.members().get(number).map_or(Refusal::EnvironmentClosed, worker_lost),
+                Unconnected::Internal(message) => Refusal::Internal(message),
                 Unconnected::Peer { peer, message } => {
                     Refusal::Build(BuildRefusal::WorkersApart { a: name(number), b: name(peer as usize), message })
                 }
@@ -369,6 +370,9 @@ fn refusal_of(unprepared: Unprepared) -> Refusal {
 }
 
 fn worker_lost(member: &Member) -> Refusal {
+    if member.id.is_none() {
+        return Refusal::EnvironmentClosed;
+    }
     Refusal::Build(BuildRefusal::WorkerLost { worker: member.name.clone() })
 }
 

@@ -30,7 +30,7 @@ use crate::{
         record::{EndedJob, JobRecord},
         team::Team,
     },
-    protocol::{Order, Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
+    protocol::{Layout, Order, Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
 };
 
 /// One for each job. Runs on the control thread, so that it never queues behind user code.
@@ -335,8 +335,10 @@ impl Handler<WorkerEvent> for JobSupervisor {
             }
             WorkerEventKind::Severed { here, peer, message } => {
                 let name = |number: u32| self.team.members().get(number as usize).map_or("", |member| &member.name);
-                let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(here)));
-                let cause = FailureCause::WorkerLost { worker: name(peer).to_owned(), cause };
+                // Home is not what was lost, whoever noticed it.
+                let (lost, other) = if peer == Layout::HOME { (here, peer) } else { (peer, here) };
+                let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(other)));
+                let cause = FailureCause::WorkerLost { worker: name(lost).to_owned(), cause };
                 let tasks = [self.team.tasks_of(here), self.team.tasks_of(peer)].concat();
                 Event::Lost { attempt, tasks, gone: false, cause }
             }

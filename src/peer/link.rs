@@ -257,6 +257,13 @@ impl Link {
         Ok(())
     }
 
+    /// These items of a stream came after it was closed, although its sink was called: it had been by then.
+    pub fn came_late(&self, stream: StreamId, items: u64) {
+        if let Some(receiving) = self.state.lock().receiving.get_mut(&stream) {
+            receiving.late = receiving.late.saturating_add(items);
+        }
+    }
+
     /// Says that this end is there, for a connection that is silent otherwise.
     pub fn ping(&self) {
         let mut state = self.state.lock();
@@ -421,13 +428,6 @@ impl Receiver {
         let writer = self.link.put(state, Kind::Grant, self.stream, granted, &[]);
         drop(guard);
         wake(writer);
-    }
-
-    /// So many items reached the sink, of which it wanted no more: they count as those that come after the close.
-    pub fn came_late(&self, items: u64) {
-        if let Some(receiving) = self.link.state.lock().receiving.get_mut(&self.stream) {
-            receiving.late = receiving.late.saturating_add(items);
-        }
     }
 
     /// Nothing more is wanted. The sink is not called any more, but for a call that is under way.

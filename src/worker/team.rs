@@ -1,7 +1,7 @@
 //! What a worker does where it is one of several in an attempt: it meets the others, lays its part of the channels, and
 //! reports the end of a task only once all that the task sent has arrived.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
 use futures::future::try_join_all;
@@ -87,7 +87,7 @@ impl Unlaid {
             let inputs = InputsAtWorker::new(home, &ports.streams, &graph, &layout, &ports.directory);
             (Vec::new(), Relays::Away { outputs, _calls: calls, _inputs: inputs })
         };
-        let attendance = Some(Attendance { layout, relays, peers });
+        let attendance = Some(Attendance { layout, channels_of: channels_of(&graph), relays, peers });
         Laid { tasks: plan.tasks, wiring, services, ports, attendance }
     }
 }
@@ -95,6 +95,7 @@ impl Unlaid {
 /// A worker's part in an attempt of several. Dropped, it takes its leave of the others.
 pub(super) struct Attendance {
     layout: Layout,
+    channels_of: Vec<Vec<u32>>,
     /// Dropped once the leave is taken, so they say nothing any more.
     relays: Relays,
     peers: Arc<Peers>,
@@ -126,25 +127,42 @@ struct Outgoing {
     places: Vec<usize>,
 }
 
+impl Outgoing {
+    fn to(peer: u32) -> Self {
+        Self { peer, streams: Vec::new(), places: Vec::new() }
+    }
+}
+
+/// By task, the numbers of the channels out of it, in the order in which it accounts for them.
+fn channels_of(graph: &Graph) -> Vec<Vec<u32>> {
+    let mut channels = vec![Vec::new(); graph.tasks.len()];
+    for (number, channel) in (0..).zip(&graph.channels) {
+        channels[channel.from.index()].push(number);
+    }
+    channels
+}
+
 impl Attendance {
     /// Ends it not as one who is done: the others wait for what will not come.
     pub(super) fn break_off(&self) {
         self.peers.iter().for_each(|(_, link)| link.break_off("the worker has dropped all its jobs"));
     }
 
-    /// One for each other worker.
+    /// What the task has to do with other workers: those that its channels lead to, and the home of outputs and services.
     fn outgoing(&self, graph: &Graph, task: TaskId) -> Vec<Outgoing> {
-        let none = |peer| Outgoing { peer, streams: Vec::new(), places: Vec::new() };
-        let mut all: Vec<Outgoing> = self.peers.iter().map(|(peer, _)| none(peer)).collect();
-        let channels = (0..).zip(&graph.channels).filter(|(_, channel)| channel.from == task);
-        for (place, (number, channel)) in channels.enumerate() {
-            let there = self.layout.tasks.get(channel.to.index());
-            if let Some(outgoing) = all.iter_mut().find(|outgoing| Some(&outgoing.peer) == there) {
-                outgoing.streams.push(StreamId::Channel(number));
-                outgoing.places.push(place);
-            }
+        let mut all: BTreeMap<u32, Outgoing> = BTreeMap::new();
+        if self.layout.here != Layout::HOME {
+            all.insert(Layout::HOME, Outgoing::to(Layout::HOME));
         }
-        all
+        let channels = self.channels_of.get(task.index()).map_or(&[][..], Vec::as_slice);
+        for (place, &number) in channels.iter().enumerate() {
+            let there = graph.channels.get(number as usize).and_then(|it| self.layout.tasks.get(it.to.index()));
+            let Some(&there) = there.filter(|there| **there != self.layout.here) else { continue };
+            let outgoing = all.entry(there).or_insert_with(|| Outgoing::to(there));
+            outgoing.streams.push(StreamId::Channel(number));
+            outgoing.places.push(place);
+        }
+        all.into_values().collect()
     }
 
     /// The job drops what is in flight: no end of a task waits for the readers of outputs any more.
@@ -230,17 +248,27 @@ impl Worker {
         let Connect { job, term, layout, peers, key } = connect;
         let here = layout.here;
         let hosted = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term);
+        let Some(meeting) = self.config.peers.clone() else {
+            return Box::pin(std::future::ready(Err(Unconnected::Gone)).into_actor(self));
+        };
         let unlaid = hosted.and_then(|hosted| Some((hosted.unlaid.take()?, Arc::clone(&hosted.limits))));
-        let (Some((unlaid, limits)), Some(meeting)) = (unlaid, self.config.peers.clone()) else {
+        let Some((unlaid, limits)) = unlaid else {
             return Box::pin(std::future::ready(Err(Unconnected::Gone)).into_actor(self));
         };
         let host = self.config.host.clone();
         let met = meeting.meet(Meet { job, term, here, addresses: peers, key: key.0 });
         let laid = async move {
-            let peers = met.await.map_err(|Broken { peer, message }| Unconnected::Peer { peer, message })?;
             let pool = host.clone();
+            let peers = match met.await {
+                Ok(peers) => peers,
+                Err(Broken { peer, message }) => {
+                    // Values of the user's are in it.
+                    pool.blocking(move || drop(unlaid));
+                    return Err(Unconnected::Peer { peer, message });
+                }
+            };
             let laid = pool.blocking(move || unlaid.lay((job, layout), peers, &limits, &host)).await;
-            laid.map_err(|panic| Unconnected::Peer { peer: here, message: panic.to_string() })
+            laid.map_err(|panic| Unconnected::Internal(panic.to_string()))
         };
         Box::pin(laid.into_actor(self).map(move |laid, worker, ctx| worker.attend((job, term), laid?, ctx)))
     }
@@ -308,13 +336,16 @@ impl Handler<Ended> for Worker {
         let Some(hosted) = self.jobs.get(&job).filter(|hosted| hosted.term == term) else { return };
         let Some(attendance) = &hosted.attendance else { return };
         let (outgoing, here) = (attendance.outgoing(&hosted.graph, task), attendance.layout.here);
-        let written = hosted.graph.tasks.get(task.index()).map(|node| node.outputs.clone()).unwrap_or_default();
+        let finished = matches!(event, TaskEvent::Finished(_));
+        // A task that failed or was cancelled waits for no reader: the job drops what is in flight.
+        let node = hosted.graph.tasks.get(task.index()).filter(|_| finished);
+        let written = node.map(|node| node.outputs.clone()).unwrap_or_default();
         let (settled, events) = (attendance.settle(&outgoing, written), Arc::clone(&hosted.events));
         ctx.spawn(settled.into_actor(self).map(move |settled, _, _| {
             match settled {
                 Ok(late) => {
                     if let Some(report) = report_of(&mut event) {
-                        take_off(report, &outgoing, &late);
+                        take_off(report, finished, &outgoing, &late);
                     }
                 }
                 Err(Unsettled::Broken(broken)) => {
@@ -335,12 +366,14 @@ impl Handler<Ended> for Worker {
     }
 }
 
-/// What came after its consumer had closed the channel was not sent, as it would not have been within one process.
-fn take_off(report: &mut TaskReport, outgoing: &[Outgoing], late: &[Vec<u64>]) {
+/// What came after its consumer had closed the channel was not sent, as it would not have been within one process: a task that has
+/// not `finished` has dropped it.
+fn take_off(report: &mut TaskReport, finished: bool, outgoing: &[Outgoing], late: &[Vec<u64>]) {
     for (outgoing, late) in outgoing.iter().zip(late) {
         for (place, late) in outgoing.places.iter().zip(late) {
             if let Some(sent) = report.sent.get_mut(*place) {
                 sent.sent = sent.sent.saturating_sub(*late);
+                sent.dropped += if finished { 0 } else { *late };
             }
         }
     }

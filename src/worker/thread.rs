@@ -16,8 +16,8 @@ pub(crate) type Threads = Arc<Mutex<Vec<Seat>>>;
 /// One arbiter, made when it is first needed, and made anew after it was retired.
 pub(crate) struct Slot {
     current: Option<(Seat, Arc<Load>)>,
-    /// Arbiters on which user code did not return. They are told to stop and never joined.
-    retired: Vec<Seat>,
+    /// Arbiters that end with the last actor on them, or on which user code did not return: told to stop, and never joined.
+    retired: Vec<SeatHandle>,
 }
 
 struct Load {
@@ -141,7 +141,8 @@ impl Slot {
         if load.actors.load(Ordering::SeqCst) == 0 {
             load.handle.stop();
         }
-        self.retired.push(arbiter);
+        // Dropped, it lets go of its thread, which leaves nothing behind when it ends.
+        self.retired.push(arbiter.handle());
         true
     }
 

@@ -52,7 +52,7 @@ impl<T: Send + 'static> Gate<T> {
     /// Adds a lane for what comes on this stream of `link`, whose sender begins with so much credit.
     pub fn add_incoming(self: &Arc<Self>, link: &Arc<Link>, stream: StreamId, credit: u64, carry: Arc<dyn Carry<T>>) {
         let lane = self.add_lane().lane;
-        let sink = Arc::new(LaneSink { gate: Arc::downgrade(self), lane });
+        let sink = Arc::new(LaneSink { gate: Arc::downgrade(self), lane, link: Arc::downgrade(link), stream });
         let receiver = link.receiver(stream, credit, sink);
         self.state.lock().lanes[lane].incoming = Some(Arc::new(Incoming { receiver, carry }));
     }
@@ -63,21 +63,27 @@ struct LaneSink<T> {
     /// The link has the sink, and the gate has the link: one of them has to let go.
     gate: Weak<Gate<T>>,
     lane: usize,
+    link: Weak<Link>,
+    stream: StreamId,
+}
+
+impl<T> LaneSink<T> {
+    /// These were on their way past the link when the gate was closed, whose accounts may have been handed in.
+    fn came_late(&self, items: u64) {
+        if let Some(link) = self.link.upgrade() {
+            link.came_late(self.stream, items);
+        }
+    }
 }
 
 impl<T: Send + 'static> Sink for LaneSink<T> {
     fn batch(&self, items: u64, bytes: Vec<u8>) {
-        let Some(gate) = self.gate.upgrade() else { return };
+        let Some(gate) = self.gate.upgrade() else { return self.came_late(items) };
         let mut state = gate.state.lock();
         let lane = &mut state.lanes[self.lane];
         if lane.closed {
-            // It was on its way past the link when the gate was closed, whose accounts may have been handed in.
-            let incoming = lane.incoming.clone();
             drop(state);
-            if let Some(incoming) = incoming {
-                incoming.receiver.came_late(items);
-            }
-            return;
+            return self.came_late(items);
         }
         state.queued += usize::from(lane.put_encoded(items, bytes));
         let consumer = state.consumer.take();
@@ -131,7 +137,7 @@ mod tests {
         let gate = Gate::new(LaneLimits { batches: 1, bytes: 1, peer_bytes: 100 });
         let link = Link::new(1, false);
         gate.add_incoming(&link, CHANNEL, 100, carry());
-        let sink = LaneSink { gate: Arc::downgrade(&gate), lane: 0 };
+        let sink = LaneSink { gate: Arc::downgrade(&gate), lane: 0, link: Arc::downgrade(&link), stream: CHANNEL };
         (link, gate, sink)
     }
 
@@ -175,5 +181,10 @@ mod tests {
         sink.batch(3, vec![1; 3]);
         assert_eq!(receiver.accounts()[0].refused, 4);
         assert_eq!(late(&link), 3);
+        // Even when the task is gone, and with it the gate.
+        drop(receiver);
+        assert!(sink.gate.upgrade().is_none());
+        sink.batch(2, vec![1; 2]);
+        assert_eq!(late(&link), 5);
     }
 }
