@@ -53,7 +53,7 @@ pub(crate) use self::{
     hello::HelloError,
     keyring::KeyRing,
     peer::{PeerHub, PeerHubConfig, PeerHubError, PeerLimits},
-    server::{IoThreads, Server, ServerConfig},
+    server::{AdmittedWorkers, IoThreads, Server, ServerConfig},
     stream::{Dial, DialError, DialErrorKind, Dialled, Reach},
     tcp::{TcpDial, accept, listen, resolve},
 };

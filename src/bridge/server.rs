@@ -37,7 +37,7 @@ use self::{
     worker::WorkerSession,
 };
 pub(crate) use self::{
-    state::{Server, ServerConfig},
+    state::{AdmittedWorkers, Server, ServerConfig},
     threads::IoThreads,
 };
 use super::{

@@ -163,21 +163,15 @@ impl Slots {
         self.joined.remove(&worker).map(|station| station.facts)
     }
 
-    /// The workers of other processes that a job is placed on: of several programs, those of the one with the most slots.
+    /// The workers of other processes, all of which run one program.
     pub(crate) fn team(&self) -> Vec<Member> {
-        let mut slots: BTreeMap<[u8; 32], usize> = BTreeMap::new();
-        for station in self.joined.values() {
-            *slots.entry(station.facts.executable).or_default() += station.loads.len();
-        }
-        let most = slots.iter().max_by_key(|(_, slots)| **slots).map(|(executable, _)| *executable);
-        let chosen = self.joined.iter().filter(|(_, station)| Some(station.facts.executable) == most);
         let member = |(id, station): (&WorkerId, &Station)| Member {
             id: Some(*id),
             name: station.facts.name.clone(),
             address: station.facts.data_address.clone(),
             link: Arc::clone(&station.link),
         };
-        chosen.map(member).collect()
+        self.joined.iter().map(member).collect()
     }
 
     /// How many instances an operator has that says nothing of it: one for each slot of those that a job is placed on, but no

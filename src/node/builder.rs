@@ -25,12 +25,12 @@ use crate::bridge::{RawIdentity, TlsError, TlsIdentity};
 #[cfg(feature = "store")]
 use crate::store::{HistoryError, Store};
 use crate::{
-    bridge::{Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig, complete},
+    bridge::{AdmittedWorkers, Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig, complete},
     environment::{DataAddress, LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     flow::JobRegistry,
     host,
     job::Limits,
-    launch::{Source, Workers},
+    launch::{Source, Workers, executable_digest},
     link::KeyRole,
     manager::Placement,
 };
@@ -265,6 +265,8 @@ impl NodeBuilder {
         let limits = self.limits.normalised();
         let call_deadline = limits.call_deadline;
         let mut environment = self.environment.name(&self.name).limits(limits);
+        let takes_workers =
+            self.workers.as_ref().is_some_and(|workers| matches!(workers.source, Source::Joining { .. }));
         if let Some(workers) = self.workers {
             environment = with_workers(environment, workers, self.address.as_deref(), self.encrypted)?;
         }
@@ -285,6 +287,11 @@ impl NodeBuilder {
             self.identity,
         )?;
         let server = ServerConfig {
+            workers: if takes_workers {
+                AdmittedWorkers::SameProgram(executable_digest)
+            } else {
+                AdmittedWorkers::None
+            },
             keys,
             encryption,
             incarnation: u128::from_le_bytes(incarnation),

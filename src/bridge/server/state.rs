@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -36,8 +37,20 @@ const SUBMITS_REMEMBERED: usize = 65_536;
 /// Clients that are turned away and told so at the same time; further ones are cut off.
 const FAREWELLS_MAX: usize = 64;
 
+/// Which processes with a key for workers may join as such.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AdmittedWorkers {
+    None,
+    /// Those that were started with a key of their own.
+    Launched,
+    /// Those that run the very program of this process, of which this makes the SHA-256: what a job's tasks do is not compared
+    /// otherwise.
+    SameProgram(fn() -> io::Result<[u8; 32]>),
+}
+
 /// What a [`Server`] is made of.
 pub(crate) struct ServerConfig {
+    pub(crate) workers: AdmittedWorkers,
     pub keys: KeyRing,
     pub encryption: NodeEncryption,
     pub incarnation: u128,

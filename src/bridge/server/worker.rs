@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     access::{self, Access},
     say::say,
-    state::{Server, SessionEntry},
+    state::{AdmittedWorkers, Server, SessionEntry},
 };
 use crate::{
     bridge::{
@@ -64,6 +64,8 @@ struct Way {
     address: String,
     host: Host,
     state: Mutex<State>,
+    /// True once the worker was told that it has joined. It takes no order before.
+    registered: watch::Receiver<bool>,
     over: watch::Receiver<()>,
 }
 
@@ -128,15 +130,21 @@ impl Way {
     async fn prepare(self: Arc<Self>, prepare: Prepare) -> Result<Prepared, Unprepared> {
         let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events } = prepare;
         let name = payload.0.name().to_owned();
+        // Everything else that it is told of a job comes behind this.
+        if self.registered.clone().wait_for(|registered| *registered).await.is_err() {
+            return Err(Unprepared::Gone);
+        }
         // Its `Serialize` is code of the user's, and it may be large.
-        let payload = self.host.blocking(move || payload.0.encode()).await;
-        let payload = payload.map_err(|_| Unprepared::Gone)?.map_err(Unprepared::NotSendable)?;
+        let whole = self.host.blocking(move || {
+            let payload = payload.0.encode()?;
+            let (limits, splits) = ((*limits).clone(), splits.map(|splits| Splits::clone(&splits)));
+            let prepare = EncodedPrepare { job, term, payload, parallelism, error_policy, limits, place, splits };
+            Ok(encoded(&FromNode::Worker(ToWorker::Prepare(Box::new(prepare)))))
+        });
+        let whole = whole.await.map_err(|_| Unprepared::Gone)?.map_err(Unprepared::NotSendable)?;
         self.outbound.drained(UNREAD_MAX).await;
-        let limits = (*limits).clone();
-        let splits = splits.map(|splits| Splits::clone(&splits));
-        let prepare = EncodedPrepare { job, term, payload, parallelism, error_policy, limits, place, splits };
-        let Some(payload) = encoded(&FromNode::Worker(ToWorker::Prepare(Box::new(prepare)))) else {
-            let message = "its parameters are too large to be sent".to_owned();
+        let Some(payload) = whole else {
+            let message = "its parameters, with what its sources read, are too large to be sent".to_owned();
             return Err(Unprepared::NotSendable(NotSendable::Encode { job: name, message }));
         };
         self.state.lock().events.insert((job, term), events);
@@ -303,23 +311,30 @@ impl WorkerSession {
             return Err(Violation::new("no facts of a worker"));
         }
         let over = self.over.clone().expect("it is set before anything is heard");
+        let (is_registered, registered) = watch::channel(false);
         let way = Arc::new(Way {
             outbound: Arc::clone(&self.outbound),
             address: facts.data_address.clone(),
             host: self.server.host().clone(),
             state: Mutex::default(),
+            registered,
             over,
         });
         self.way = Some(Arc::clone(&way));
-        let joining = self.server.link.join(facts, Arc::new(WorkerWay(Arc::clone(&way))));
+        let (server, link) = (Arc::clone(&self.server), Arc::new(WorkerWay(Arc::clone(&way))));
         let (tx, joined) = oneshot::channel();
         self.joined = Some(joined);
         self.tasks.spawn(async move {
-            let joined = joining.await;
+            let joined = match server.admit(&facts).await {
+                Ok(()) => server.link.join(facts, link).await,
+                Err(message) => Err(Refusal::Forbidden { message }),
+            };
             way.say(match &joined {
                 Ok(worker) => ToWorker::Registered { worker: *worker, lease: LEASE },
                 Err(refusal) => ToWorker::Refused(refusal.clone()),
             });
+            // The JobManager may have asked already, which waits for this.
+            is_registered.send_replace(joined.is_ok());
             // The session lives until it has this.
             let _ = tx.send(joined);
         });
@@ -336,6 +351,27 @@ impl WorkerSession {
             answer => return way.answered(id, answer),
         }
         Ok(())
+    }
+}
+
+impl Server {
+    /// Whether a worker may join.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says why not.
+    async fn admit(&self, facts: &WorkerFacts) -> Result<(), String> {
+        match self.config.workers {
+            AdmittedWorkers::Launched => Ok(()),
+            AdmittedWorkers::None => Err("no worker may join: the node was not started to let them".to_owned()),
+            AdmittedWorkers::SameProgram(digest) => {
+                // A whole executable is read.
+                let ours = self.host().blocking(digest).await.map_err(|error| error.to_string())?;
+                let ours = ours.map_err(|error| format!("the node's program cannot be read: {error}"))?;
+                let is_same = ours == facts.executable;
+                is_same.then_some(()).ok_or_else(|| "the worker runs another program than the node".to_owned())
+            }
+        }
     }
 }
 

@@ -125,6 +125,7 @@ impl Site {
         let threads = IoThreads::start(1, "io").expect("a thread");
         let keys = KeyRing::open(own_key(), None, |seed| Some(*seed)).expect("there is no file");
         let config = ServerConfig {
+            workers: crate::bridge::AdmittedWorkers::Launched,
             keys,
             encryption: NodeEncryption::of_tests(),
             incarnation: 2,

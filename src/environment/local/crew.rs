@@ -11,7 +11,9 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use crate::{
     blocking::block_on,
-    bridge::{Heartbeat, IoThreads, Key, KeyRing, NodeEncryption, Server, ServerConfig, accept, listen},
+    bridge::{
+        AdmittedWorkers, Heartbeat, IoThreads, Key, KeyRing, NodeEncryption, Server, ServerConfig, accept, listen,
+    },
     environment::OpenError,
     flow::JobRegistry,
     host::thread,
@@ -43,6 +45,7 @@ impl Crew {
         // Nobody has the other one.
         let keys = KeyRing::open(Key::generate(), None, |_| None).map_err(io::Error::other)?.with_launched(key.clone());
         let server = ServerConfig {
+            workers: AdmittedWorkers::Launched,
             encryption: NodeEncryption::on_this_machine(keys.seed())?,
             keys,
             incarnation: u128::from_le_bytes(random(link)?),

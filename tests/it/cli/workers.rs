@@ -163,4 +163,22 @@ fn a_worker_takes_a_key_of_its_role() {
     assert!(said.err.contains("a key of the role `worker`") && said.err.contains("of the role `admin`"), "{said:?}");
     user.types(&["jobmanager", "start", "--workers", "2", "--join-workers"]).with(2);
     user.types(&["jobmanager", "start", "--advertise", "here"]).with(2);
+    user.types(&["jobmanager", "start", "--worker-slots", "2"]).with(2);
+}
+
+/// It was taken, and every job that was submitted then was refused, for the node meets no workers.
+#[cfg(unix)]
+#[test]
+fn a_node_that_was_not_started_to_let_workers_join_turns_them_away() {
+    use std::os::unix::fs::PermissionsExt;
+    let user = User::with_node();
+    let key = user.well(&["key", "add", "builders", "--role", "worker"]);
+    let file = user.file("workers.key", &key);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let said = user.types(&["worker", "--once", "--key-file", &file.display().to_string()]);
+    assert!(said.err.contains("no worker may join"), "{said:?}");
+    assert_ne!(said.code, Some(0));
+    assert_eq!(workers(&user).len(), 0);
+    let text = user.file("text", "a b a\n");
+    user.well(&["job", "submit", "word-count", &count(&text), "--autostop", "--wait"]);
 }
