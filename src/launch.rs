@@ -80,6 +80,11 @@ impl Workers {
     ///
     /// The executable is opened when the environment is, and each process is started from what was opened then: another
     /// version that is put in its place changes nothing (on Linux).
+    ///
+    /// [`Job::build`](crate::Job::build) runs in this process and in each worker that has tasks of the job. To open the
+    /// environment takes until all have joined: it fails with [`OpenError::WorkersMissing`](crate::OpenError::WorkersMissing)
+    /// after 30 s, or once one has ended three times without joining, and with
+    /// [`OpenError::NoWorkerMain`](crate::OpenError::NoWorkerMain) if the program has not called `worker_main`.
     pub fn processes(count: usize) -> Self {
         Self { source: Source::Processes { count, executable: None, slots: None } }
     }
@@ -94,7 +99,8 @@ impl Workers {
     /// Workers that come over the network, and go. Of a node only, which listens for them.
     ///
     /// Each has a key of the role [`Worker`](crate::KeyRole::Worker), which the node
-    /// [hands out](crate::RemoteEnvironment::add_key). The node listens for them at its address, and for the tasks that they
+    /// [hands out](crate::RemoteEnvironment::add_key), and runs the very program of the node: another one is turned away. The
+    /// node reaches for each worker, and of two workers the one that joined first for the other. The node listens for them at its address, and for the tasks that they
     /// run at a port of its own: see [`data_address`](Self::data_address).
     pub fn joining() -> Self {
         Self { source: Source::Joining { data_address: None, advertised: None } }

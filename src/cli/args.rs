@@ -177,16 +177,16 @@ pub(super) struct Start {
     #[arg(long, value_name = "N", conflicts_with = "join_workers")]
     pub workers: Option<u16>,
     /// Threads that run tasks in each of them [default: the cores, dealt out].
-    #[arg(long, value_name = "N", requires = "workers", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub worker_slots: Option<u16>,
     /// Let workers join, with keys of the role `worker`: processes that were started by `worker`, on this machine or others.
     #[arg(long)]
     pub join_workers: bool,
     /// Where to listen for the workers that join [default: any port of the node's address].
-    #[arg(long, value_name = "HOST:PORT", requires = "join_workers")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub data_address: Option<String>,
     /// Where they reach this process, if that is elsewhere; needed if it listens at every address.
-    #[arg(long, value_name = "HOST[:PORT]", requires = "join_workers")]
+    #[arg(long, value_name = "HOST[:PORT]")]
     pub advertise: Option<String>,
     /// It is the background process that `--daemon` has started.
     #[arg(long, hide = true)]

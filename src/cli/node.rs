@@ -76,6 +76,16 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
             "a node starts its workers, or lets them join: `workers` and `join_workers` are not for one",
         ));
     }
+    if flags.worker_slots.is_some() && workers.is_none() {
+        return Err(Failure::usage(
+            "`--worker-slots` is about the workers that a node starts: say how many, by `--workers`",
+        ));
+    }
+    if (flags.data_address.is_some() || flags.advertise.is_some()) && !join_workers {
+        return Err(Failure::usage(
+            "`--data-address` and `--advertise` are about workers that join: say `--join-workers`",
+        ));
+    }
     // Later ones count, so that a flag changes what the file says.
     let limit = file.limit.into_iter().chain(flags.limit).collect();
     Ok(Start {

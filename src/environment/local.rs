@@ -181,7 +181,7 @@ impl LocalEnvironmentBuilder {
         self
     }
 
-    /// Runs tasks in other processes of this machine, too; see [`Workers::processes`]. This process then has the services,
+    /// Runs tasks in workers, too; see [`Workers::processes`] and [`Workers::inside`]. This process then has the services,
     /// outputs and inputs of jobs, and jobs that are closures. Default: none.
     pub fn workers(mut self, workers: Workers) -> Self {
         self.workers = Some(workers);

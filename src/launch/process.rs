@@ -281,6 +281,8 @@ impl Process {
         let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
         let mut command = program.command();
         command.args([FLAG, &std::process::id().to_string(), name]);
+        // It has a key of its own, and what the jobs start there has none.
+        command.env_remove("PROSCENIUM_KEY").env_remove("PROSCENIUM_KEY_FILE");
         // Ctrl+C is for this process, which may have jobs to drain.
         command.process_group(0);
         command.stdin(OwnedFd::from(there)).stdout(prints.try_clone()?).stderr(prints);

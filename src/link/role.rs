@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// | | admin | reader | submitter | worker |
 /// |---|---|---|---|---|
-/// | `health`, `info` | yes | yes | yes | no |
+/// | `health`, `info`, the list of workers with their addresses | yes | yes | yes | no |
 /// | `jobs`, `status`, `wait`, `watch`, `explain`, graph, dead letters | yes | yes | of their own jobs | no |
 /// | collected outputs | yes | yes | of their own jobs | no |
 /// | streamed outputs, whose reading takes the items away | yes | no | of their own jobs | no |

@@ -37,7 +37,12 @@ const END_LIMIT: Duration = Duration::from_secs(4);
 pub fn worker_main(jobs: JobRegistry) {
     launch::declare();
     let Some(orders) = launch::take_orders() else { return };
-    let worked = orders.map_err(WorkerError::Thread).and_then(|(orders, leash)| work(orders, leash, jobs));
+    // Held until the exit, for without it this process is killed before its last words are out.
+    let mut leash = None;
+    let worked = orders.map_err(WorkerError::Thread).and_then(|(orders, held)| {
+        let held = leash.insert(Arc::new(held));
+        work(orders, held, jobs)
+    });
     let Err(error) = worked else { process::exit(0) };
     // It goes to the log of who started this process, as its last words.
     let _ = writeln!(io::stderr(), "{}", sentence(&error));
@@ -54,10 +59,9 @@ fn sentence(error: &dyn std::error::Error) -> String {
     sentence
 }
 
-fn work(orders: Orders, leash: Leash, jobs: JobRegistry) -> Result<(), WorkerError> {
+fn work(orders: Orders, leash: &Arc<Leash>, jobs: JobRegistry) -> Result<(), WorkerError> {
     let Orders { name, manager, key, slots } = orders;
-    let leash = Arc::new(leash);
-    let told = Arc::clone(&leash);
+    let told = Arc::clone(leash);
     let worker = Worker::builder()
         .jobs(jobs)
         .manager(manager)
@@ -67,7 +71,7 @@ fn work(orders: Orders, leash: Leash, jobs: JobRegistry) -> Result<(), WorkerErr
         // Who started it starts another one.
         .launched(move |worker| told.joined(worker.0))
         .open()?;
-    let (core, held) = (Arc::clone(&worker.core), Arc::clone(&leash));
+    let (core, held) = (Arc::clone(&worker.core), Arc::clone(leash));
     let (ended, has_ended) = mpsc::channel::<()>();
     let watch = move || {
         held.wait();
