@@ -265,8 +265,7 @@ impl NodeBuilder {
         let limits = self.limits.normalised();
         let call_deadline = limits.call_deadline;
         let mut environment = self.environment.name(&self.name).limits(limits);
-        let takes_workers =
-            self.workers.as_ref().is_some_and(|workers| matches!(workers.source, Source::Joining { .. }));
+        let admitted = admitted(self.workers.as_ref());
         if let Some(workers) = self.workers {
             environment = with_workers(environment, workers, self.address.as_deref(), self.encrypted)?;
         }
@@ -287,11 +286,7 @@ impl NodeBuilder {
             self.identity,
         )?;
         let server = ServerConfig {
-            workers: if takes_workers {
-                AdmittedWorkers::SameProgram(executable_digest)
-            } else {
-                AdmittedWorkers::None
-            },
+            workers: admitted,
             keys,
             encryption,
             incarnation: u128::from_le_bytes(incarnation),
@@ -324,6 +319,14 @@ impl NodeBuilder {
         };
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(Node { commands, address, key, thread, closed: closed_rx, thread_names, listens: Mutex::new(false) })
+    }
+}
+
+/// Who may join at the node's address: those that it starts itself join elsewhere.
+fn admitted(workers: Option<&Workers>) -> AdmittedWorkers {
+    match workers.map(|workers| &workers.source) {
+        Some(Source::Joining { .. }) => AdmittedWorkers::SameProgram(executable_digest),
+        Some(Source::Processes { .. } | Source::Inside { .. }) | None => AdmittedWorkers::None,
     }
 }
 
