@@ -3,7 +3,7 @@
 //! Two workers have one connection for each attempt that both are part of: a [`Link`]. Over it go *streams*, one for each
 //! channel between tasks, and for each output and input: batches of encoded items, and marks, in order. A stream has credit
 //! in bytes, which its receiver gives back as it uses up what came: everything that is written has room at the other end,
-//! so whoever reads a connection never waits for a consumer, and no stream holds up another.
+//! so the reader of a connection never waits for a consumer, and no stream holds up another.
 //!
 //! What a worker reports of a task is told only once all that the task sent has arrived: see [`Link::settle`]. A link that
 //! broke is broken for good, and with it the attempt.
@@ -44,7 +44,7 @@ pub(crate) enum StreamMark {
     Hold(u32),
 }
 
-/// Takes in what comes on one stream. It is called by whoever reads the connection, so it neither blocks nor runs code of
+/// Takes in what comes on one stream. It is called by the reader of the connection, so it neither blocks nor runs code of
 /// the user's. Nothing is called any more once the stream was [closed](Receiver::close),
 /// but for a call that is under way.
 pub(crate) trait Sink: Send + Sync {
@@ -59,7 +59,7 @@ pub(crate) trait Sink: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offered {
     Taken,
-    /// There is no credit, or too much waits to be written; whoever [registers](Sender::register) is woken.
+    /// There is no credit, or too much waits to be written; a waker that was [registered](Sender::register) is woken.
     Full,
     /// The other end wants no more, or the link broke.
     Closed,

@@ -133,7 +133,7 @@ impl PeerHub {
         }
     }
 
-    /// See [`PeerHub`]. Whoever waits for others is told that this worker has closed.
+    /// See [`PeerHub`]. Meetings under way end with an error that says that this worker has closed.
     pub(crate) fn close(&self) {
         // A thread that broke off has ended.
         let _ = self.orders.send(Order::Close);

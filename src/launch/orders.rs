@@ -30,7 +30,7 @@ pub(super) const JOINED: &str = "joined ";
 #[cfg(unix)]
 pub(super) const CLOSED: &str = "closed";
 
-/// Bytes of orders at most; they come from the process that started this one, or from whoever typed the flag.
+/// Bytes of orders at most; they come from the process that started this one, or from the person who typed the flag.
 const ORDERS_BYTES_MAX: usize = 16 << 10;
 
 /// What a worker process is to do.

@@ -335,7 +335,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
             }
             WorkerEventKind::Severed { here, peer, message } => {
                 let name = |number: u32| self.team.members().get(number as usize).map_or("", |member| &member.name);
-                // Home is not what was lost, whoever noticed it.
+                // Home is not what was lost, even where the other worker noticed it.
                 let (lost, other) = if peer == Layout::HOME { (here, peer) } else { (peer, here) };
                 let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(other)));
                 let cause = FailureCause::WorkerLost { worker: name(lost).to_owned(), cause };

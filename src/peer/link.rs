@@ -1,5 +1,5 @@
 //! One connection between two workers: what is to be written, what comes in, and who has how much credit. Pure: it knows no
-//! socket and no clock. Whoever has the socket writes what [`Link::poll_written`] gives, and hands in what it reads.
+//! socket and no clock. The owner of the socket writes what [`Link::poll_written`] gives, and hands in what it reads.
 
 use std::{
     collections::BTreeMap,
@@ -149,7 +149,7 @@ impl Link {
         state.wake_writer()
     }
 
-    /// How the link stands. Whoever keeps the connection is woken when that changes.
+    /// How the link stands. The keeper of the connection is woken when that changes.
     pub fn poll_standing(&self, cx: &Context<'_>) -> Standing {
         let mut state = self.state.lock();
         if state.broken.is_some() {
@@ -244,7 +244,7 @@ impl Link {
             }
             Kind::Settled => {
                 let late: Vec<u64> = codec::decode(payload).map_err(|error| error.to_string())?;
-                // Whoever asked may not wait any more.
+                // The asker may not wait any more.
                 let Some(settling) = state.settling.get_mut(&count) else { return Ok(()) };
                 settling.late = Some(late);
                 let waker = settling.waker.take();
@@ -300,8 +300,8 @@ impl Link {
         self.end(&broken).iter().for_each(|sink| sink.broken(&broken));
     }
 
-    /// The connection is gone, after a goodbye. As if it had [broken](Self::break_off), but no sink is told: whoever
-    /// takes in a stream would take it for a failure of the attempt.
+    /// The connection is gone, after a goodbye. As if it had [broken](Self::break_off), but no sink is told, because it
+    /// would take this for a failure of the attempt.
     pub fn part(&self) {
         drop(self.end(&Broken { peer: self.peer, message: "the attempt is over there or here".to_owned() }));
     }

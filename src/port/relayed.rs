@@ -16,7 +16,7 @@ pub(super) struct Relayed {
     items_max: u64,
     /// Items that were taken and are not known to have found room where they go. Not counted without a bound.
     underway: u64,
-    /// Whoever takes the chunks away, while there are none.
+    /// The taker of the chunks, while there are none.
     taker: Option<Waker>,
     /// They are not taken where they go.
     refused: Option<AppendError>,

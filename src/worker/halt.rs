@@ -1,4 +1,4 @@
-//! Dropping all jobs of a worker at once: whoever it has them from is lost, or has given it up.
+//! Dropping all jobs of a worker at once: the JobManager that it has them from is lost, or has given it up.
 
 use actix::{Context, Handler, Message};
 

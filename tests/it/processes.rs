@@ -1,4 +1,4 @@
-//! Worker processes: started, killed, started again, ended with whoever started them.
+//! Worker processes: started, killed, started again, ended with the process that started them.
 
 #![cfg(target_os = "linux")]
 

@@ -30,7 +30,7 @@ impl Loss {
 
     fn tell(&self) {
         if let Some(lost) = self.lost.lock().take() {
-            // Whoever waited may have gone.
+            // Nobody may wait any more.
             let _ = lost.send(());
         }
     }

@@ -114,7 +114,7 @@ impl Waiting {
 
     fn refuse(self, error: CallError) {
         let (Self::Tell { sent, .. } | Self::Call { sent, .. }) = self;
-        // Whoever waited may have gone.
+        // Nobody may wait any more.
         let _ = sent.send(Err(error));
     }
 }

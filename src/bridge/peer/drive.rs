@@ -1,6 +1,6 @@
 //! The connection under a link: reads and writes it, asks whether the other end is there, and ends it.
 //!
-//! It works over any byte stream. Whoever takes in a stream of a link never makes it wait, so that there is always
+//! It works over any byte stream. The sink of a stream never makes it wait, so that there is always
 //! somebody who reads, and one that is silent is gone.
 
 use std::{

@@ -103,7 +103,7 @@ impl Hub {
         }))
     }
 
-    /// Takes in whoever comes.
+    /// Accepts connections.
     pub(super) async fn accept(self: Rc<Self>, listening: Listening) {
         loop {
             match listening.accept().await {
@@ -167,7 +167,7 @@ impl Hub {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => return,
             };
-            // Whoever waited may have gone: then the links go as well.
+            // If nobody waits any more, the links are dropped as well.
             let _ = met.send(result);
         });
     }

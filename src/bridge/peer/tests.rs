@@ -256,7 +256,7 @@ fn a_link_that_is_full_holds_up_no_other() {
                 if busy.offer(1, &batch) != Offered::Taken {
                     std::thread::yield_now();
                 }
-                // Whoever takes them in has all the time that it needs, and others do not wait for it.
+                // The receiver takes its time, and the other links do not wait for it.
                 receiver.grant(count.bytes.swap(0, Ordering::SeqCst));
             }
         });

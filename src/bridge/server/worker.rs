@@ -179,7 +179,7 @@ impl Way {
         }
     }
 
-    /// The connection is over: whoever waits is told.
+    /// The connection is over: every question that waits is answered with that.
     fn end(&self) {
         let mut state = self.state.lock();
         state.is_over = true;

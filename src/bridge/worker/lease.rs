@@ -1,6 +1,6 @@
 //! How long a worker may take itself for one: until so long after it sent the last ping that was answered.
 //!
-//! Whoever does not answer has heard nothing since then either, and gives the worker up only after a longer silence. So a
+//! A node that does not answer has heard nothing since then either, and gives the worker up only after a longer silence. So a
 //! worker that is given up has stopped by itself before.
 
 use std::{

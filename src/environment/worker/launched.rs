@@ -82,7 +82,7 @@ fn work(orders: Orders, leash: &Arc<Leash>, jobs: JobRegistry) -> Result<(), Wor
         }
     };
     thread::start("proscenium-leash".to_owned(), watch).map_err(WorkerError::Thread)?;
-    // Whoever ends a whole group of processes means the one that started this one, and it decides: a worker that ended first
+    // A signal to a whole group of processes is meant for the one that started this one, and it decides: a worker that ended first
     // would fail the jobs that are to be drained.
     let ignored = interrupts::told_to_end(&worker.runtime);
     let end = worker.ended_or(std::future::pending());

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How far a [`FileSplit`](crate::FileSplit) has been read: in which of its files, and where the next row begins. By default
 /// at its beginning.
 ///
-/// Whoever goes on from there reads a plain file from that byte on. A compressed file is decompressed from its beginning,
+/// A reader that goes on from there reads a plain file from that byte on. A compressed file is decompressed from its beginning,
 /// which takes as long as it took to get there; and of a file with a header the beginning is read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePosition {

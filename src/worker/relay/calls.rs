@@ -25,7 +25,7 @@ use crate::{
     service::{CallError, Origin},
 };
 
-/// Bytes on the way; whoever reads them gives them back at once.
+/// Bytes on the way; the reader gives them back at once.
 const CREDIT_BYTES: u64 = 1 << 20;
 
 /// What the messages that a worker has sent to one service and that are not answered may cost together. One that alone costs

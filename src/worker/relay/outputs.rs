@@ -229,7 +229,7 @@ struct Incoming {
     back: Sender,
     /// Set at once.
     receiver: OnceLock<Receiver>,
-    /// Used by whoever reads the connection only.
+    /// Used by the reader of the connection only.
     run: Mutex<Assembly>,
     /// Bytes that came and are not given back.
     owed: AtomicU64,

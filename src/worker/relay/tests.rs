@@ -1,4 +1,4 @@
-//! Two ends in one process: links that are read and written by hand, or by whoever has something to say.
+//! Two ends in one process: links that are read and written by hand, or by the side that has something to say.
 
 mod calls;
 mod inputs;

@@ -18,7 +18,7 @@ pub(super) trait Turn: Send + Sync + 'static {
     }
 }
 
-/// Takes a turn of `T` each time it is woken. Wakers do not keep it: whoever has it decides how long the work goes on.
+/// Takes a turn of `T` each time it is woken. Wakers do not keep it: its owner decides how long the work goes on.
 pub(super) struct Turning<T> {
     pub work: T,
     state: Mutex<State>,
@@ -42,7 +42,7 @@ impl<T: Turn> Turning<T> {
         })
     }
 
-    /// Takes a turn, or has whoever takes one take another.
+    /// Takes a turn, or has the thread that takes one take another.
     pub fn wake(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if *state != State::Resting {

@@ -103,7 +103,7 @@ enum Asker {
 
 impl Pending {
     fn fail(self, error: CallError) {
-        // Whoever waited may have gone.
+        // Nobody may wait any more.
         match self.asker {
             Asker::Call(reply) => drop(reply.send(Err(error))),
             Asker::Tell(queued) => drop(queued.send(Err(error))),
@@ -154,7 +154,7 @@ impl Away {
         match said {
             FromHome::Reply { id } => {
                 if let Some(Pending { asker: Asker::Call(reply), .. }) = self.take_pending(id) {
-                    // Whoever waited may have gone.
+                    // Nobody may wait any more.
                     let _ = reply.send(Ok(rest.to_vec()));
                 }
             }
@@ -354,7 +354,7 @@ impl Route {
             return Err(work.unreachable());
         }
         state.pending.insert(id, pending);
-        // Under the lock: whoever ends all calls finds it in both places or in neither.
+        // Under the lock: the end of all calls finds it in both places or in neither.
         work.outbox.push(Some(id), said);
         drop(state);
         self.away.wake();
