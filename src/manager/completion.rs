@@ -54,11 +54,13 @@ pub(crate) enum Event {
         task: TaskId,
         event: TaskEvent,
     },
-    /// A worker is gone or cannot be reached by another one. It concerns these tasks; if they are `gone`, none of them will
-    /// ever report. Those that have ended did so with all that they had to say, so if none is live, nothing is lost.
+    /// A worker is gone or cannot be reached by another one. It concerns these tasks and services; if they are `gone`, none
+    /// of them will ever report. Those that have ended did so with all that they had to say, so if none is live, nothing is
+    /// lost.
     Lost {
         attempt: Attempt,
         tasks: Vec<TaskId>,
+        services: Vec<ServiceId>,
         gone: bool,
         cause: FailureCause,
     },
@@ -201,7 +203,9 @@ impl Completion {
                 self.hear_service(service, incarnation, event, at, &mut out);
             }
             Event::Task { task, event, .. } => self.hear_task(task, event, &mut out),
-            Event::Lost { tasks, gone, cause, .. } => self.lose_tasks(&tasks, gone, cause, &mut out),
+            Event::Lost { tasks, services, gone, cause, .. } => {
+                self.lose_worker((&tasks, &services), gone, cause, &mut out);
+            }
             Event::Stop => self.stop(&mut out),
             Event::LeaseExpired(warning) => {
                 self.warn(warning);

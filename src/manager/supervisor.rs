@@ -340,7 +340,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(other)));
                 let cause = FailureCause::WorkerLost { worker: name(lost).to_owned(), cause };
                 let tasks = [self.team.tasks_of(here), self.team.tasks_of(peer)].concat();
-                Event::Lost { attempt, tasks, gone: false, cause }
+                Event::Lost { attempt, tasks, services: Vec::new(), gone: false, cause }
             }
         };
         self.hear(event, ctx);
@@ -359,7 +359,7 @@ impl Handler<WorkerGone> for JobSupervisor {
         let Some(number) = self.team.lose(worker) else { return };
         let cause = FailureCause::WorkerLost { worker: name, cause: why };
         let (attempt, tasks) = (self.completion.attempt(), self.team.tasks_of(number));
-        self.hear(Event::Lost { attempt, tasks, gone: true, cause }, ctx);
+        self.hear(Event::Lost { attempt, tasks, services: Vec::new(), gone: true, cause }, ctx);
     }
 }
 

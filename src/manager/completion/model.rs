@@ -223,11 +223,13 @@ fn stale_events(world: &World) -> Vec<Event> {
         }
     }
     let all = || (0..world.tasks.len()).map(super::task_id).collect();
-    let over = ended || world.machine.state() != JobState::Starting && world.machine.live_tasks() == 0;
+    let services = || (0..world.services.len()).map(super::service_id).collect();
+    let nothing_lives = world.machine.live_tasks() == 0 && world.machine.live_services() == 0;
+    let over = ended || world.machine.state() != JobState::Starting && nothing_lives;
     for attempt in [Attempt(0), Attempt(2), Attempt(1)].into_iter().take(if over { 3 } else { 2 }) {
         let cause = FailureCause::Internal("late".into());
-        stale.push(Event::Lost { attempt, tasks: all(), gone: true, cause: cause.clone() });
-        stale.push(Event::Lost { attempt, tasks: all(), gone: false, cause });
+        let lost = |gone, cause| Event::Lost { attempt, tasks: all(), services: services(), gone, cause };
+        stale.extend([lost(true, cause.clone()), lost(false, cause)]);
     }
     for (at, service) in world.services.iter().enumerate() {
         let id = super::service_id(at);
@@ -426,6 +428,27 @@ fn the_rules_hold_for_workers_that_are_lost_while_the_job_is_paused_or_idle() {
     let budget = Budget { cancel: 1, pause: 1, resume: 1, task_failures: 1, losses: 2, ..Budget::default() };
     let sights = [ENDS_COMPLETED, ENDS_CANCELLED, ENDS_FAILED, PAUSES, IDLES, LOSES_A_TASK, SURVIVES_A_LOSS];
     let states = Job::new(2, &[(0, 1)], 1).allowing(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+const LOSES_A_SERVICE: (&str, Condition) = ("loses a service that it had begun to stop", |_, world| {
+    let is_late = |warning: &Warning| matches!(warning, Warning::ServiceFailedLate { .. });
+    world.budget.losses == 0 && world.machine.warnings().iter().any(is_late)
+});
+
+#[test]
+fn the_rules_hold_for_services_whose_workers_are_lost_at_any_moment() {
+    let budget = Budget { stop: 1, cancel: 1, hangs: 1, service_failures: 1, losses: 1, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_CANCELLED, ENDS_FAILED, IDLES, RESTARTS, LOSES_A_SERVICE, ABANDONS_A_SERVICE];
+    let states = Job::new(1, &[], 2).allowing(budget).seeing(&sights).check();
+    assert!(states > 1_000, "only {states} states");
+}
+
+#[test]
+fn the_rules_hold_for_two_workers_of_services_that_are_lost_one_after_the_other() {
+    let budget = Budget { stop: 1, hook_panics: 1, losses: 2, ..Budget::default() };
+    let sights = [ENDS_COMPLETED, ENDS_FAILED, IDLES, LOSES_A_SERVICE];
+    let states = Job::new(1, &[], 2).allowing(budget).seeing(&sights).check();
     assert!(states > 1_000, "only {states} states");
 }
 

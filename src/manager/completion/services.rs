@@ -220,6 +220,26 @@ impl Completion {
         self.end_service(id, state, out);
     }
 
+    /// Those of these services that are live.
+    pub(super) fn live_among(&self, ids: &[ServiceId]) -> Vec<ServiceId> {
+        let is_live = |id: &&ServiceId| self.services.get(id.index()).is_some_and(Service::is_live);
+        ids.iter().filter(is_live).copied().collect()
+    }
+
+    /// The worker of these live services is gone, and they do not come back.
+    pub(super) fn lose_services(&mut self, ids: &[ServiceId], cause: &FailureCause, out: &mut Vec<Command>) {
+        for &id in ids.iter().rev() {
+            self.order(WorkerOrder::RefuseCalls { service: id }, out);
+            if self.state == JobState::StoppingServices {
+                let (service, message) = (self.service_name(id), cause.to_string());
+                self.warn(Warning::ServiceFailedLate { service, message });
+                self.lose_service(id, ActorState::Failed, out);
+            } else {
+                self.put(id, Stage::Gone(ActorState::Failed));
+            }
+        }
+    }
+
     /// A task has ended while services are being stopped: it answered for one of them.
     pub(super) fn lose_service_task(&mut self, task: TaskId, failure: Option<FailureCause>, out: &mut Vec<Command>) {
         let Some(id) = self.setup.tasks[task.index()].service else { return };

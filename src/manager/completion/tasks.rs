@@ -171,29 +171,43 @@ impl Completion {
         }
     }
 
-    /// The worker of these tasks is gone, or cut off from another one.
-    pub(super) fn lose_tasks(&mut self, ids: &[TaskId], gone: bool, cause: FailureCause, out: &mut Vec<Command>) {
-        if self.state == JobState::Starting {
-            // None was started; and with a part of the workers gone, none can be.
-            return self.divert(Course::Failed(cause), out);
-        }
+    /// The worker of these tasks and services is gone, or cut off from another one.
+    pub(super) fn lose_worker(
+        &mut self,
+        (tasks, services): (&[TaskId], &[ServiceId]),
+        gone: bool,
+        cause: FailureCause,
+        out: &mut Vec<Command>,
+    ) {
         // A pipeline's tasks are all on one worker: nothing between two others is theirs.
         let concerned = |id: usize| gone || self.setup.tasks[id].is_significant();
         let is_live = |id: &&TaskId| self.tasks.get(id.index()).is_some_and(|task| task.live && concerned(id.index()));
-        let live: Vec<TaskId> = ids.iter().filter(is_live).copied().collect();
-        if live.is_empty() {
-            return;
-        }
+        let tasks: Vec<TaskId> = tasks.iter().filter(is_live).copied().collect();
+        let (services, state) = (self.live_among(services), self.state);
         if gone {
-            for id in &live {
+            for id in &tasks {
                 let lost = Task { state: ActorState::Failed, ..Task::default() };
                 let before = std::mem::replace(&mut self.tasks[id.index()], lost);
                 self.census.end(&self.setup.tasks[id.index()], before.held);
+                self.touch();
             }
-            self.touch();
+            self.lose_services(&services, &cause, out);
         }
-        if self.state == JobState::StoppingServices {
-            return live.into_iter().for_each(|id| self.lose_service_task(id, Some(cause.clone()), out));
+        match state {
+            // No task was started; and with a part of the workers gone, none can be.
+            JobState::Starting => return self.divert(Course::Failed(cause), out),
+            // Of those that are cut off, the services stop when they are told to, and are then not fed any more.
+            JobState::StoppingServices => {
+                // What is said of a service that is lost with its tasks is said once.
+                let is_said = |id: &TaskId| {
+                    let service = self.setup.tasks[id.index()].service;
+                    gone && service.is_some_and(|service| services.contains(&service))
+                };
+                let tasks: Vec<TaskId> = tasks.into_iter().filter(|id| !is_said(id)).collect();
+                return tasks.into_iter().for_each(|id| self.lose_service_task(id, Some(cause.clone()), out));
+            }
+            _ if tasks.is_empty() && services.is_empty() => return,
+            _ => {}
         }
         let failed_now = self.turn(Course::Failed(cause));
         if self.awaited_tasks() == 0 {

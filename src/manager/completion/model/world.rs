@@ -38,7 +38,7 @@ pub(super) struct Budget {
     pub(super) trips: u8,
     /// Hints that a loop may be quiet that nothing stands behind.
     pub(super) hints: u8,
-    /// Workers, of one task each, that are lost, or cut off from others.
+    /// Workers that are lost, or cut off from others.
     pub(super) losses: u8,
     /// Times that nobody wants what comes out of a loop any more.
     pub(super) unwanted: u8,
@@ -188,9 +188,9 @@ pub(super) enum Action {
     HangService {
         service: usize,
     },
-    /// The worker of this task is gone, or has lost another one.
+    /// This worker is gone, or has lost another one.
     Lose {
-        task: usize,
+        worker: usize,
         gone: bool,
     },
 }
@@ -331,6 +331,12 @@ impl World {
         self.machine.setup.tasks[task].is_significant()
     }
 
+    /// Each task has a worker of its own, and so has each service, together with the tasks that answer for it.
+    pub(super) fn worker_of(&self, task: usize) -> usize {
+        let service = self.machine.setup.tasks[task].service;
+        service.map_or(task, |service| self.tasks.len() + service.index())
+    }
+
     /// The tasks that the job waits for.
     pub(super) fn significant(&self) -> impl Iterator<Item = &TaskActor> {
         self.tasks.iter().enumerate().filter(|(at, _)| self.is_significant(*at)).map(|(_, task)| task)
@@ -415,8 +421,8 @@ impl World {
             }
         }
         if self.budget.losses > 0 {
-            let workers = (0..self.tasks.len()).flat_map(|task| [true, false].map(|gone| Action::Lose { task, gone }));
-            actions.extend(workers);
+            let workers = 0..self.tasks.len() + self.services.len();
+            actions.extend(workers.flat_map(|worker| [true, false].map(|gone| Action::Lose { worker, gone })));
         }
         self.loop_actions(actions);
         for (service, actor) in self.services.iter().enumerate() {

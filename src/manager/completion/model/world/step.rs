@@ -88,22 +88,39 @@ impl World {
                 self.budget.hangs -= 1;
                 self.services[service].stage = ServiceStage::Hung;
             }
-            Action::Lose { task, gone } => self.lose(task, gone),
+            Action::Lose { worker, gone } => self.lose(worker, gone),
         }
     }
 
     /// What the task reported before and has not been heard may be heard later.
-    fn lose(&mut self, at: usize, gone: bool) {
+    fn lose(&mut self, worker: usize, gone: bool) {
         self.budget.losses -= 1;
-        let is_live = self.machine.tasks[at].live && (gone || self.is_significant(at));
+        let tasks: Vec<usize> = (0..self.tasks.len()).filter(|task| self.worker_of(*task) == worker).collect();
+        let services: Vec<usize> = worker.checked_sub(self.tasks.len()).into_iter().collect();
+        let mut is_live = false;
+        for &at in &tasks {
+            if self.machine.tasks[at].live && (gone || self.is_significant(at)) {
+                is_live = true;
+                if gone {
+                    self.tasks[at].stage = TaskStage::Lost;
+                }
+            }
+        }
+        for &at in &services {
+            if self.machine.services[at].is_live() {
+                is_live = true;
+                if gone {
+                    self.services[at].stage = ServiceStage::Gone;
+                }
+            }
+        }
         if is_live || self.machine.state() == JobState::Starting {
             self.note_first(First::Failure);
         }
-        if is_live && gone {
-            self.tasks[at].stage = TaskStage::Lost;
-        }
-        let cause = FailureCause::WorkerLost { worker: at.to_string(), cause: "gone".into() };
-        self.tell(Event::Lost { attempt: Attempt(1), tasks: vec![task_id(at)], gone, cause });
+        let cause = FailureCause::WorkerLost { worker: worker.to_string(), cause: "gone".into() };
+        let (tasks, services) =
+            (tasks.into_iter().map(task_id).collect(), services.into_iter().map(service_id).collect());
+        self.tell(Event::Lost { attempt: Attempt(1), tasks, services, gone, cause });
     }
 
     /// Every channel carries one item from the start, and a second one if its producer gets to its end.
