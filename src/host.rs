@@ -6,6 +6,7 @@
 //! without a host, by environments, nodes and clients, which such a form would replace.
 
 mod blocking;
+mod fence;
 mod local;
 mod seat;
 pub(crate) mod thread;
@@ -24,6 +25,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, SpawnHandle, fut::wrap
 
 pub(crate) use self::{
     blocking::Blocking,
+    fence::Fence,
     local::{LocalTask, LocalTasks},
     seat::{Seat, SeatHandle},
     threads::ThreadHost,
@@ -52,6 +54,14 @@ impl Host {
     pub fn wall(&self) -> SystemTime {
         match self {
             Self::Threads(threads) => threads.wall(),
+        }
+    }
+
+    /// For how long the machine has been running, with the time in which it was suspended (on Linux), which
+    /// [`now`](Self::now) lacks. It says something beside other such times of the same process only.
+    pub fn running_for(&self) -> Duration {
+        match self {
+            Self::Threads(threads) => threads.running_for(),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
         job::{Unplanned, plan},
         splits::Splits,
     },
-    host::Host,
+    host::{Fence, Host},
     job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
     link::{JobPorts, Place, Prepare, Prepared, Unprepared, WorkerEvents},
     peer::Meeting,
@@ -75,6 +75,8 @@ struct Hosted {
     events: WorkerEvents,
     /// The same for what tasks report.
     task_events: WorkerEvents,
+    /// Passed by each step of the job's tasks.
+    fence: Fence,
     /// A part of the job is to be here, but its channels are not laid yet.
     unlaid: Option<Unlaid>,
     /// It is one of several workers.
@@ -233,7 +235,7 @@ impl Worker {
         }
     }
 
-    fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents) -> Prepared {
+    fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents, fence: Fence) -> Prepared {
         let Built { limits, graph, colocation, splits, ports, laid, unlaid } = built;
         let hosted = graph.tasks.iter().map(|_| HostedTask {
             address: None,
@@ -251,6 +253,7 @@ impl Worker {
             limits,
             task_events: Arc::clone(&events),
             events,
+            fence,
             unlaid,
             attendance: None,
             tasks: hosted.collect(),
@@ -297,6 +300,7 @@ impl Worker {
                 limits: Arc::clone(&hosted.limits),
                 counters: Arc::clone(&task.counters),
                 events: Arc::clone(&hosted.task_events),
+                fence: hosted.fence.clone(),
             };
             task.start(setup, Vec::new(), &mut self.task_slots);
         }
@@ -463,7 +467,7 @@ impl Handler<PrepareJob> for Worker {
     type Result = ResponseActFuture<Self, Result<Prepared, Unprepared>>;
 
     fn handle(&mut self, PrepareJob(prepare): PrepareJob, _ctx: &mut Context<Self>) -> Self::Result {
-        let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events } = prepare;
+        let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events, fence } = prepare;
         let options = BuildOptions { parallelism, error_policy, limits: Arc::clone(&limits), splits };
         if options.parallelism == 0 {
             let refusal = BuildRefusal::ZeroParallelism { operator: "submit".to_owned() };
@@ -496,7 +500,7 @@ impl Handler<PrepareJob> for Worker {
                 worker.drop_elsewhere(built);
                 return Err(Unprepared::Gone);
             }
-            Ok(worker.host((job, term), built, events))
+            Ok(worker.host((job, term), built, events, fence))
         }))
     }
 }

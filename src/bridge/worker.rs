@@ -60,6 +60,8 @@ pub(crate) struct WorkerClientConfig {
     pub host: Host,
     /// Whether it dials for ever: else it ends with its first connection, or for want of one.
     pub keeps_dialling: bool,
+    /// Called if code of the user's still runs when the lease is over. It ends the process.
+    pub overrun: Arc<dyn Fn() + Send + Sync>,
     /// Told each time the node has taken it.
     pub joined: Option<Arc<dyn Fn(WorkerId) + Send + Sync>>,
 }
@@ -197,6 +199,13 @@ impl WorkerClientConfig {
         };
         outbound.abandon();
         serving.tasks.shutdown().await;
+        // Who stops the process knows what it does then. Else the jobs may be run by others, once the lease is over.
+        if !matches!(why, Ok(Outcome::Stopped)) {
+            let vacated = pin!(lease.vacated());
+            if matches!(select(vacated, &mut *stop).await, Either::Left((false, _))) {
+                (self.overrun)();
+            }
+        }
         why.unwrap_or_else(|why| Outcome::Lost { why, registered: registered.get() })
     }
 

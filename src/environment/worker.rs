@@ -26,6 +26,11 @@ use crate::{blocking::block_on, bridge::WorkerEnd};
 /// connection to the node is lost, it drops all tasks, which fails their jobs, and joins again as another worker, for as long
 /// as it is not stopped.
 ///
+/// What the node has given it, it does for as long as the node hears of it. It pings each second; 4 s after the last ping that
+/// was answered no task takes a further step, also if the process was stopped meanwhile and wakes then. Code of a task that runs
+/// on for another 0.5 s, or is running when the process wakes, ends the process by an abort: others may have its job by then. So
+/// have something start the process again.
+///
 /// It listens for other workers, because tasks send their items directly to each other; all connections beyond the machine
 /// are encrypted. Processes that a program starts by itself ([`Workers::processes`](crate::Workers::processes)) need none of
 /// this.

@@ -1,6 +1,6 @@
 //! The host that is a process of the operating system.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 
@@ -58,6 +58,19 @@ impl Host {
 impl ThreadHost {
     pub(super) fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn running_for(&self) -> Duration {
+        use rustix::time::{ClockId, clock_gettime};
+        // It is never negative.
+        Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn running_for(&self) -> Duration {
+        static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        FIRST.get_or_init(Instant::now).elapsed()
     }
 
     pub(super) fn wall(&self) -> SystemTime {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dataplane::wiring::Streams,
     flow::{JobPayload, colocation::Colocation, job::Unplanned, splits::Splits},
+    host::Fence,
     job::{ErrorPolicy, Graph, JobId, Limits, NotSendable, Term},
     protocol::{Layout, Order, Progress, WorkerEvent},
     service::ServiceDirectory,
@@ -48,6 +49,8 @@ pub(crate) struct Prepare {
     /// What the sources read, once that is known; else the worker finds it out.
     pub splits: Option<Arc<Splits>>,
     pub events: WorkerEvents,
+    /// What runs of the job passes it. Not sent to a worker in another process, which has one of its own.
+    pub fence: Fence,
 }
 
 /// What a worker is in the team that hosts an attempt.

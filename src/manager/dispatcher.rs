@@ -14,7 +14,7 @@ use futures::future::join_all;
 
 use crate::{
     flow::{JobPayload, job::Unplanned, splits::Splits},
-    host::Host,
+    host::{Fence, Host},
     job::{Attempt, BuildRefusal, Generation, JobId, JobOptions, Limits, NotSendable, TaskId, TaskNode, Term},
     link::{
         AttemptKey, Connect, Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents,
@@ -159,6 +159,7 @@ impl Dispatcher {
             place,
             splits: making.splits.clone(),
             events: Arc::clone(&making.events),
+            fence: Fence::default(),
         }
     }
 

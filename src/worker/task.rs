@@ -19,6 +19,7 @@ use crate::{
         wiring::Wiring,
     },
     flow::graph::TaskPlan,
+    host::Fence,
     job::{FailureCause, JobId, Limits, ServiceId, TaskId, Term},
     link::WorkerEvents,
     protocol::{LoopId, TaskCommand, TaskEvent, WorkerEvent, WorkerEventKind},
@@ -36,6 +37,8 @@ pub(crate) struct TaskSetup {
     pub limits: Arc<Limits>,
     pub counters: Arc<SharedCounters>,
     pub events: WorkerEvents,
+    /// Passed by each step.
+    pub fence: Fence,
 }
 
 /// A task that waits for its first turn on the thread that it was placed on. Its actor takes it from here; until then the worker
@@ -95,6 +98,7 @@ struct Running {
     service: Option<ServiceId>,
     state: Rc<TaskState>,
     events: WorkerEvents,
+    fence: Fence,
     stage: Stage,
     reported: bool,
     /// Commands that came before the task was made.
@@ -125,14 +129,27 @@ impl TaskActor {
 
 impl Running {
     fn new(setup: TaskSetup, occupied: Occupied) -> Self {
-        let TaskSetup { job, term, task, plan, wiring, context, limits, counters, events } = setup;
+        let TaskSetup { job, term, task, plan, wiring, context, limits, counters, events, fence } = setup;
         let names = || plan.operators.iter().map(|operator| operator.name.as_str()).collect::<Vec<_>>().join(" -> ");
         // The names are joined only if anybody listens.
         let span = tracing::info_span!("task", %job, %task, instance = plan.instance, operators = names());
         let service = plan.service;
         let state = Rc::new(TaskState::new(context, plan.operators, limits, counters, plan.looped, wiring));
         let stage = Stage::Unmade(plan.recipe);
-        Self { job, term, task, service, state, events, stage, reported: false, early: Vec::new(), span, occupied }
+        Self {
+            job,
+            term,
+            task,
+            service,
+            state,
+            events,
+            fence,
+            stage,
+            reported: false,
+            early: Vec::new(),
+            span,
+            occupied,
+        }
     }
 
     fn cancelled(mut self) -> Self {
@@ -310,9 +327,18 @@ impl ActorFuture<TaskActor> for Drive {
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskActor, ctx: &mut Context<TaskActor>, cx: &mut TaskCx<'_>) -> Poll<()> {
         let Some(running) = &mut task.running else { return Poll::Ready(()) };
-        running.occupied.set_at_work(true);
-        let polled = running.step(cx);
-        running.occupied.set_at_work(false);
+        let fence = running.fence.clone();
+        let polled = match fence.pass() {
+            Some(_pass) => {
+                running.occupied.set_at_work(true);
+                let polled = running.step(cx);
+                running.occupied.set_at_work(false);
+                polled
+            }
+            None if matches!(running.stage, Stage::Ended) => Poll::Ready(()),
+            // The lease is over. The order to drop all jobs is on its way, and wakes it.
+            None => Poll::Pending,
+        };
         if polled.is_ready() {
             ctx.stop();
         }

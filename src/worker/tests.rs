@@ -1,4 +1,10 @@
-use std::{sync::mpsc, time::Duration};
+use std::{
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use actix::System;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -6,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::*;
 use crate::{
     flow::{IntoJob, job_fn},
-    host::Host,
+    host::{Fence, Host},
     job::{Attempt, ErrorPolicy, Generation},
     link::{Place, WorkerLink},
     protocol::TaskEvent,
@@ -44,6 +50,7 @@ fn an_order_of_another_term_changes_nothing_and_only_tasks_that_are_named_are_st
             splits: None,
             // The test may be over.
             events: Arc::new(move |event| drop(heard.send(event))),
+            fence: Fence::default(),
         };
         let prepared = link.prepare(prepare).await.expect("the flow is in order");
         assert_eq!(prepared.graph.tasks.len(), 2);
@@ -102,6 +109,7 @@ fn a_worker_that_is_halted_drops_its_jobs_and_those_that_are_being_built_and_tak
             place: Place::Alone,
             splits: None,
             events: Arc::new(|_| {}),
+            fence: Fence::default(),
         };
         let endless = |guard: Arc<Guard>| {
             let flow = job_fn("endless", move |flow| {
@@ -146,6 +154,68 @@ fn a_worker_that_is_halted_drops_its_jobs_and_those_that_are_being_built_and_tak
         link.close().await;
     };
     System::new().block_on(async { tokio::time::timeout(PATIENCE, halting).await.expect("it ends") });
+    for arbiter in threads.lock().drain(..) {
+        arbiter.join().expect("nothing panics through the arbiter");
+    }
+    timer_thread.stop_and_join();
+}
+
+/// A process that was stopped wakes after its lease, and has orders of before in its mailboxes.
+#[test]
+fn behind_a_closed_fence_a_task_takes_no_step_and_can_still_be_cancelled() {
+    let (host, timer_thread) = Host::of_tests();
+    let threads = Threads::default();
+    let fence = Fence::new(&host);
+    fence.open_until(host.running_for() + 10 * PATIENCE);
+    let config = WorkerConfig { task_threads: 1, service_threads: 1, host, threads: Arc::clone(&threads), peers: None };
+    let term = Term { generation: Generation(1), attempt: Attempt(1) };
+    let items = Arc::new(AtomicU64::new(0));
+    let (first, mut is_first) = unbounded_channel();
+    let (heard, mut events) = unbounded_channel();
+    let fencing = async move {
+        let link = Embedded { worker: Worker::new(config).start(), peers: None };
+        let counted = Arc::clone(&items);
+        let flow = job_fn("endless", move |flow| {
+            let (counted, first) = (Arc::clone(&counted), first.clone());
+            flow.from_batch(0..u64::MAX).for_each(move |_| {
+                if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                    first.send(()).expect("it is waited for");
+                }
+            });
+            Ok(())
+        });
+        let job = JobId::random();
+        let prepare = Prepare {
+            job,
+            term,
+            payload: flow.into_payload(),
+            parallelism: 1,
+            error_policy: ErrorPolicy::Fail,
+            limits: Arc::default(),
+            place: Place::Alone,
+            splits: None,
+            // The test may be over.
+            events: Arc::new(move |event| drop(heard.send(event))),
+            fence: fence.clone(),
+        };
+        link.prepare(prepare).await.expect("the flow is in order");
+        link.order(Order { job, term, order: WorkerOrder::StartTasks { tasks: vec![(TaskId(0), 0)] } });
+        is_first.recv().await.expect("an item");
+        fence.close();
+        fence.vacated().await;
+        let before = items.load(Ordering::SeqCst);
+        for command in [TaskCommand::Hold { epoch: 1 }, TaskCommand::Cancel] {
+            link.order(Order { job, term, order: WorkerOrder::CommandTasks { command } });
+        }
+        while !matches!(
+            events.recv().await.expect("its end is told").kind,
+            WorkerEventKind::Task { event: TaskEvent::Cancelled(_), .. }
+        ) {}
+        assert_eq!(items.load(Ordering::SeqCst), before, "it went on although the lease is over");
+        link.order(Order { job, term, order: WorkerOrder::Release });
+        link.close().await;
+    };
+    System::new().block_on(async { tokio::time::timeout(PATIENCE, fencing).await.expect("it ends") });
     for arbiter in threads.lock().drain(..) {
         arbiter.join().expect("nothing panics through the arbiter");
     }

@@ -10,6 +10,8 @@ mod edges;
 mod faults;
 #[cfg(feature = "files")]
 mod files;
+#[cfg(target_os = "linux")]
+mod frozen;
 mod held;
 mod history;
 mod inputs;
@@ -53,6 +55,8 @@ fn jobs() -> proscenium::JobRegistry {
         faults::jobs(),
         #[cfg(feature = "files")]
         files::jobs(),
+        #[cfg(target_os = "linux")]
+        frozen::jobs(),
         history::jobs(),
         inputs::jobs(),
         jobs::jobs(),

@@ -6,6 +6,8 @@ mod node;
 mod places;
 mod proxy;
 mod services;
+#[cfg(target_os = "linux")]
+mod worker;
 
 use std::{
     fmt::Debug,
@@ -21,6 +23,8 @@ use proscenium::{
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
+#[cfg(target_os = "linux")]
+pub use self::worker::WorkerProcess;
 pub use self::{
     door::{Door, Doorway, Visitor},
     journal::{Journal, JournalSink, Pen},

@@ -128,7 +128,8 @@ impl Way {
     }
 
     async fn prepare(self: Arc<Self>, prepare: Prepare) -> Result<Prepared, Unprepared> {
-        let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events } = prepare;
+        let Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events, fence: _ } =
+            prepare;
         let name = payload.0.name().to_owned();
         // Everything else that it is told of a job comes behind this.
         if self.registered.clone().wait_for(|registered| *registered).await.is_err() {

@@ -126,8 +126,8 @@ impl Serving<'_> {
             }
         };
         let (limits, events) = (Arc::new(limits), reporting(self.outbound));
-        let splits = splits.map(Arc::new);
-        let prepare = Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events };
+        let (splits, fence) = (splits.map(Arc::new), self.lease.fence().clone());
+        let prepare = Prepare { job, term, payload, parallelism, error_policy, limits, place, splits, events, fence };
         let (prepared, outbound) = (self.worker.prepare(prepare), Arc::clone(self.outbound));
         self.tasks.spawn(async move {
             let answer = FromClient::Worker(FromWorker::Prepared(prepared.await));

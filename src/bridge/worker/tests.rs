@@ -20,7 +20,7 @@ use crate::{
         Dialled, Heartbeat, IoThreads, Key, KeyRing, NodeEncryption, Reach, Server, ServerConfig, message::FromClient,
     },
     flow::{Flow, Job},
-    host::Host,
+    host::{Fence, Host},
     job::{Attempt, BuildError, ErrorPolicy, Generation, JobId, Term},
     link::{KeyRole, Place, Prepare, WorkerEvents, WorkerFacts},
     protocol::{TaskEvent, WorkerEvent, WorkerEventKind},
@@ -72,6 +72,7 @@ fn prepare(job: JobId, events: WorkerEvents) -> Prepare {
         place: Place::Away,
         splits: None,
         events,
+        fence: Fence::default(),
     }
 }
 

@@ -222,6 +222,7 @@ impl WorkerBuilder {
             worker,
             host,
             keeps_dialling: !self.joins_once,
+            overrun: Arc::new(overrun),
             joined: self.joined,
         };
         let (stop, is_stopped) = oneshot::channel();
@@ -247,6 +248,12 @@ impl WorkerBuilder {
         let core = Core { name, data_address, stop: Mutex::new(Some(stop)), ended: is_ended };
         Ok(Worker { core: Arc::new(core), threads: Mutex::new(Some(Threads { control, bridge })), runtime })
     }
+}
+
+/// Code of the user's runs although the worker's lease is over, and others may have its jobs by now.
+fn overrun() {
+    tracing::error!("code of a job still runs although the lease of the worker is over: the process ends");
+    std::process::abort()
 }
 
 /// A control thread that runs.

@@ -130,16 +130,40 @@ fn ends(mut child: Child, signal: &str) -> Option<i32> {
     on_a_thread("the end of a worker", move || child.wait().expect("it is a child").code())
 }
 
+/// A key of the node for workers, in a file.
 #[cfg(unix)]
-#[test]
-fn workers_join_with_a_key_of_their_own_and_leave() {
+fn key_file(user: &User) -> String {
     use std::os::unix::fs::PermissionsExt;
-    let mut user = User::new();
-    user.start_node(&["--join-workers"]);
     let key = user.well(&["key", "add", "builders", "--role", "worker"]);
     let file = user.file("workers.key", &key);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let file = file.display().to_string();
+    file.display().to_string()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_worker_whose_node_is_killed_joins_the_next_one_at_its_address() {
+    let mut user = User::new();
+    user.start_node(&["--join-workers"]);
+    let file = key_file(&user);
+    let (worker, _) = join(&user, &["--key-file", &file, "--slots", "1"]);
+    until_there_are(&user, 1);
+    user.submits(&["ticker", "{\"interval_ms\": 5}"]);
+    user.kills_node();
+    user.start_node(&["--join-workers"]);
+    until_there_are(&user, 1);
+    let text = user.file("text", "a b a\n");
+    user.well(&["job", "submit", "word-count", &count(&text), "--autostop", "--wait"]);
+    assert_eq!(ends(worker, "-TERM"), Some(0));
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn workers_join_with_a_key_of_their_own_and_leave() {
+    let mut user = User::new();
+    user.start_node(&["--join-workers"]);
+    let file = key_file(&user);
     let (first, said) = join(&user, &["--key-file", &file, "--slots", "3", "--name", "first", "--join", &user.address]);
     assert_eq!((&said["worker"], &said["process"]), (&"first".into(), &first.id().into()));
     let listed = until_there_are(&user, 1);
@@ -170,12 +194,8 @@ fn a_worker_takes_a_key_of_its_role() {
 #[cfg(unix)]
 #[test]
 fn a_node_that_was_not_started_to_let_workers_join_turns_them_away() {
-    use std::os::unix::fs::PermissionsExt;
     let user = User::with_node();
-    let key = user.well(&["key", "add", "builders", "--role", "worker"]);
-    let file = user.file("workers.key", &key);
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let said = user.types(&["worker", "--once", "--key-file", &file.display().to_string()]);
+    let said = user.types(&["worker", "--once", "--key-file", &key_file(&user)]);
     assert!(said.err.contains("no worker may join"), "{said:?}");
     assert_ne!(said.code, Some(0));
     assert_eq!(workers(&user).len(), 0);

@@ -59,6 +59,8 @@ struct Process {
     dials: mpsc::UnboundedReceiver<DuplexStream>,
     worker: Arc<FakeWorker>,
     done: mpsc::UnboundedReceiver<Done>,
+    /// That code of the user's ran for too long.
+    overruns: mpsc::UnboundedReceiver<()>,
     stop: Option<oneshot::Sender<()>>,
     end: Option<JoinHandle<WorkerEnd>>,
 }
@@ -68,6 +70,7 @@ impl Process {
         let (tx, dials) = mpsc::unbounded_channel();
         let (worker, done) = FakeWorker::new();
         let (stop, stopped) = oneshot::channel();
+        let (overran, overruns) = mpsc::unbounded_channel();
         let config = WorkerClientConfig {
             dial: Arc::new(PipeDial(Mutex::new(tx))),
             key: worker_key(),
@@ -78,13 +81,17 @@ impl Process {
             worker: worker.clone(),
             host: host(),
             keeps_dialling,
+            overrun: Arc::new({
+                let overran = overran.clone();
+                move || overran.send(()).unwrap_or_default()
+            }),
             joined: None,
         };
         let end = std::thread::spawn(move || {
             let runtime = thread::runtime().expect("a runtime");
             thread::run_local(&runtime, serve(config, stopped))
         });
-        Self { dials, worker, done, stop: Some(stop), end: Some(end) }
+        Self { dials, worker, done, overruns, stop: Some(stop), end: Some(end) }
     }
 
     /// A node that the process has dialled and has not been registered with, and the process's incarnation.
@@ -214,6 +221,37 @@ fn a_lease_that_ends_halts_the_worker_which_comes_again_as_another_one() {
         assert_ne!(first, second);
         node.tells(0, ToWorker::Order(order(job, WorkerOrder::DropTasks))).await;
         assert_eq!(process.done.recv().await, Some(Done::Order(order(job, WorkerOrder::DropTasks))));
+    });
+}
+
+/// The process would end then.
+#[test]
+fn code_that_runs_on_when_the_lease_is_over_is_told_of_and_nothing_begins_afterwards() {
+    let mut process = Process::start(true);
+    block_on(async {
+        let prepared = async |process: &mut Process, node: &mut Raw| {
+            node.tells(3, ToWorker::Prepare(Box::new(encoded_prepare(JobId::random())))).await;
+            assert!(matches!(process.done.recv().await, Some(Done::Prepare { .. })));
+            process.worker.fence.lock().clone()
+        };
+        let (mut node, _) = process.register(SHORT).await;
+        let fence = prepared(&mut process, &mut node).await;
+        let step = fence.pass().expect("the lease lasts");
+        assert_eq!(process.done.recv().await, Some(Done::Halt));
+        assert!(fence.pass().is_none(), "it is over");
+        process.overruns.recv().await;
+        drop(step);
+
+        let (mut node, _) = process.register(LONG).await;
+        let fence = prepared(&mut process, &mut node).await;
+        let step = fence.pass().expect("the lease lasts");
+        drop(node);
+        assert_eq!(process.done.recv().await, Some(Done::Halt));
+        assert!(fence.pass().is_none(), "nothing is done for a connection that is lost");
+        drop(step);
+        // It would not come before the step has ended, or the lease.
+        process.register(LONG).await;
+        assert_eq!(process.overruns.try_recv(), Err(mpsc::error::TryRecvError::Empty));
     });
 }
 

@@ -10,7 +10,7 @@ use super::until;
 
 use crate::{
     flow::colocation::Colocation,
-    host::Host,
+    host::{Fence, Host},
     job::{Graph, JobId},
     link::{
         Connect, Link, NearLink, Opened, Prepare, Prepared, Refusal, Reply, Request, SubmitJob, Unconnected,
@@ -164,12 +164,13 @@ pub(super) struct FakeWorker {
     done: mpsc::UnboundedSender<Done>,
     /// Of the job that was prepared last.
     pub events: Mutex<Option<WorkerEvents>>,
+    pub fence: Mutex<Fence>,
 }
 
 impl FakeWorker {
     pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Done>) {
         let (done, notes) = mpsc::unbounded_channel();
-        (Arc::new(Self { done, events: Mutex::default() }), notes)
+        (Arc::new(Self { done, events: Mutex::default(), fence: Mutex::default() }), notes)
     }
 
     fn note(&self, done: Done) {
@@ -186,9 +187,10 @@ pub(super) fn prepared() -> Prepared {
 
 impl WorkerLink for FakeWorker {
     fn prepare(&self, prepare: Prepare) -> BoxFuture<'static, Result<Prepared, Unprepared>> {
-        let Prepare { job, payload, parallelism, events, .. } = prepare;
-        self.note(Done::Prepare { job, name: payload.0.name().to_owned(), parallelism });
+        let Prepare { job, payload, parallelism, events, fence, .. } = prepare;
         *self.events.lock() = Some(events);
+        *self.fence.lock() = fence;
+        self.note(Done::Prepare { job, name: payload.0.name().to_owned(), parallelism });
         Box::pin(ready(Ok(prepared())))
     }
 
