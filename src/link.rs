@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
 pub(crate) use self::worker::{
-    AttemptKey, Connect, JobPorts, Place, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents, WorkerFacts,
-    WorkerId, WorkerLink,
+    AttemptKey, Connect, JobPorts, OwnWorker, Place, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents,
+    WorkerFacts, WorkerId, WorkerLink,
 };
 use crate::{
     flow::JobPayload,

@@ -101,8 +101,8 @@ enum Closing {
     Open,
     /// No job is accepted; the live ones are cancelled.
     Draining,
-    /// All jobs ended; the worker is being closed.
-    Worker,
+    /// All jobs ended; the workers are being closed.
+    Workers,
 }
 
 impl JobManager {
@@ -263,9 +263,13 @@ impl JobManager {
         if self.closing != Closing::Draining || !self.live.is_empty() {
             return;
         }
-        self.closing = Closing::Worker;
-        let closed = self.worker.close();
-        ctx.spawn(closed.into_actor(self).map(|_, _, ctx| ctx.stop()));
+        self.closing = Closing::Workers;
+        let (others, own) = (join_all(self.slots.borrow().links().map(|link| link.close())), Arc::clone(&self.worker));
+        let closed = async move {
+            others.await;
+            own.close().await;
+        };
+        ctx.spawn(closed.into_actor(self).map(|(), _, ctx| ctx.stop()));
     }
 }
 
@@ -340,7 +344,11 @@ impl Handler<LoseWorker> for JobManager {
 
     fn handle(&mut self, LoseWorker { worker, why }: LoseWorker, _: &mut Self::Context) {
         let Some(facts) = self.slots.borrow_mut().leave(worker) else { return };
-        tracing::warn!(environment = %self.environment, worker = facts.name, why, "worker lost");
+        if self.closing == Closing::Workers {
+            tracing::debug!(environment = %self.environment, worker = facts.name, why, "worker left");
+        } else {
+            tracing::warn!(environment = %self.environment, worker = facts.name, why, "worker lost");
+        }
         let gone = WorkerGone { worker, name: facts.name, why };
         for live in self.live.values() {
             live.supervisor.do_send(gone.clone());

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     flow::JobRegistry,
     host::{Host, LocalTasks},
-    link::{WorkerFacts, WorkerId, WorkerLink},
+    link::{OwnWorker, WorkerFacts, WorkerId},
 };
 
 /// How long a worker that stops waits for its last frames to be written.
@@ -56,7 +56,7 @@ pub(crate) struct WorkerClientConfig {
     pub facts: WorkerFacts,
     pub jobs: JobRegistry,
     /// The worker of this process. It has no jobs but those of the connection.
-    pub worker: Arc<dyn WorkerLink>,
+    pub worker: Arc<dyn OwnWorker>,
     pub host: Host,
     /// Whether it dials for ever: else it ends with its first connection, or for want of one.
     pub keeps_dialling: bool,
@@ -99,7 +99,10 @@ pub(crate) async fn serve(config: WorkerClientConfig, mut stop: oneshot::Receive
     loop {
         let end = match config.attempt(&mut stop).await {
             Outcome::Stopped => return WorkerEnd::Stopped,
-            Outcome::Closed => WorkerEnd::Closed,
+            Outcome::Closed => {
+                tracing::info!(node = config.dial.place(), "the JobManager has closed its environment");
+                WorkerEnd::Closed
+            }
             Outcome::Lost { why, registered } => {
                 if registered {
                     backoff = Backoff::new();

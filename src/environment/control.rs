@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::{
     bridge::{PeerHub, PeerHubConfig, PeerHubError, PeerLimits},
     host::{Host, thread},
-    link::WorkerLink,
+    link::OwnWorker,
     peer::Meeting,
     worker::{Embedded, Worker, WorkerConfig},
 };
@@ -56,7 +56,7 @@ pub(super) struct Controlled {
     pub(super) runtime: Handle,
     /// The number of the actix system, by which its arbiters' threads are told apart from others.
     pub(super) system: usize,
-    pub(super) worker: Arc<dyn WorkerLink>,
+    pub(super) worker: Arc<dyn OwnWorker>,
 }
 
 /// Why there is no control thread.

@@ -25,11 +25,15 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
     /// Where other workers reach it, `host:port`; empty if it meets none.
     fn address(&self) -> String;
+    /// Has it end, as its JobManager does: all jobs have been released. Ready once it has, or takes too long.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The way to the worker of this very process.
+pub(crate) trait OwnWorker: WorkerLink {
     /// Drops all jobs at once, whatever becomes of what is in flight: nobody waits for their events any more. Jobs that are
     /// prepared afterwards are not touched.
     fn halt(&self);
-    /// Has all its threads stopped. All jobs have been released.
-    fn close(&self) -> BoxFuture<'static, ()>;
 }
 
 /// Takes in what a worker reports of one job, on whatever thread it comes up.

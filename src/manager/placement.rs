@@ -163,6 +163,11 @@ impl Slots {
         self.joined.remove(&worker).map(|station| station.facts)
     }
 
+    /// The ways to those of other processes.
+    pub(crate) fn links(&self) -> impl Iterator<Item = &Arc<dyn WorkerLink>> {
+        self.joined.values().map(|station| &station.link)
+    }
+
     /// The workers of other processes, all of which run one program.
     pub(crate) fn team(&self) -> Vec<Member> {
         let member = |(id, station): (&WorkerId, &Station)| Member {

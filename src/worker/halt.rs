@@ -5,7 +5,7 @@ use actix::{Context, Handler, Message};
 use super::{Worker, task::Unstarted, team::Attendance};
 use crate::protocol::TaskCommand;
 
-/// See [`WorkerLink::halt`](crate::link::WorkerLink::halt).
+/// See [`WorkerLink::halt`](crate::link::OwnWorker::halt).
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct HaltWorker;

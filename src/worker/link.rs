@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use super::{CloseWorker, HaltWorker, PrepareJob, ReportProgress, Worker, team::ConnectJob};
 use crate::{
     job::JobId,
-    link::{Connect, Prepare, Prepared, Unconnected, Unprepared, WorkerLink},
+    link::{Connect, OwnWorker, Prepare, Prepared, Unconnected, Unprepared, WorkerLink},
     peer::Meeting,
     protocol::{Order, Progress},
 };
@@ -56,15 +56,17 @@ impl WorkerLink for Embedded {
         self.peers.as_ref().map_or_else(String::new, |peers| peers.address())
     }
 
-    fn halt(&self) {
-        self.worker.do_send(HaltWorker);
-    }
-
     fn close(&self) -> BoxFuture<'static, ()> {
         let closed = self.address().send(CloseWorker);
         Box::pin(async move {
             // Whatever the worker answers, there is nothing left of it.
             let _ = closed.await;
         })
+    }
+}
+
+impl OwnWorker for Embedded {
+    fn halt(&self) {
+        self.worker.do_send(HaltWorker);
     }
 }

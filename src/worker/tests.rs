@@ -14,7 +14,7 @@ use crate::{
     flow::{IntoJob, job_fn},
     host::{Fence, Host},
     job::{Attempt, ErrorPolicy, Generation},
-    link::{Place, WorkerLink},
+    link::{OwnWorker, Place, WorkerLink},
     protocol::TaskEvent,
 };
 

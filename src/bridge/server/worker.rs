@@ -229,10 +229,6 @@ impl WorkerLink for WorkerWay {
         self.0.address.clone()
     }
 
-    fn halt(&self) {
-        self.0.say(ToWorker::Halt);
-    }
-
     fn close(&self) -> BoxFuture<'static, ()> {
         self.0.say(ToWorker::Close);
         let (host, mut over) = (self.0.host.clone(), self.0.over.clone());

@@ -49,8 +49,6 @@ pub(in crate::bridge) enum ToWorker {
     /// Answered by `Progressed`.
     Progress(JobId),
     Order(Order),
-    /// Drop all jobs.
-    Halt,
     /// The environment is closed: drop all jobs, and go.
     Close,
 }

@@ -20,7 +20,7 @@ use crate::{
     flow::{JobRegistry, Opening, job::Unplanned},
     host::{Host, LocalTasks},
     job::{JobId, NotSendable},
-    link::{Prepare, Refusal, Unprepared, WorkerEvents, WorkerId, WorkerLink},
+    link::{OwnWorker, Prepare, Refusal, Unprepared, WorkerEvents, WorkerId},
     protocol::Progress,
     service::{CallError, FoundService, ServiceResolver},
 };
@@ -37,7 +37,7 @@ pub(super) enum Verdict {
 /// The worker of this process, and what it is for one connection.
 pub(super) struct Serving<'a> {
     pub jobs: &'a JobRegistry,
-    pub worker: &'a Arc<dyn WorkerLink>,
+    pub worker: &'a Arc<dyn OwnWorker>,
     pub host: &'a Host,
     pub outbound: &'a Arc<Outbound>,
     pub lease: &'a Lease,
@@ -108,7 +108,6 @@ impl Serving<'_> {
                 self.answer(id, async { FromWorker::Progressed(progress.await) });
             }
             ToWorker::Order(order) => self.worker.order(order),
-            ToWorker::Halt => self.worker.halt(),
         }
         Ok(())
     }

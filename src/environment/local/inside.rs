@@ -16,7 +16,7 @@ use crate::{
     },
     host::thread,
     launch::executable_digest,
-    link::{NearLink, WorkerFacts, WorkerLink},
+    link::{NearLink, OwnWorker, WorkerFacts},
 };
 
 /// Workers on threads of their own. They end when it is dropped.
@@ -56,7 +56,7 @@ impl Inside {
 }
 
 impl Inner {
-    fn start(slots: usize, thread_prefix: String) -> io::Result<(Self, Arc<dyn WorkerLink>)> {
+    fn start(slots: usize, thread_prefix: String) -> io::Result<(Self, Arc<dyn OwnWorker>)> {
         let (over, is_over) = oneshot::channel::<()>();
         let (opened, is_open) = mpsc::sync_channel(1);
         let name = format!("{thread_prefix}control");

@@ -23,7 +23,7 @@ use crate::{
     flow::JobRegistry,
     host::{self, Host, thread},
     launch::executable_digest,
-    link::{KeyRole, WorkerFacts, WorkerId, WorkerLink},
+    link::{KeyRole, OwnWorker, WorkerFacts, WorkerId},
     worker::task_threads_default,
 };
 
@@ -260,7 +260,7 @@ fn overrun() {
 struct ControlledWorker {
     host: Host,
     runtime: tokio::runtime::Handle,
-    worker: Arc<dyn WorkerLink>,
+    worker: Arc<dyn OwnWorker>,
     /// Dropped when the thread is to end.
     over: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,

@@ -107,7 +107,10 @@ fn workers_are_started_again_with_their_node_and_end_with_it() {
     children.into_iter().for_each(wait_for_end);
     let log = std::fs::read_to_string(user.data().join("node.log")).expect("a log");
     assert!(log.contains("worker-1: "), "what workers tell is in the log: {log}");
+    let closed = |line: &&str| line.contains("worker-") && line.contains("the JobManager has closed its environment");
+    assert!(log.lines().filter(closed).count() >= 2, "they were told to end, and say so: {log}");
     assert!(!log.contains("a worker process ended"), "none ended but by order: {log}");
+    assert!(!log.contains("worker lost"), "none was lost: {log}");
 }
 
 /// A worker in the foreground, and what it said first.

@@ -172,7 +172,7 @@ fn a_process_that_joins_a_node_does_what_the_job_manager_says() {
         }
         let expected: Vec<_> = (0..100).map(|task| started(job, 1, task)).collect();
         assert_eq!(heard.come(100).await, expected);
-        link.halt();
+        process.stop.take().expect("it runs").send(()).expect("it listens");
         let expected = [
             Done::Prepare { job, name: "count".to_owned(), parallelism: 4 },
             Done::Connect(job),
@@ -183,7 +183,6 @@ fn a_process_that_joins_a_node_does_what_the_job_manager_says() {
         for done in expected {
             assert_eq!(process.done.recv().await, Some(done));
         }
-        process.stop.take().expect("it runs").send(()).expect("it listens");
         site.manager.has_left(1).await;
         assert!(site.manager.left()[0].1.contains("closed its environment"), "{:?}", site.manager.left());
     });

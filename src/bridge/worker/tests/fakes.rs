@@ -13,7 +13,7 @@ use crate::{
     host::{Fence, Host},
     job::{Graph, JobId},
     link::{
-        Connect, Link, NearLink, Opened, Prepare, Prepared, Refusal, Reply, Request, SubmitJob, Unconnected,
+        Connect, Link, NearLink, Opened, OwnWorker, Prepare, Prepared, Refusal, Reply, Request, SubmitJob, Unconnected,
         Unprepared, WorkerEvents, WorkerFacts, WorkerId, WorkerLink,
     },
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
@@ -212,11 +212,13 @@ impl WorkerLink for FakeWorker {
         String::new()
     }
 
-    fn halt(&self) {
-        self.note(Done::Halt);
-    }
-
     fn close(&self) -> BoxFuture<'static, ()> {
         Box::pin(ready(()))
+    }
+}
+
+impl OwnWorker for FakeWorker {
+    fn halt(&self) {
+        self.note(Done::Halt);
     }
 }
