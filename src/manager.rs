@@ -16,6 +16,7 @@ mod recording;
 mod reply;
 mod supervisor;
 mod team;
+mod waiting;
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Instant};
 
@@ -39,11 +40,12 @@ use self::{
     record::Archived,
     reply::{Answer, ReplySlot},
     supervisor::JobSupervisor,
+    waiting::Preparing,
 };
 use crate::{
     flow::JobPayload,
     host::Host,
-    job::{CancelReason, EnvironmentInfo, Health, HeldBy, JobId, JobOptions, JobStatus, Limits},
+    job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobStatus, Limits},
     link::{Holds, JobPorts, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob, WorkerId, WorkerLink},
 };
 
@@ -55,6 +57,8 @@ pub(crate) struct ManagerConfig {
     pub(crate) service_threads: usize,
     pub(crate) placement: Box<dyn Placement>,
     pub(crate) worker: Arc<dyn WorkerLink>,
+    /// There are to be workers in other processes: without one, only closures run.
+    pub(crate) has_workers: bool,
     /// Where jobs are kept beyond the process, and those that are there.
     pub(crate) recording: Recording,
     pub(crate) host: Host,
@@ -70,9 +74,10 @@ pub(crate) struct JobManager {
     host: Host,
     opened: Instant,
     worker: Arc<dyn WorkerLink>,
+    has_workers: bool,
     slots: Rc<RefCell<Slots>>,
     /// Those who wait for the flow of their job to be built.
-    preparing: BTreeMap<JobId, Vec<Opener>>,
+    preparing: BTreeMap<JobId, Preparing>,
     live: BTreeMap<JobId, LiveJob>,
     history: History<Archived>,
     recording: Recording,
@@ -81,9 +86,6 @@ pub(crate) struct JobManager {
     /// Held for its drop.
     _closed: oneshot::Sender<()>,
 }
-
-/// Who waits for a job to be open, and who will hold it then.
-type Opener = (ReplySlot<Result<Opened, Refusal>>, HeldBy);
 
 struct LiveJob {
     name: String,
@@ -114,6 +116,7 @@ impl JobManager {
             service_threads,
             placement,
             worker,
+            has_workers,
             recording,
             host,
             closed,
@@ -131,6 +134,7 @@ impl JobManager {
             opened: host.now(),
             host,
             worker,
+            has_workers,
             slots: Rc::new(RefCell::new(Slots::new(placement, task_threads))),
             preparing: BTreeMap::new(),
             live: BTreeMap::new(),
@@ -167,11 +171,12 @@ impl JobManager {
             return Answer::Now(Err(Refusal::EnvironmentClosed));
         }
         let slot = ReplySlot::new();
-        let waiters = self.preparing.entry(id).or_default();
-        waiters.push((slot.clone(), options.by.clone()));
-        if waiters.len() == 1 {
+        let opener = (slot.clone(), options.by.clone());
+        if let Some(preparing) = self.preparing.get_mut(&id) {
+            preparing.openers.push(opener);
+        } else {
             let manager = ctx.address();
-            Dispatcher::new(Dispatch {
+            let dispatcher = Dispatcher::new(Dispatch {
                 job: id,
                 environment: Arc::clone(&self.environment),
                 name: name_of(&options, &payload),
@@ -179,7 +184,9 @@ impl JobManager {
                 limits: Arc::clone(&self.limits),
                 payload,
                 worker: Arc::clone(&self.worker),
+                has_workers: self.has_workers,
                 manager: ToManager {
+                    waits: manager.clone().recipient(),
                     prepared: manager.clone().recipient(),
                     refused: manager.clone().recipient(),
                     ended: manager.recipient(),
@@ -187,8 +194,9 @@ impl JobManager {
                 slots: Rc::clone(&self.slots),
                 archived: self.recording.is_on(),
                 host: self.host.clone(),
-            })
-            .start();
+            });
+            let dispatcher = dispatcher.start().recipient();
+            self.preparing.insert(id, Preparing { openers: vec![opener], dispatcher, waiting: None });
         }
         Answer::Later(slot)
     }
@@ -208,6 +216,9 @@ impl JobManager {
                 live.supervisor.do_send(AskJob { request, reply: slot.clone() });
             }
             return Answer::Later(slot);
+        }
+        if let Some(answer) = self.ask_waiting(job, &request) {
+            return answer;
         }
         if let JobRequest::DeleteJob { .. } = request
             && self.history.remove(job).is_some()
@@ -241,6 +252,7 @@ impl JobManager {
             let mut jobs: BTreeMap<JobId, JobStatus> =
                 snapshots.into_iter().flatten().map(|status| (status.id, status)).collect();
             let now = this.now();
+            jobs.extend(this.waiting_jobs().map(|status| (status.id, status)));
             jobs.extend(this.history.records(now).map(|(id, ended)| (id, ended.job.plain.status.clone())));
             let mut jobs: Vec<JobStatus> = jobs.into_values().collect();
             jobs.sort_by_key(|status| (status.submitted_at, status.id));
@@ -369,8 +381,8 @@ impl Handler<Close> for JobManager {
             // dispatcher is told to forget the job when it comes back.
             // One that is on its way into the history is forgotten there, behind what it wrote.
             self.recording.forget(self.preparing.keys().copied().collect());
-            for (waiter, _) in std::mem::take(&mut self.preparing).into_values().flatten() {
-                waiter.answer(Err(Refusal::EnvironmentClosed));
+            for (job, preparing) in std::mem::take(&mut self.preparing) {
+                preparing.refuse(job, &Refusal::EnvironmentClosed);
             }
             for live in self.live.values() {
                 live.supervisor.do_send(CancelJob(CancelReason::EnvironmentClosed));
@@ -393,8 +405,8 @@ impl Handler<JobRefused> for JobManager {
 
     fn handle(&mut self, JobRefused { job, refusal }: JobRefused, _: &mut Self::Context) {
         tracing::warn!(environment = %self.environment, %job, ?refusal, "job refused");
-        for (waiter, _) in self.preparing.remove(&job).unwrap_or_default() {
-            waiter.answer(Err(refusal.clone()));
+        if let Some(preparing) = self.preparing.remove(&job) {
+            preparing.refuse(job, &refusal);
         }
     }
 }

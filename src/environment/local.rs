@@ -197,6 +197,7 @@ impl LocalEnvironmentBuilder {
     pub fn open(self) -> Result<LocalEnvironment, OpenError> {
         let Self { name, task_threads, service_threads, limits, placement, recording, workers, data } = self;
         let crew_wanted = workers.map(wanted).transpose()?.flatten();
+        let has_workers = crew_wanted.is_some() || data.is_some();
         let data = data.or_else(|| crew_wanted.as_ref().map(|_| DataAddress::loopback()));
         for (count, purpose) in [(task_threads, "tasks"), (service_threads, "services")] {
             if count == 0 {
@@ -213,6 +214,7 @@ impl LocalEnvironmentBuilder {
             thread: ControlThread { thread_prefix: thread_prefix.clone(), task_threads, service_threads, data },
             limits,
             placement,
+            has_workers,
             recording,
             crew: Arc::clone(&crew),
         };

@@ -1,6 +1,6 @@
 //! Why a job is not built, sent or taken in.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,16 @@ pub enum BuildRefusal {
         /// The worker's name.
         worker: String,
     },
+    /// The environment has workers in other processes, and none was there for as long as `Limits::slots_deadline`. Nothing of
+    /// the job has run.
+    #[error("no worker has joined within {} s", waited.as_secs_f64())]
+    NoWorker {
+        /// For how long the job has waited.
+        waited: Duration,
+    },
+    /// The job was stopped, cancelled or deleted while it waited for a worker. Nothing of it has run.
+    #[error("the job was called off while it waited for a worker")]
+    CalledOff,
     /// Two workers did not reach each other, or did not prove themselves. Nothing of the job has run.
     #[error("{} does not reach {}: {message}", worker(a), worker(b))]
     WorkersApart {

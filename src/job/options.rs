@@ -109,6 +109,9 @@ pub struct Limits {
     pub loop_items_max: usize,
     /// How long feedback loops may take to go quiet after `stop`, before they are cut. Default 10 s.
     pub loop_drain_deadline: Duration,
+    /// How long a job waits for a worker where the environment has workers in other processes and none is there, before it is
+    /// refused. Default 60 s.
+    pub slots_deadline: Duration,
     /// Items that wait in an output of `stream_out` or in an input of `from_channel`. Default 16,384.
     pub port_items: usize,
     /// Encoded bytes by which one input of an instance of `zip` may be ahead of the other; beyond them the job fails. In
@@ -147,6 +150,7 @@ impl Default for Limits {
             output_bytes_max: 16 << 30,
             loop_items_max: 1 << 20,
             loop_drain_deadline: Duration::from_secs(10),
+            slots_deadline: Duration::from_secs(60),
             port_items: 16_384,
             zip_bytes_max: 16 << 30,
         }

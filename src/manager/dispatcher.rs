@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     rc::Rc,
     sync::Arc,
 };
@@ -15,14 +16,19 @@ use futures::future::join_all;
 use crate::{
     flow::{JobPayload, job::Unplanned, splits::Splits},
     host::{Fence, Host},
-    job::{Attempt, BuildRefusal, Generation, JobId, JobOptions, Limits, NotSendable, TaskId, TaskNode, Term},
+    job::{
+        Attempt, BuildRefusal, Generation, JobId, JobOptions, JobState, JobStatus, Limits, NotSendable, TaskId,
+        TaskNode, Term,
+    },
     link::{
         AttemptKey, Connect, Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents,
         WorkerId, WorkerLink,
     },
     manager::{
         archive::PlainJob,
-        messages::{CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, StartJob, WorkerGone},
+        messages::{
+            CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, JobWaits, StartJob, WorkerGone,
+        },
         placement::{Seat, Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
         supervisor::{JobSupervisor, SupervisorSetup},
@@ -43,6 +49,7 @@ pub(crate) struct Dispatcher {
     /// Taken by `Prepare`.
     payload: Option<JobPayload>,
     worker: Arc<dyn WorkerLink>,
+    has_workers: bool,
     /// The JobManager, for what it is told of the job.
     manager: ToManager,
     /// Shared by the dispatchers of one JobManager, all on the control thread.
@@ -87,6 +94,7 @@ struct Making {
 
 /// The JobManager, as its Dispatchers and JobSupervisors know it.
 pub(super) struct ToManager {
+    pub(super) waits: Recipient<JobWaits>,
     pub(super) prepared: Recipient<JobPrepared>,
     pub(super) refused: Recipient<JobRefused>,
     pub(super) ended: Recipient<JobEnded>,
@@ -101,6 +109,8 @@ pub(crate) struct Dispatch {
     pub(crate) limits: Arc<Limits>,
     pub(crate) payload: JobPayload,
     pub(crate) worker: Arc<dyn WorkerLink>,
+    /// There are to be workers in other processes.
+    pub(crate) has_workers: bool,
     pub(super) manager: ToManager,
     pub(crate) slots: Rc<RefCell<Slots>>,
     /// The job is to be kept in an archive.
@@ -124,8 +134,20 @@ pub(super) struct JobPrepared {
 
 impl Dispatcher {
     pub(crate) fn new(dispatch: Dispatch) -> Self {
-        let Dispatch { job, environment, name, options, limits, payload, worker, manager, slots, archived, host } =
-            dispatch;
+        let Dispatch {
+            job,
+            environment,
+            name,
+            options,
+            limits,
+            payload,
+            worker,
+            has_workers,
+            manager,
+            slots,
+            archived,
+            host,
+        } = dispatch;
         Self {
             job,
             environment,
@@ -133,6 +155,7 @@ impl Dispatcher {
             limits,
             payload: Some(payload),
             worker,
+            has_workers,
             manager,
             slots,
             archived,
@@ -166,22 +189,80 @@ impl Dispatcher {
     fn prepare(&mut self, ctx: &mut Context<Self>) {
         let Some(payload) = self.payload.take() else { return };
         let others = self.slots.borrow().team();
-        if others.is_empty() {
+        let waits = others.is_empty() && self.has_workers;
+        if others.is_empty() && !waits {
             return self.build(payload, others, Vec::new(), ctx);
         }
-        // To encode a job is code of the user's, which must not run on the control thread.
-        let count = others.len();
+        // To encode a job is code of the user's, which must not run on the control thread. Whether it can be sent decides whether it
+        // waits for a worker.
+        let count = others.len().max(1);
         let copied = self.host.blocking(move || {
             let copies: Result<Vec<_>, _> = (0..count).map(|_| payload.0.again()).collect();
             (payload, copies)
         });
         ctx.spawn(copied.into_actor(self).map(move |copied, this, ctx| match copied {
+            Ok((payload, Ok(_))) if waits => this.wait(payload, ctx),
             Ok((payload, Ok(copies))) => this.build(payload, others, copies, ctx),
             // It cannot be sent to another process.
             Ok((payload, Err(NotSendable::Closure { .. }))) => this.build(payload, Vec::new(), Vec::new(), ctx),
             Ok((_, Err(refusal))) => this.refuse(Refusal::NotSendable(refusal), ctx),
             Err(error) => this.refuse(Refusal::Internal(error.to_string()), ctx),
         }));
+    }
+
+    /// Prepares the job once a worker is there, or refuses it.
+    fn wait(&mut self, payload: JobPayload, ctx: &mut Context<Self>) {
+        let (limit, slots) = (self.limits.slots_deadline, Rc::clone(&self.slots));
+        self.manager.waits.do_send(JobWaits {
+            status: Box::new(self.status()),
+            sentence: format!("no worker has joined; if none has after {} s, the job is refused", limit.as_secs_f64()),
+        });
+        let host = self.host.clone();
+        let waited = async move {
+            let arrivals = slots.borrow().arrivals();
+            host.timeout(limit, async {
+                loop {
+                    let mut arrival = pin!(arrivals.notified());
+                    arrival.as_mut().enable();
+                    if !slots.borrow().team().is_empty() {
+                        return;
+                    }
+                    arrival.await;
+                }
+            })
+            .await
+        };
+        ctx.spawn(waited.into_actor(self).map(move |waited, this, ctx| match waited {
+            Ok(()) => {
+                this.payload = Some(payload);
+                this.prepare(ctx);
+            }
+            Err(_) => this.refuse(Refusal::Build(BuildRefusal::NoWorker { waited: limit }), ctx),
+        }));
+    }
+
+    /// How the job reads before it is built.
+    fn status(&self) -> JobStatus {
+        JobStatus {
+            id: self.job,
+            name: self.name.clone(),
+            state: JobState::Starting,
+            outcome: None,
+            autostop: self.options.autostop,
+            version: 0,
+            task_count: 0,
+            service_count: 0,
+            restarts: 0,
+            dead_letters: 0,
+            warnings: Vec::new(),
+            submitted_at: self.host.wall(),
+            started_at: None,
+            ended_at: None,
+            lease: self.options.lease,
+            held_by: None,
+            tasks: Vec::new(),
+            services: Vec::new(),
+        }
     }
 
     /// Has the flow built in this process. `copies` are the job once more for each of `others`.

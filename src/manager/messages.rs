@@ -75,6 +75,16 @@ pub(crate) struct LoseWorker {
     pub(crate) why: String,
 }
 
+/// From a Dispatcher: the job waits for a worker.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct JobWaits {
+    /// As the job reads meanwhile.
+    pub(super) status: Box<JobStatus>,
+    /// What it says that it waits for.
+    pub(super) sentence: String,
+}
+
 /// From a Dispatcher: there will be no such job.
 #[derive(Message)]
 #[rtype(result = "()")]

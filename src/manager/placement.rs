@@ -3,8 +3,11 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
     sync::Arc,
 };
+
+use tokio::sync::Notify;
 
 use super::team::Member;
 use crate::{
@@ -116,6 +119,8 @@ pub(crate) struct Slots {
     home: Vec<SlotLoad>,
     joined: BTreeMap<WorkerId, Station>,
     workers_ever: u32,
+    /// Told when a worker has come.
+    arrivals: Rc<Notify>,
 }
 
 /// A worker of another process.
@@ -132,7 +137,14 @@ impl Slots {
     pub(crate) fn new(policy: Box<dyn Placement>, count: usize) -> Self {
         assert!(count > 0, "a worker has at least one task thread");
         let home = vec![SlotLoad::default(); count];
-        Self { policy, fallback: RoundRobin::new(), home, joined: BTreeMap::new(), workers_ever: 0 }
+        Self {
+            policy,
+            fallback: RoundRobin::new(),
+            home,
+            joined: BTreeMap::new(),
+            workers_ever: 0,
+            arrivals: Rc::default(),
+        }
     }
 
     pub(crate) fn join(&mut self, facts: WorkerFacts, link: Arc<dyn WorkerLink>) -> WorkerId {
@@ -140,7 +152,13 @@ impl Slots {
         let id = WorkerId(self.workers_ever);
         let loads = vec![SlotLoad::default(); facts.slots.max(1) as usize];
         self.joined.insert(id, Station { facts, link, loads });
+        self.arrivals.notify_waiters();
         id
+    }
+
+    /// Is told whenever a worker has come.
+    pub(crate) fn arrivals(&self) -> Rc<Notify> {
+        Rc::clone(&self.arrivals)
     }
 
     pub(crate) fn has(&self, worker: WorkerId) -> bool {

@@ -14,6 +14,7 @@ use super::{
     messages::{DiscardJob, Dismiss, EndRecorded, Forgotten, StartJob, TakeRecord},
     record::{Archived, EndedJob},
     reply::{Answer, ReplySlot},
+    waiting::Preparing,
 };
 use crate::{
     job::{JobId, Warning},
@@ -122,15 +123,16 @@ impl JobManager {
 
     fn begin(&mut self, prepared: JobPrepared) {
         let JobPrepared { job, name, ports, holds, supervisor, dispatcher, .. } = prepared;
-        let Some(waiters) = self.preparing.remove(&job) else {
+        let Some(Preparing { openers, waiting, .. }) = self.preparing.remove(&job) else {
             self.recording.forget(vec![job]);
             return dispatcher.do_send(DiscardJob);
         };
         tracing::info!(environment = %self.environment, %job, name, "job accepted");
         dispatcher.do_send(StartJob);
-        for (waiter, by) in waiters {
+        for (waiter, by) in openers {
             waiter.answer(Ok(Opened::new(name.clone(), holds.take(by))));
         }
+        waiting.into_iter().for_each(|waiting| waiting.hand_over(&supervisor.clone().recipient()));
         let live = LiveJob { name, supervisor, ports, holds, deleters: Vec::new(), is_over: false };
         self.live.insert(job, live);
     }
@@ -197,8 +199,8 @@ impl Handler<JobRecorded> for JobManager {
         tracing::error!(environment = %self.environment, %job, %error, "job refused: the history cannot be written");
         self.recording.forget(vec![job]);
         prepared.dispatcher.do_send(DiscardJob);
-        for (waiter, _) in self.preparing.remove(&job).unwrap_or_default() {
-            waiter.answer(Err(Refusal::NotRecorded { message: error.to_string() }));
+        if let Some(preparing) = self.preparing.remove(&job) {
+            preparing.refuse(job, &Refusal::NotRecorded { message: error.to_string() });
         }
     }
 }

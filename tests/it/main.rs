@@ -29,6 +29,7 @@ mod replays;
 mod services;
 mod several;
 mod sources;
+mod staffing;
 mod supervision;
 mod tidy;
 mod timers;
@@ -79,6 +80,7 @@ fn jobs() -> proscenium::JobRegistry {
         several::jobs(),
         replays::jobs(),
         sources::jobs(),
+        staffing::jobs(),
         supervision::jobs(),
         timers::jobs(),
         held::jobs(),

@@ -22,6 +22,8 @@ pub(super) struct ControlSetup {
     pub(super) thread: ControlThread,
     pub(super) limits: Arc<Limits>,
     pub(super) placement: Box<dyn Placement>,
+    /// There are to be workers in other processes.
+    pub(super) has_workers: bool,
     pub(super) recording: Recording,
     /// The workers of other processes, once they are there. They end when all jobs have.
     pub(super) crew: Arc<Mutex<Option<Company>>>,
@@ -40,7 +42,7 @@ pub(super) struct Control {
 /// Runs until the environment is closed. `closed` is dropped last: when it is, no other thread of the environment is
 /// left but those that were abandoned.
 pub(super) fn run(setup: ControlSetup, opened: &SyncSender<Result<Control, Uncontrolled>>, closed: watch::Sender<()>) {
-    let ControlSetup { environment, thread, limits, placement, recording, crew } = setup;
+    let ControlSetup { environment, thread, limits, placement, has_workers, recording, crew } = setup;
     let (task_threads, service_threads) = (thread.task_threads, thread.service_threads);
     let body = async |controlled| {
         let Controlled { host, runtime, system, worker } = controlled;
@@ -57,6 +59,7 @@ pub(super) fn run(setup: ControlSetup, opened: &SyncSender<Result<Control, Uncon
                 service_threads,
                 placement,
                 worker,
+                has_workers,
                 recording,
                 host,
                 closed: ended,

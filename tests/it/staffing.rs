@@ -1,0 +1,114 @@
+//! Jobs of a node that has workers, while none is there.
+
+use std::time::Duration;
+
+use proscenium::{
+    BuildRefusal, ControlError, Environment, JobHandle, JobId, JobState, Key, KeyRole, Limits, Node, Outcome,
+    QueryError, RemoteEnvironment, SubmitError, Worker, Workers,
+};
+use tokio::task::JoinHandle;
+
+use crate::support::{DEADLINE, block_on, deadline, ended, job, registered};
+
+registered![Staffed];
+
+job!(Staffed {}, |job, flow| {
+    flow.from_batch(0..10u64).rebalance(2).collect("out");
+});
+
+/// A node that lets workers join, and none has.
+struct Site {
+    node: Node,
+    env: RemoteEnvironment,
+}
+
+impl Site {
+    async fn open(slots_deadline: Duration) -> Self {
+        let limits = Limits { slots_deadline, ..Limits::default() };
+        let node = Node::builder().jobs(crate::jobs()).address("127.0.0.1:0").key(Key::generate()).limits(limits);
+        let node = node.task_threads(1).workers(Workers::joining()).open().expect("a node");
+        let env = deadline("a client", node.connect("test")).await.expect("a client");
+        Self { node, env }
+    }
+
+    fn submit(&self) -> JoinHandle<Result<JobHandle, SubmitError>> {
+        tokio::spawn(self.env.submit(Staffed {}).autostop(true).into_future())
+    }
+
+    /// The one job that there is, which waits for a worker.
+    async fn waiting(&self) -> JobId {
+        deadline("the job in the list", async {
+            loop {
+                let jobs = self.env.jobs().await.expect("an open node");
+                if let [job] = &jobs[..] {
+                    assert_eq!((&*job.name, job.state), ("Staffed", JobState::Starting));
+                    return job.id;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    async fn worker(&self) -> Worker {
+        let key = deadline("a key", self.env.add_key("workers", KeyRole::Worker)).await.expect("an admin's wish");
+        let address = self.node.address().expect("it listens").to_string();
+        Worker::builder().jobs(crate::jobs()).manager(address).key(key).slots(2).open().expect("a worker")
+    }
+}
+
+#[test]
+fn a_job_waits_for_a_worker_and_says_so_and_runs_once_one_is_there() {
+    block_on(async {
+        let site = Site::open(DEADLINE).await;
+        let submitted = site.submit();
+        let id = site.waiting().await;
+        let job = deadline("a handle", site.env.job(id)).await.unwrap();
+        assert_eq!(job.status().await.unwrap().state, JobState::Starting);
+        let explained = job.explain().await.unwrap();
+        assert!(explained.waits.iter().any(|why| why.starts_with("no worker has joined")), "{explained:?}");
+        let refused = job.pause().await;
+        assert!(matches!(refused, Err(ControlError::Conflict { state: JobState::Starting, .. })), "{refused:?}");
+        let end = tokio::spawn(job.wait());
+        let worker = site.worker().await;
+        let job = deadline("the submit", submitted).await.unwrap().unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        assert_eq!(deadline("the end", end).await.unwrap(), Ok(Outcome::Completed));
+        let workers: Vec<_> = job.status().await.unwrap().tasks.into_iter().map(|task| task.worker).collect();
+        assert!(workers.iter().any(|place| place.as_deref() == Some(worker.name())), "{workers:?}");
+    });
+}
+
+#[test]
+fn a_job_for_which_no_worker_comes_is_refused_by_name() {
+    block_on(async {
+        let site = Site::open(Duration::from_millis(20)).await;
+        let refused = deadline("the submit", site.submit()).await.unwrap().unwrap_err();
+        let SubmitError::Build(refusal @ BuildRefusal::NoWorker { .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(refusal.to_string(), "no worker has joined within 0.02 s");
+        assert_eq!(site.env.jobs().await.unwrap(), []);
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_a_worker_can_be_called_off() {
+    block_on(async {
+        let site = Site::open(DEADLINE * 10).await;
+        for how in ["stop", "cancel", "delete"] {
+            let submitted = site.submit();
+            let id = site.waiting().await;
+            let job = deadline("a handle", site.env.job(id)).await.unwrap();
+            let end = tokio::spawn(job.wait());
+            match how {
+                "stop" => deadline(how, job.stop()).await.unwrap(),
+                "cancel" => deadline(how, job.cancel()).await.unwrap(),
+                _ => deadline(how, job.delete_forced()).await.unwrap(),
+            }
+            let refused = deadline("the submit", submitted).await.unwrap().unwrap_err();
+            assert!(matches!(refused, SubmitError::Build(BuildRefusal::CalledOff)), "{how}: {refused:?}");
+            let end = deadline("the end", end).await.unwrap();
+            assert!(matches!(end, Err(QueryError::NoSuchJob { .. })), "{how}: {end:?}");
+            assert_eq!(site.env.jobs().await.unwrap(), []);
+        }
+    });
+}
