@@ -1,5 +1,6 @@
 //! What the tests share: environments, deadlines, gates, and jobs that leave traces.
 
+mod company;
 mod door;
 mod journal;
 mod node;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 #[cfg(target_os = "linux")]
 pub use self::worker::WorkerProcess;
 pub use self::{
+    company::{Company, dismiss_workers},
     door::{Door, Doorway, Visitor},
     journal::{Journal, JournalSink, Pen},
     node::{NodeProcess, NodeSetup},

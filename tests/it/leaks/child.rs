@@ -70,10 +70,22 @@ pub fn descriptors() -> Vec<String> {
 
 /// A thread that was joined stays in the list for a moment, until the kernel has taken it down; waits for that.
 pub fn settled(expected: Holdings) -> Holdings {
+    held_once("self", |now| now == expected)
+}
+
+/// Waits until another process holds no more than `most`. Fails if that does not come about.
+pub fn gives_back(process: &str, most: Holdings) {
+    let is_so = |now: Holdings| now.threads <= most.threads && now.descriptors <= most.descriptors;
+    let now = held_once(process, is_so);
+    assert!(is_so(now), "process {process} holds {now:?}, and not {most:?}");
+}
+
+/// What a process holds once `is_so`, or after 5 s.
+fn held_once(process: &str, is_so: impl Fn(Holdings) -> bool) -> Holdings {
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     loop {
-        let now = holdings();
-        if now == expected || std::time::Instant::now() > deadline {
+        let now = holdings_of(process);
+        if is_so(now) || std::time::Instant::now() > deadline {
             return now;
         }
         thread::yield_now();

@@ -22,6 +22,8 @@ pub struct Expected {
     /// Whether a `take` can end what is in front of it before it has seen all items: then failures and dead letters
     /// may or may not be reached.
     pub takes: bool,
+    /// Whether there is an operator that counts more than its items, or others than it hands on.
+    pub uncounted: bool,
     /// The most items that any stream of the graph has.
     pub peak: usize,
 }
@@ -31,7 +33,7 @@ pub fn origins(node: &Node) -> Vec<&Origin> {
     match node {
         Node::From(origin) => vec![origin],
         Node::Then(before, _) => origins(before),
-        Node::Union(left, right) | Node::Connect(left, right) | Node::Join(left, right, _) => {
+        Node::Union(left, right) | Node::Connect(left, right) | Node::Join(left, right, _) | Node::Zip(left, right) => {
             [origins(left), origins(right)].concat()
         }
     }
@@ -77,6 +79,12 @@ impl Evaluator {
                 let mut items = self.node(left);
                 items.extend(self.node(right).into_iter().map(changed));
                 items
+            }
+            Node::Zip(left, right) => {
+                self.expected.takes = true;
+                self.expected.uncounted = true;
+                let left = self.node(left).len();
+                vec![1; left.min(self.node(right).len())]
             }
             Node::Join(left, right, join) => {
                 let left = self.node(left);
@@ -166,6 +174,14 @@ impl Evaluator {
                 copy.sort_unstable();
                 self.expected.outputs.insert(name, copy);
                 items
+            }
+            Step::ZipChanged { .. } => {
+                self.expected.uncounted = true;
+                items.into_iter().map(|item| pair(Some(item), Some(changed(item)))).collect()
+            }
+            Step::Ask { .. } => {
+                self.expected.uncounted = true;
+                items.into_iter().map(changed).collect()
             }
             Step::Loop(Round { trips: most, .. }) => {
                 items.into_iter().map(|item| (0..trips(item, most)).fold(item, |item, _| tripped(item))).collect()

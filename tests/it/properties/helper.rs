@@ -1,7 +1,7 @@
 //! The service that random jobs call.
 
 use actix::{Actor, Context, Handler, Message};
-use proscenium::{MessageTable, Service};
+use proscenium::{MessageTable, NoReply, Service};
 use serde::{Deserialize, Serialize};
 
 #[derive(Default)]
@@ -15,6 +15,14 @@ pub struct Double(pub u64);
 
 impl Message for Double {
     type Result = u64;
+}
+
+/// What the pipeline is asked: the number, changed.
+#[derive(Serialize, Deserialize)]
+pub struct Changed(pub u64);
+
+impl Message for Changed {
+    type Result = Result<u64, NoReply>;
 }
 
 /// How many numbers were doubled.

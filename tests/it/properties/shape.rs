@@ -1,10 +1,12 @@
 //! Random job graphs as data, and the flows they stand for.
 
-use proscenium::{BuildError, ErrorPolicy, Flow, Job, Next, ParallelRange, Source, Stream, TaskContext, TaskError};
+use proscenium::{
+    BuildError, ErrorPolicy, Flow, Job, Next, ParallelRange, PipelineService, Source, Stream, TaskContext, TaskError,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use super::helper::{Double, Helper};
+use super::helper::{Changed, Double, Helper};
 
 /// The parallelism of splittable sources; small, so that graphs stay readable.
 pub const JOB_PARALLELISM: usize = 3;
@@ -21,6 +23,8 @@ pub enum Node {
     /// The left items as they are, the right ones changed.
     Connect(Box<Node>, Box<Node>),
     Join(Box<Node>, Box<Node>, Join),
+    /// How many pairs there are: which depends on which items come first.
+    Zip(Box<Node>, Box<Node>),
 }
 
 /// A join of two streams by their items' rest.
@@ -118,6 +122,14 @@ pub enum Step {
     Branch(Vec<Step>),
     /// Every item goes round a loop as often as it says, by way of the body.
     Loop(Round),
+    /// Each item with what it is changed to, which came there another way.
+    ZipChanged {
+        parallelism: usize,
+    },
+    /// Every item asks the pipeline.
+    Ask {
+        limit: usize,
+    },
 }
 
 /// A loop, and how its items go round.
@@ -222,6 +234,29 @@ pub fn record_name(source: usize) -> String {
     if source == 0 { TICKS.to_owned() } else { format!("emitted-{source}") }
 }
 
+/// The pipeline that is a service, in graphs that ask it.
+pub const PIPELINE: &str = "pipeline";
+
+/// Whether the graph asks the pipeline.
+pub fn asks(node: &Node) -> bool {
+    match node {
+        Node::From(_) => false,
+        Node::Then(before, step) => asks(before) || any_asks(std::slice::from_ref(step)),
+        Node::Union(left, right) | Node::Connect(left, right) | Node::Join(left, right, _) | Node::Zip(left, right) => {
+            asks(left) || asks(right)
+        }
+    }
+}
+
+fn any_asks(steps: &[Step]) -> bool {
+    steps.iter().any(|step| match step {
+        Step::Ask { .. } => true,
+        Step::Diamond(first, second) | Step::Split(_, first, second) => any_asks(first) || any_asks(second),
+        Step::Branch(steps) => any_asks(steps),
+        _ => false,
+    })
+}
+
 pub fn branch_name(branch: usize) -> String {
     format!("branch-{branch}")
 }
@@ -237,6 +272,9 @@ impl Job for RandomJob {
     fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
         for index in 0..self.services {
             flow.register_service(&service_name(index), Helper::default);
+        }
+        if asks(&self.root) {
+            flow.pipeline_service(PIPELINE, |requests| requests.rebalance(2).map(|Changed(item)| changed(item)));
         }
         let mut builder =
             Builder { flow, services: self.services, record: self.record, sources: 0, branches: 0, loops: 0 };
@@ -274,6 +312,11 @@ impl Builder<'_> {
                 // Two that were dealt out by key, to unequal numbers of instances, are refused.
                 let parallelism = right.parallelism();
                 left.connect(right.rebalance(parallelism)).co_map((), |(), item| item, |(), item| changed(item))
+            }
+            Node::Zip(left, right) => {
+                let left = self.node(left).gather();
+                let right = self.node(right).gather();
+                left.zip(right).map(|_| 1)
             }
             Node::Join(left, right, Join { how, keys, parallelism }) => {
                 let (how, keys, parallelism) = (*how, *keys, *parallelism);
@@ -369,6 +412,16 @@ impl Builder<'_> {
                 self.loops += 1;
                 round.turn(stream, &format!("loop-{}", self.loops))
             }
+            Step::ZipChanged { parallelism } => {
+                // From one instance both copies are dealt out alike.
+                let (left, right) = stream.gather().tee();
+                let right = right.map(changed).rebalance(parallelism);
+                left.rebalance(parallelism).zip(right).map(|(left, right)| pair(Some(left), Some(right)))
+            }
+            Step::Ask { limit } => stream.map_async_unordered(limit, async |ctx: &TaskContext, item| {
+                let pipeline = ctx.service::<PipelineService<Changed>>(PIPELINE)?;
+                Ok(pipeline.call(Changed(item)).deadline(Duration::from_secs(60)).await??)
+            }),
         }
     }
 

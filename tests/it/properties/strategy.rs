@@ -1,10 +1,13 @@
 //! How random graphs, environments and interruptions are drawn.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::{
     drive::{Case, Plan, Room},
     eval::{evaluate, items_of, origins},
+    killed::{Killed, Moment},
     shape::{
         Body, Fault, Join, JoinKind, Keyed, Node, Order, Origin, OriginKind, Policy, RandomJob, Record, Round, Step,
         Whole,
@@ -14,6 +17,10 @@ use crate::support::Place;
 
 /// Graphs with more items in one stream than this are not run.
 const PEAK_MAX: usize = 20_000;
+
+fn is_small(root: &Node) -> bool {
+    evaluate(root, origins(root).into_iter().map(items_of).collect()).peak <= PEAK_MAX
+}
 
 fn origin() -> impl Strategy<Value = Node> {
     let kind = prop_oneof![
@@ -84,8 +91,16 @@ fn simple_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    simple_step().prop_recursive(2, 8, 3, |inner| {
+/// What graphs have that are spread over workers, besides.
+fn spread_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => parallelism().prop_map(|parallelism| Step::ZipChanged { parallelism }),
+        1 => (1..20usize).prop_map(|limit| Step::Ask { limit }),
+    ]
+}
+
+fn step(simple: BoxedStrategy<Step>) -> impl Strategy<Value = Step> {
+    simple.prop_recursive(2, 8, 3, |inner| {
         let steps = prop::collection::vec(inner, 0..3);
         prop_oneof![
             (steps.clone(), steps.clone()).prop_map(|(first, second)| Step::Diamond(first, second)),
@@ -103,12 +118,26 @@ fn join() -> impl Strategy<Value = Join> {
 fn node() -> impl Strategy<Value = Node> {
     origin().prop_recursive(6, 24, 2, |inner| {
         prop_oneof![
-            3 => (inner.clone(), step()).prop_map(|(before, step)| Node::Then(Box::new(before), step)),
+            3 => (inner.clone(), step(simple_step().boxed())).prop_map(|(before, step)| Node::Then(Box::new(before), step)),
             1 => (inner.clone(), inner.clone()).prop_map(|(left, right)| Node::Union(Box::new(left), Box::new(right))),
             1 => (inner.clone(), inner.clone())
                 .prop_map(|(left, right)| Node::Connect(Box::new(left), Box::new(right))),
             1 => (inner.clone(), inner, join())
                 .prop_map(|(left, right, join)| Node::Join(Box::new(left), Box::new(right), join)),
+        ]
+    })
+}
+
+fn spread_node() -> impl Strategy<Value = Node> {
+    origin().prop_recursive(6, 24, 2, |inner| {
+        let simple = prop_oneof![9 => simple_step(), 1 => spread_step()];
+        let pair = || (inner.clone(), inner.clone()).prop_map(|(left, right)| (Box::new(left), Box::new(right)));
+        prop_oneof![
+            6 => (inner.clone(), step(simple.boxed())).prop_map(|(before, step)| Node::Then(Box::new(before), step)),
+            2 => pair().prop_map(|(left, right)| Node::Union(left, right)),
+            2 => pair().prop_map(|(left, right)| Node::Connect(left, right)),
+            2 => (pair(), join()).prop_map(|((left, right), join)| Node::Join(left, right, join)),
+            1 => pair().prop_map(|(left, right)| Node::Zip(left, right)),
         ]
     })
 }
@@ -124,19 +153,52 @@ fn room() -> impl Strategy<Value = Room> {
     )
 }
 
+fn left_alone() -> impl Strategy<Value = Plan> {
+    prop_oneof![3 => Just(Plan::Watch), 1 => Just(Plan::Idle)]
+}
+
 /// Nothing interferes with the job.
 pub fn undisturbed() -> impl Strategy<Value = Case> {
-    case(prop_oneof![3 => Just(Plan::Watch), 1 => Just(Plan::Idle)])
+    case(node(), left_alone(), place())
 }
 
 /// The job is interrupted once some of the first source's items have passed.
 pub fn interrupted() -> impl Strategy<Value = Case> {
+    case(node(), disturbance(), place())
+}
+
+fn disturbance() -> impl Strategy<Value = Plan> {
     let after = || prop_oneof![1 => Just(0usize), 4 => 0..400usize];
-    case(prop_oneof![
+    prop_oneof![
         after().prop_map(|after| Plan::Stop { after }),
         after().prop_map(|after| Plan::Cancel { after }),
         after().prop_map(|after| Plan::Pause { after }),
-    ])
+    ]
+}
+
+/// The job is spread over worker processes, and left alone or interrupted.
+pub fn spread() -> impl Strategy<Value = Case> {
+    case(spread_node(), prop_oneof![left_alone(), disturbance()], workers())
+}
+
+/// One of the workers is killed at some moment: before the job is there, while it runs, or when it is over.
+pub fn killed() -> impl Strategy<Value = Killed> {
+    let moment = prop_oneof![
+        1 => (0..20_000u64).prop_map(|micros| Moment::After(Duration::from_micros(micros))),
+        2 => (0..400usize).prop_map(Moment::Seen),
+    ];
+    let drawn = (spread_node(), 0..=2usize, room(), 2..=3usize, moment, 0..3usize);
+    drawn.prop_filter_map("too many items", |(root, services, room, workers, moment, which)| {
+        // While there is something to come, as far as the first source says.
+        let first = usize::try_from(origins(&root)[0].count).map_or(1, |count| count.max(1));
+        let moment = if let Moment::Seen(seen) = moment { Moment::Seen(seen % first) } else { moment };
+        is_small(&root).then_some(Killed { root, services, room, workers, moment, which: which % workers })
+    })
+}
+
+fn workers() -> impl Strategy<Value = Place> {
+    let bytes = prop_oneof![Just(1usize << 10), Just(4 << 10), Just(256 << 10)];
+    (2..=4usize, bytes).prop_map(|(count, peer_channel_bytes)| Place::Workers { count, peer_channel_bytes })
 }
 
 /// Mostly where it is quickest; a node in another process is started for each case that has one.
@@ -144,12 +206,15 @@ fn place() -> impl Strategy<Value = Place> {
     prop_oneof![8 => Just(Place::Local), 3 => Just(Place::Encoded), 1 => Just(Place::Remote)]
 }
 
-fn case(plan: impl Strategy<Value = Plan>) -> impl Strategy<Value = Case> {
-    // Drawn last, so that seeds of before mean what they meant.
-    let drawn = (node(), 0..=4usize, plan, room(), place());
+fn case(
+    node: impl Strategy<Value = Node>,
+    plan: impl Strategy<Value = Plan>,
+    place: impl Strategy<Value = Place>,
+) -> impl Strategy<Value = Case> {
+    // The place is drawn last, so that seeds of before mean what they meant.
+    let drawn = (node, 0..=4usize, plan, room(), place);
     drawn.prop_filter_map("too many items", |(root, services, plan, room, place)| {
-        let emitted = origins(&root).into_iter().map(items_of).collect();
-        (evaluate(&root, emitted).peak <= PEAK_MAX).then(|| {
+        is_small(&root).then(|| {
             let record = match plan {
                 Plan::Watch | Plan::Idle => Record::Nothing,
                 Plan::Cancel { .. } | Plan::Pause { .. } => Record::Ticks,

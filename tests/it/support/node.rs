@@ -51,7 +51,7 @@ impl Default for NodeSetup {
 
 /// A process that is killed when this is dropped, unless it has ended: a test that fails leaves none.
 #[derive(Debug)]
-struct Guarded(Child);
+pub(super) struct Guarded(pub(super) Child);
 
 impl Deref for Guarded {
     type Target = Child;

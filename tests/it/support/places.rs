@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt;
 use proscenium::{Environment, Limits, LocalEnvironment, Node, Workers};
 
-use super::{DEADLINE, block_on, node::NodeProcess};
+use super::{Company, DEADLINE, block_on, node::NodeProcess, on_a_thread};
 
 /// A kind of environment. Every test body runs in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Place {
     Remote,
     /// In this process, its tasks spread over workers that speak to each other over loopback.
     Team,
+    /// On a node in this process, its tasks spread over so many worker processes. Not among those of every test.
+    Workers { count: usize, peer_channel_bytes: usize },
 }
 
 /// Tests that do not run in a [`Team`](Place::Team), and why.
@@ -58,6 +60,7 @@ enum Behind {
     Nothing,
     Node(Node),
     Process(NodeProcess),
+    Company(Company),
 }
 
 impl Opened {
@@ -68,6 +71,7 @@ impl Opened {
             Behind::Nothing => {}
             Behind::Node(node) => drop(node),
             Behind::Process(process) => process.end(),
+            Behind::Company(company) => company.close().await,
         }
     }
 }
@@ -103,6 +107,13 @@ impl Place {
                 let process = NodeProcess::start_with(&limits, threads);
                 let env = Box::new(process.connect().blocking().expect("the node is there"));
                 Opened { env, behind: Behind::Process(process) }
+            }
+            Self::Workers { count, peer_channel_bytes } => {
+                let limits = Limits { peer_channel_bytes, ..limits };
+                let opening = move || block_on(Company::open(limits, &vec![threads; count]));
+                let company = on_a_thread("a node with workers", opening);
+                let env = Box::new(company.connect().blocking().expect("the node is there"));
+                Opened { env, behind: Behind::Company(company) }
             }
         }
     }
