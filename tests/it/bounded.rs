@@ -1,5 +1,7 @@
 //! A job that cannot go on takes no more memory, and is steered and asked as promptly as any other.
 
+mod workers;
+
 use std::{
     sync::{
         Arc,
@@ -15,8 +17,10 @@ use proscenium::{
 
 use crate::{
     leaks::child::{in_child, is_long, mebibytes, resident},
-    support::{self, Door, Doorway, Visitor, block_on, deadline, ended, job, reached},
+    support::{self, Door, Doorway, Visitor, block_on, block_on_for, deadline, ended, job, reached},
 };
+
+pub use workers::jobs;
 
 /// Generous, for the long form: 10^8 items at a millisecond for each 1,024 of them on a busy machine.
 const LIMIT: Duration = Duration::from_secs(1_200);
@@ -103,12 +107,6 @@ fn a_source_of_any_length_and_a_slow_sink_take_no_more_memory_than_their_channel
             env.blocking().close();
         },
     );
-}
-
-/// As `block_on`, for a body that may take longer.
-fn block_on_for<T>(limit: Duration, body: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(limit, body).await.expect("it ends") })
 }
 
 // An endless source, and an operator that waits at the door with its first item: everything before it fills up.

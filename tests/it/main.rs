@@ -28,6 +28,7 @@ mod remote;
 mod replays;
 mod services;
 mod several;
+mod severed;
 mod sources;
 mod staffing;
 mod supervision;
@@ -69,6 +70,7 @@ fn jobs() -> proscenium::JobRegistry {
         parallelism::jobs(),
         parity::jobs(),
         bad_input::jobs(),
+        bounded::jobs(),
         #[cfg(target_os = "linux")]
         leases::jobs(),
         #[cfg(target_os = "linux")]
@@ -79,6 +81,8 @@ fn jobs() -> proscenium::JobRegistry {
         services::jobs(),
         several::jobs(),
         replays::jobs(),
+        #[cfg(target_os = "linux")]
+        severed::jobs(),
         sources::jobs(),
         staffing::jobs(),
         supervision::jobs(),

@@ -107,8 +107,16 @@ pub fn on_a_thread<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Sen
 
 /// Runs an async body on a runtime of its own.
 pub fn block_on<T>(body: impl Future<Output = T>) -> T {
+    block_on_for(DEADLINE, body)
+}
+
+/// As [`block_on`], for a body that may take longer.
+pub fn block_on_for<T>(limit: Duration, body: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
-    runtime.block_on(deadline("the test", body))
+    match runtime.block_on(async { tokio::time::timeout(limit, body).await }) {
+        Ok(output) => output,
+        Err(_) => panic!("the test did not end within {} s", limit.as_secs()),
+    }
 }
 
 /// Submits `job` with autostop.

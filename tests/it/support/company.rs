@@ -116,6 +116,12 @@ impl Company {
         self.node.connect("test")
     }
 
+    /// The processes that it is, as they are called in `/proc`: this one, and its workers.
+    pub fn processes(&self) -> Vec<String> {
+        let workers = self.workers.iter().map(|(_, worker)| worker.child.id());
+        std::iter::once(std::process::id()).chain(workers).map(|id| id.to_string()).collect()
+    }
+
     /// Has one more process join.
     pub fn engage(&mut self, slots: usize) {
         let idle = IDLE.lock().pop();

@@ -92,7 +92,12 @@ impl Flip {
 
 impl Proxy {
     pub fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        Self::between("127.0.0.1:0", target)
+    }
+
+    /// One that listens at `address`.
+    pub fn between(address: &str, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("the address is free");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             target: Mutex::new(target),
@@ -136,6 +141,11 @@ impl Proxy {
     /// The next connections are cut so.
     pub fn cut_next(&self, cuts: impl IntoIterator<Item = Cut>) {
         self.shared.cuts.lock().extend(cuts);
+    }
+
+    /// The next connections are not cut, whatever was said before.
+    pub fn spare_next(&self) {
+        self.shared.cuts.lock().clear();
     }
 
     /// The next connections are told this, and led nowhere.
