@@ -226,7 +226,7 @@ fn carry_out(
         Command::Jobmanager(what) => node::carry_out(what, settings, jobs, &mut screen),
         Command::Job(what) => job::carry_out(what, &settings, &jobs, &mut screen),
         Command::Key(what) => key::carry_out(what, &settings, &mut screen),
-        Command::Worker(what) => worker::join(what, &settings, jobs, &mut screen),
+        Command::Worker(what) => worker::worker(what, &settings, jobs, &mut screen),
         Command::Workers => worker::list(&settings, &mut screen),
         Command::Run(what) => run::run(what, &jobs, &mut screen),
         Command::Health => node::health(&settings, &mut screen),

@@ -105,6 +105,18 @@ pub trait Environment: sealed::Linked + Send + Sync {
         query(self.link(), Request::ListWorkers)
     }
 
+    /// Has the workers of this name leave: no job is placed on them any more, and each ends, well, once those have ended that
+    /// it has. Says how many there are, of which [`workers`](Self::workers) tells; 0 is none of that name. A worker
+    /// [within](crate::Workers::inside) the environment's process stays, without jobs.
+    ///
+    /// # Errors
+    ///
+    /// The future fails with [`QueryError::EnvironmentClosed`] once the environment is closed, with
+    /// [`QueryError::Unreachable`] if its node cannot be reached, and with [`QueryError::Forbidden`] if the key may not.
+    fn drain_worker(&self, name: &str) -> BoxFuture<'static, Result<usize, QueryError>> {
+        query(self.link(), Request::DrainWorker { name: name.to_owned() })
+    }
+
     /// Deletes all jobs that have ended, also those that handles refer to, and says how many. If that had to be asked
     /// again over a new connection, it says how many were left then.
     ///

@@ -22,5 +22,5 @@ pub use self::outcome::{CancelReason, Drained, FailureCause, JobError, Outcome, 
 pub use self::parallelism::Parallelism;
 pub use self::status::{
     ActorState, DeadLetter, DeadLetters, EnvironmentInfo, Explanation, Health, Holder, JobState, JobStatus,
-    ServiceStatus, TaskCounters, TaskStatus, WorkerInfo,
+    ServiceStatus, TaskCounters, TaskStatus, WorkerInfo, WorkerState,
 };

@@ -61,6 +61,8 @@ pub(crate) trait NearLink: Link {
     fn join(&self, facts: WorkerFacts, worker: Arc<dyn WorkerLink>) -> BoxFuture<'static, Result<WorkerId, Refusal>>;
     /// A worker is gone, for this reason: what it had is lost.
     fn leave(&self, worker: WorkerId, why: String);
+    /// A worker wants to leave: it gets no further job, and is dismissed once those have ended that it has.
+    fn drain(&self, worker: WorkerId);
 }
 
 /// A job to run.
@@ -79,6 +81,7 @@ pub(crate) enum Request {
     Info,
     Cleanup,
     ListWorkers,
+    DrainWorker { name: String },
 }
 
 /// What can be asked of one job.
@@ -146,7 +149,7 @@ replies! {
     Jobs(Vec<JobStatus>),
     Health(Health),
     Info(EnvironmentInfo),
-    Removed(usize),
+    Counted(usize),
     OutputTypes(OutputTypes),
     Keys(Vec<KeyInfo>),
     KeyAdded([u8; 32]),

@@ -24,7 +24,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
-pub(crate) use self::messages::{Ask, Close, FindPorts, JoinWorker, LoseWorker, Ports, Submit};
+pub(crate) use self::messages::{Ask, Close, DrainWorker, FindPorts, JoinWorker, LoseWorker, Ports, Submit};
 pub use self::placement::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
 pub(crate) use self::recording::Recording;
 #[cfg(feature = "store")]
@@ -36,7 +36,7 @@ use self::{
     dispatcher::{Dispatch, Dispatcher, JobPrepared, ToManager},
     history::{History, Lookup},
     messages::{AskJob, CancelJob, JobEnded, JobRefused, JobReply, TakeSnapshot, WorkerGone},
-    placement::Slots,
+    placement::{Departed, Slots},
     record::Archived,
     reply::{Answer, ReplySlot},
     supervisor::JobSupervisor,
@@ -317,10 +317,15 @@ impl Handler<Ask> for JobManager {
             Request::Health => Answer::Now(Ok(Reply::Health(self.health()))),
             Request::Info => Answer::Now(Ok(Reply::Info(self.info.clone()))),
             Request::ListWorkers => Answer::Now(Ok(Reply::Workers(self.slots.borrow().workers()))),
+            Request::DrainWorker { name } => {
+                let count = self.slots.borrow_mut().drain(|_, facts| facts.name == name);
+                tracing::info!(environment = %self.environment, worker = name, count, "workers drain");
+                Answer::Now(Ok(Reply::Counted(count)))
+            }
             Request::Cleanup => {
                 let now = self.now();
                 let removed = self.history.clear(now);
-                self.forget(removed.clone(), Reply::Removed(removed.len()), ctx)
+                self.forget(removed.clone(), Reply::Counted(removed.len()), ctx)
             }
         }
     }
@@ -355,9 +360,9 @@ impl Handler<LoseWorker> for JobManager {
     type Result = ();
 
     fn handle(&mut self, LoseWorker { worker, why }: LoseWorker, _: &mut Self::Context) {
-        let Some(facts) = self.slots.borrow_mut().leave(worker) else { return };
-        if self.closing == Closing::Workers {
-            tracing::debug!(environment = %self.environment, worker = facts.name, why, "worker left");
+        let Some(Departed { facts, is_expected }) = self.slots.borrow_mut().leave(worker) else { return };
+        if is_expected || self.closing == Closing::Workers {
+            tracing::info!(environment = %self.environment, worker = facts.name, why, "worker left");
         } else {
             tracing::warn!(environment = %self.environment, worker = facts.name, why, "worker lost");
         }
@@ -365,6 +370,15 @@ impl Handler<LoseWorker> for JobManager {
         for live in self.live.values() {
             live.supervisor.do_send(gone.clone());
         }
+    }
+}
+
+impl Handler<DrainWorker> for JobManager {
+    type Result = ();
+
+    fn handle(&mut self, DrainWorker { worker }: DrainWorker, _: &mut Self::Context) {
+        let count = self.slots.borrow_mut().drain(|id, _| id == worker);
+        tracing::info!(environment = %self.environment, worker = worker.0, count, "a worker wants to leave, and drains");
     }
 }
 

@@ -164,7 +164,7 @@ mod tests {
                 1,
                 &FromNode::Welcome { environment: "node".to_owned(), call_deadline: Duration::from_millis(1500) },
             ),
-            encoded(1, &FromNode::Reply(Ok(Reply::Removed(3)))),
+            encoded(1, &FromNode::Reply(Ok(Reply::Counted(3)))),
             encoded(1, &FromNode::Reply(Ok(Reply::OutputTypes(types)))),
             encoded(1, &FromNode::Reply(Err(refusal))),
             encoded(1, &FromNode::OutputEnded(Err(OutputError::NoSuchJob { id: id() }))),

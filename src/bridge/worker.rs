@@ -9,10 +9,10 @@ mod serving;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::future::{Either, select};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub(super) use self::lease::{LEASE, heartbeat_of_node};
 use self::{
@@ -62,6 +62,8 @@ pub(crate) struct WorkerClientConfig {
     pub keeps_dialling: bool,
     /// Called if code of the user's still runs when the lease is over. It ends the process.
     pub overrun: Arc<dyn Fn() + Send + Sync>,
+    /// True once the worker is to leave, as soon as it has no job any more.
+    pub draining: watch::Receiver<bool>,
     /// Told each time the node has taken it.
     pub joined: Option<Arc<dyn Fn(WorkerId) + Send + Sync>>,
 }
@@ -73,6 +75,9 @@ pub(crate) enum WorkerEnd {
     Stopped,
     #[error("the environment was closed")]
     Closed,
+    /// It was drained.
+    #[error("the worker has no job any more and gets none")]
+    Dismissed,
     /// Only if it does not dial again.
     #[error("the worker has no JobManager: {0}")]
     Lost(String),
@@ -82,6 +87,7 @@ pub(crate) enum WorkerEnd {
 enum Outcome {
     Stopped,
     Closed,
+    Dismissed,
     Lost { why: String, registered: bool },
 }
 
@@ -99,6 +105,7 @@ pub(crate) async fn serve(config: WorkerClientConfig, mut stop: oneshot::Receive
     loop {
         let end = match config.attempt(&mut stop).await {
             Outcome::Stopped => return WorkerEnd::Stopped,
+            Outcome::Dismissed => return WorkerEnd::Dismissed,
             Outcome::Closed => {
                 tracing::info!(node = config.dial.place(), "the JobManager has closed its environment");
                 WorkerEnd::Closed
@@ -123,9 +130,21 @@ pub(crate) async fn serve(config: WorkerClientConfig, mut stop: oneshot::Receive
             return end;
         }
         let wait = backoff.next(&config.host);
-        if config.host.timeout(wait, &mut stop).await.is_ok() {
-            return WorkerEnd::Stopped;
+        let mut draining = config.draining.clone();
+        let drained = pin!(becomes_true(&mut draining));
+        match config.host.timeout(wait, select(&mut stop, drained)).await {
+            Ok(Either::Left(_)) => return WorkerEnd::Stopped,
+            // It has no job.
+            Ok(Either::Right(_)) => return WorkerEnd::Dismissed,
+            Err(_) => {}
         }
+    }
+}
+
+/// Ready once it is so.
+async fn becomes_true(what: &mut watch::Receiver<bool>) {
+    if what.wait_for(|is_so| *is_so).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -148,7 +167,7 @@ impl WorkerClientConfig {
         };
         let (reader, writer) = stream.halves();
         let outbound = Outbound::new(writer, integrity);
-        let (lease, registered) = (Lease::new(&self.host), Cell::new(false));
+        let (lease, registered) = (Lease::new(&self.host), watch::Sender::new(false));
         let facts = WorkerFacts { incarnation, ..self.facts.clone() };
         match encoded(&FromClient::Worker(FromWorker::Register(facts))) {
             Some(register) => send(&outbound, 0, &register),
@@ -172,12 +191,22 @@ impl WorkerClientConfig {
             let unregistered = pin!(async {
                 let left = self.connect_limit.saturating_sub(self.host.since(begun));
                 self.host.sleep(left).await;
-                if registered.get() {
+                if *registered.borrow() {
                     std::future::pending::<()>().await;
                 }
             });
             let leased = pin!(lease.run(&outbound));
-            let ended = select(select(leased, running.as_mut()), select(select(&mut *stop, verdict), unregistered));
+            let drained = pin!(async {
+                let mut draining = self.draining.clone();
+                becomes_true(&mut draining).await;
+                let mut is_registered = registered.subscribe();
+                becomes_true(&mut is_registered).await;
+                let leave = encoded(&FromClient::Worker(FromWorker::Drain)).expect("it is short and plain");
+                send(&outbound, 0, &leave);
+                std::future::pending::<()>().await;
+            });
+            let others = select(select(&mut *stop, verdict), select(unregistered, drained));
+            let ended = select(select(leased, running.as_mut()), others);
             let ended = match ended.await {
                 Either::Left((Either::Left(_), _)) => {
                     Err("its lease ended: the node did not answer its pings".to_owned())
@@ -185,6 +214,9 @@ impl WorkerClientConfig {
                 Either::Left((Either::Right((end, _)), _)) => Err(end.to_string()),
                 Either::Right((Either::Left((Either::Left(_), _)), _)) => Ok(Outcome::Stopped),
                 Either::Right((Either::Left((Either::Right((Ok(Verdict::Closed), _)), _)), _)) => Ok(Outcome::Closed),
+                Either::Right((Either::Left((Either::Right((Ok(Verdict::Dismissed), _)), _)), _)) => {
+                    Ok(Outcome::Dismissed)
+                }
                 Either::Right((Either::Left((Either::Right((Ok(Verdict::Refused(why)), _)), _)), _)) => Err(why),
                 // The verdict's sender lives as long as the connection.
                 Either::Right((Either::Left((Either::Right((Err(_), _)), _)), _)) => Err("it broke off".to_owned()),
@@ -209,7 +241,7 @@ impl WorkerClientConfig {
                 (self.overrun)();
             }
         }
-        why.unwrap_or_else(|why| Outcome::Lost { why, registered: registered.get() })
+        why.unwrap_or_else(|why| Outcome::Lost { why, registered: *registered.borrow() })
     }
 
     async fn connect(&self, incarnation: u128) -> Result<Established<Peer>, ConnectFault> {

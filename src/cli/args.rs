@@ -79,7 +79,7 @@ pub(super) enum Command {
     #[command(subcommand)]
     Key(KeyCommand),
     /// Has this process join the node as a worker, which runs tasks of its jobs until Ctrl+C.
-    Worker(JoinAsWorker),
+    Worker(WorkerCommand),
     /// Lists the workers that have joined the node.
     Workers,
     /// Runs a job in this process, with autostop, to its end.
@@ -192,6 +192,21 @@ pub(super) struct Start {
     #[arg(long, hide = true)]
     #[serde(skip)]
     pub daemon_child: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct WorkerCommand {
+    #[command(subcommand)]
+    pub verb: Option<WorkerVerb>,
+    #[command(flatten)]
+    pub join: JoinAsWorker,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkerVerb {
+    /// Has the workers of this name take no further job, and end with the last that they have.
+    Drain { name: String },
 }
 
 #[derive(Debug, Args)]

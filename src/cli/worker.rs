@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    args::JoinAsWorker,
+    args::{JoinAsWorker, WorkerCommand, WorkerVerb},
     exit::{Code, Failure},
     log,
     screen::Screen,
@@ -16,8 +16,35 @@ use crate::{
     flow::JobRegistry,
 };
 
+pub(super) fn worker(
+    WorkerCommand { verb, join: what }: WorkerCommand,
+    settings: &Settings,
+    jobs: JobRegistry,
+    screen: &mut Screen,
+) -> Result<Code, Failure> {
+    match verb {
+        Some(WorkerVerb::Drain { name }) => drain(&name, settings, screen),
+        None => join(what, settings, jobs, screen),
+    }
+}
+
+fn drain(name: &str, settings: &Settings, screen: &mut Screen) -> Result<Code, Failure> {
+    match settings.connect()?.blocking().drain_worker(name)? {
+        0 => Err(Failure::new(Code::Refused, format!("no worker is called `{name}`"))),
+        count if screen.is_json() => {
+            screen.json(&json!({ "draining": count }))?;
+            Ok(Code::Done)
+        }
+        count => {
+            let workers = if count == 1 { "worker" } else { "workers" };
+            screen.line(format_args!("{count} {workers} called {name}: no further job, and an end with the last"))?;
+            Ok(Code::Done)
+        }
+    }
+}
+
 /// Is a worker of the node until it is told to end.
-pub(super) fn join(
+fn join(
     JoinAsWorker { join, name, slots, data_address, advertise, once }: JoinAsWorker,
     settings: &Settings,
     jobs: JobRegistry,
@@ -55,7 +82,7 @@ pub(super) fn join(
             "process": std::process::id(),
         }))?;
     } else {
-        screen.line(format_args!("worker {name} of {manager} (others reach it at {data_address}); Ctrl+C ends it"))?;
+        screen.line(format_args!("worker {name} of {manager} (others reach it at {data_address}); Ctrl+C: no further job, and again: an end at once"))?;
     }
     worker.serve()?;
     Ok(Code::Done)
@@ -70,17 +97,23 @@ pub(super) fn list(settings: &Settings, screen: &mut Screen) -> Result<Code, Fai
                 json!({
                     "name": worker.name,
                     "address": worker.address,
+                    "state": worker.state.to_string(),
                     "slots": worker.slots,
+                    "slots_used": worker.slots_used,
                     "tasks": worker.tasks,
+                    "jobs": worker.jobs,
                 })
             })
             .collect();
         screen.json(&json!(workers))?;
         return Ok(Code::Done);
     }
-    let rows = workers
-        .into_iter()
-        .map(|worker| [worker.name, worker.slots.to_string(), worker.tasks.to_string(), worker.address]);
-    screen.line(format_args!("{}", table::table(["WORKER", "SLOTS", "TASKS", "ADDRESS"], rows)))?;
+    let rows = workers.into_iter().map(|worker| {
+        let slots = format!("{}/{}", worker.slots_used, worker.slots);
+        let [tasks, jobs] = [worker.tasks, worker.jobs].map(|count| count.to_string());
+        [worker.name, worker.state.to_string(), slots, tasks, jobs, worker.address]
+    });
+    let head = ["WORKER", "STATE", "SLOTS", "TASKS", "JOBS", "ADDRESS"];
+    screen.line(format_args!("{}", table::table(head, rows)))?;
     Ok(Code::Done)
 }

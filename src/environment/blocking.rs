@@ -68,6 +68,15 @@ impl<'a> BlockingEnvironment<'a> {
         block_on(self.environment.workers())
     }
 
+    /// As [`Environment::drain_worker`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Environment::drain_worker`].
+    pub fn drain_worker(&self, name: &str) -> Result<usize, QueryError> {
+        block_on(self.environment.drain_worker(name))
+    }
+
     /// As [`Environment::cleanup`].
     ///
     /// # Errors

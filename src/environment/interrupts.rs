@@ -58,6 +58,38 @@ pub(super) fn told_to_end(runtime: &Handle) -> impl Future<Output = ()> + Send +
     }
 }
 
+/// Each Ctrl+C and SIGTERM, from a moment after the call. Without a runtime that lives, or a signal to be had, it is closed.
+pub(super) fn each_end(runtime: &Handle) -> mpsc::Receiver<()> {
+    // One that is not yet taken stands for all that follow it.
+    let (ends, receiver) = mpsc::channel(2);
+    runtime.spawn(forward_ends(ends));
+    receiver
+}
+
+#[cfg(unix)]
+async fn forward_ends(ends: mpsc::Sender<()>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = signal(SignalKind::interrupt()).and_then(|first| Ok((first, signal(SignalKind::terminate())?)));
+    let (mut interrupt, mut terminate) = match signals {
+        Ok(signals) => signals,
+        Err(error) => return tracing::warn!(%error, "signals cannot be listened for"),
+    };
+    loop {
+        let (interrupted, terminated, unwanted) = (pin!(interrupt.recv()), pin!(terminate.recv()), pin!(ends.closed()));
+        if let Either::Right(_) = select(select(interrupted, terminated), unwanted).await {
+            return;
+        }
+        let _ = ends.try_send(());
+    }
+}
+
+#[cfg(not(unix))]
+async fn forward_ends(ends: mpsc::Sender<()>) {
+    while tokio::signal::ctrl_c().await.is_ok() && !ends.is_closed() {
+        let _ = ends.try_send(());
+    }
+}
+
 #[cfg(unix)]
 async fn end_signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -39,7 +39,7 @@ use crate::{blocking::block_on, bridge::WorkerEnd};
 /// use proscenium::{Worker, jobs};
 ///
 /// let worker = Worker::builder().jobs(jobs![]).manager("jobs.example.com").slots(4).open()?;
-/// // Until Ctrl+C, or a SIGTERM.
+/// // Until Ctrl+C or a SIGTERM, and the end of the jobs that it has then.
 /// worker.serve()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -55,6 +55,8 @@ pub struct Worker {
 struct Core {
     name: String,
     data_address: String,
+    /// True once it is to leave.
+    draining: watch::Sender<bool>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     /// Why it has ended; its sender is dropped once it has.
     ended: watch::Receiver<Option<WorkerEnd>>,
@@ -94,16 +96,32 @@ impl Worker {
         &self.core.data_address
     }
 
-    /// Blocks the calling thread until the worker has ended: by Ctrl+C, or a SIGTERM. What it runs then is dropped, and the
-    /// jobs in question fail.
+    /// Has the worker leave its node: it gets no further job, and ends once those have ended that it has. If it cannot join,
+    /// it ends.
+    pub fn drain(&self) {
+        self.core.draining.send_replace(true);
+    }
+
+    /// Blocks the calling thread until the worker has ended: because its node has drained it, or by Ctrl+C or a SIGTERM, which
+    /// [drain](Self::drain) it. A second one ends it at once: what it runs then is dropped, and the jobs in question fail.
     ///
     /// # Errors
     ///
     /// [`WorkerError::Lost`], of a worker that was [told to join once](WorkerBuilder::join_once).
     pub fn serve(self) -> Result<(), WorkerError> {
-        let told = interrupts::told_to_end(&self.runtime);
-        match self.ended_or(told) {
-            WorkerEnd::Stopped | WorkerEnd::Closed => Ok(()),
+        let core = Arc::clone(&self.core);
+        let mut told = interrupts::each_end(&self.runtime);
+        let twice = async move {
+            if told.recv().await.is_some() {
+                tracing::info!("the worker gets no further job, and ends with those that it has");
+                core.draining.send_replace(true);
+            }
+            if told.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        };
+        match self.ended_or(twice) {
+            WorkerEnd::Stopped | WorkerEnd::Closed | WorkerEnd::Dismissed => Ok(()),
             WorkerEnd::Lost(message) => Err(WorkerError::Lost { message }),
         }
     }

@@ -13,7 +13,7 @@ use crate::job::{JobId, Outcome, TaskId, Warning};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum JobState {
-    /// Services are being started; no task runs yet.
+    /// Services are being started, or there is no worker yet that the job could be placed on; no task runs.
     Starting,
     /// Tasks run.
     Running,
@@ -291,10 +291,35 @@ pub struct WorkerInfo {
     pub name: String,
     /// Where other workers reach it, `host:port`.
     pub address: String,
+    /// Whether jobs are placed on it.
+    pub state: WorkerState,
     /// Threads that run tasks.
     pub slots: usize,
+    /// Those of them that tasks of running jobs were placed on.
+    pub slots_used: usize,
     /// Tasks of running jobs that were placed on it.
     pub tasks: usize,
+    /// Jobs that have a part on it, or are about to.
+    pub jobs: usize,
+}
+
+/// Whether jobs are placed on a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// They are.
+    Joined,
+    /// No further ones: it is about to leave, once those have ended that it has.
+    Draining,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Joined => "joined",
+            Self::Draining => "draining",
+        })
+    }
 }
 
 /// What an environment says of itself.

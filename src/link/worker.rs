@@ -25,6 +25,8 @@ pub(crate) trait WorkerLink: Send + Sync {
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress>;
     /// Where other workers reach it, `host:port`; empty if it meets none.
     fn address(&self) -> String;
+    /// It has no job any more and gets none: it may go, for good.
+    fn dismiss(&self);
     /// Has it end, as its JobManager does: all jobs have been released. Ready once it has, or takes too long.
     fn close(&self) -> BoxFuture<'static, ()>;
 }

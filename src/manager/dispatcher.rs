@@ -224,7 +224,7 @@ impl Dispatcher {
                 loop {
                     let mut arrival = pin!(arrivals.notified());
                     arrival.as_mut().enable();
-                    if !slots.borrow().team().is_empty() {
+                    if slots.borrow().is_staffed() {
                         return;
                     }
                     arrival.await;
@@ -293,8 +293,13 @@ impl Dispatcher {
         let mut copies = std::mem::take(&mut making.copies);
         making.others.retain(|member| member.id.is_some_and(|id| used.contains(&id)));
         copies.truncate(making.others.len());
-        let home =
-            Member { id: None, name: String::new(), address: self.worker.address(), link: Arc::clone(&self.worker) };
+        let home = Member {
+            id: None,
+            name: String::new(),
+            address: self.worker.address(),
+            link: Arc::clone(&self.worker),
+            stay: None,
+        };
         let members: Vec<Member> = std::iter::once(home).chain(making.others.iter().cloned()).collect();
         let numbers: BTreeMap<Option<WorkerId>, u32> = members.iter().map(|member| member.id).zip(0..).collect();
         let places = self.seats.iter().map(|seat| numbers.get(&seat.worker).copied().unwrap_or(Layout::HOME));

@@ -75,6 +75,13 @@ pub(crate) struct LoseWorker {
     pub(crate) why: String,
 }
 
+/// A worker wants to leave.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DrainWorker {
+    pub(crate) worker: WorkerId,
+}
+
 /// From a Dispatcher: the job waits for a worker.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -1,6 +1,7 @@
 //! Which thread runs which task.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 use super::team::Member;
 use crate::{
     flow::{colocation::Colocation, graph::KEYED_PARALLELISM_MAX},
-    job::WorkerInfo,
+    job::{WorkerInfo, WorkerState},
     link::{WorkerFacts, WorkerId, WorkerLink},
 };
 
@@ -128,6 +129,51 @@ struct Station {
     facts: WorkerFacts,
     link: Arc<dyn WorkerLink>,
     loads: Vec<SlotLoad>,
+    tenancy: Rc<Tenancy>,
+}
+
+/// Who has a part on a worker of another process.
+struct Tenancy {
+    jobs: Cell<usize>,
+    /// Nobody else gets one, and with the last of them the worker goes.
+    is_draining: Cell<bool>,
+    link: Arc<dyn WorkerLink>,
+}
+
+/// A job that has a part on a worker, or is about to, until this is dropped.
+pub(crate) struct Stay(Rc<Tenancy>);
+
+impl Stay {
+    fn begin(tenancy: &Rc<Tenancy>) -> Self {
+        tenancy.jobs.set(tenancy.jobs.get() + 1);
+        Self(Rc::clone(tenancy))
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.jobs.set(self.0.jobs.get() - 1);
+        self.0.dismiss_if_idle();
+    }
+}
+
+impl Tenancy {
+    fn is_over(&self) -> bool {
+        self.is_draining.get() && self.jobs.get() == 0
+    }
+
+    fn dismiss_if_idle(&self) {
+        if self.is_over() {
+            self.link.dismiss();
+        }
+    }
+}
+
+/// A worker that is gone.
+pub(crate) struct Departed {
+    pub(crate) facts: WorkerFacts,
+    /// It was drained and had no job any more.
+    pub(crate) is_expected: bool,
 }
 
 impl Slots {
@@ -151,7 +197,8 @@ impl Slots {
         self.workers_ever += 1;
         let id = WorkerId(self.workers_ever);
         let loads = vec![SlotLoad::default(); facts.slots.max(1) as usize];
-        self.joined.insert(id, Station { facts, link, loads });
+        let tenancy = Tenancy { jobs: Cell::new(0), is_draining: Cell::new(false), link: Arc::clone(&link) };
+        self.joined.insert(id, Station { facts, link, loads, tenancy: Rc::new(tenancy) });
         self.arrivals.notify_waiters();
         id
     }
@@ -167,18 +214,37 @@ impl Slots {
 
     /// Those of other processes, in the order in which they came.
     pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
-        let info = |Station { facts, loads, .. }: &Station| WorkerInfo {
+        let info = |Station { facts, loads, tenancy, .. }: &Station| WorkerInfo {
             name: facts.name.clone(),
             address: facts.data_address.clone(),
+            state: if tenancy.is_draining.get() { WorkerState::Draining } else { WorkerState::Joined },
             slots: loads.len(),
+            slots_used: loads.iter().filter(|load| load.tasks > 0).count(),
             tasks: loads.iter().map(|load| load.tasks).sum(),
+            jobs: tenancy.jobs.get(),
         };
         self.joined.values().map(info).collect()
     }
 
     /// The worker is gone; what it was, if it had not gone before.
-    pub(crate) fn leave(&mut self, worker: WorkerId) -> Option<WorkerFacts> {
-        self.joined.remove(&worker).map(|station| station.facts)
+    pub(crate) fn leave(&mut self, worker: WorkerId) -> Option<Departed> {
+        let Station { facts, tenancy, .. } = self.joined.remove(&worker)?;
+        Some(Departed { facts, is_expected: tenancy.is_over() })
+    }
+
+    /// Places nothing more on these workers, and dismisses each once it has no job. How many there are.
+    pub(crate) fn drain(&mut self, which: impl Fn(WorkerId, &WorkerFacts) -> bool) -> usize {
+        let drained = self.joined.iter().filter(|(id, station)| which(**id, &station.facts));
+        let begin = |(_, station): (&WorkerId, &Station)| {
+            station.tenancy.is_draining.set(true);
+            station.tenancy.dismiss_if_idle();
+        };
+        drained.map(begin).count()
+    }
+
+    /// Whether there is a worker in another process that takes jobs.
+    pub(crate) fn is_staffed(&self) -> bool {
+        self.joined.values().any(|station| !station.tenancy.is_draining.get())
     }
 
     /// The ways to those of other processes.
@@ -186,15 +252,16 @@ impl Slots {
         self.joined.values().map(|station| &station.link)
     }
 
-    /// The workers of other processes, all of which run one program.
+    /// The workers of other processes that take jobs, all of which run one program. They have one more as long as these live.
     pub(crate) fn team(&self) -> Vec<Member> {
         let member = |(id, station): (&WorkerId, &Station)| Member {
             id: Some(*id),
             name: station.facts.name.clone(),
             address: station.facts.data_address.clone(),
             link: Arc::clone(&station.link),
+            stay: Some(Rc::new(Stay::begin(&station.tenancy))),
         };
-        self.joined.iter().map(member).collect()
+        self.joined.iter().filter(|(_, station)| !station.tenancy.is_draining.get()).map(member).collect()
     }
 
     /// How many instances an operator has that says nothing of it: one for each slot of those that a job is placed on, but no

@@ -4,6 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use futures::future::{BoxFuture, join_all};
 
+use super::placement::Stay;
 use crate::{
     job::{JobId, TaskId},
     link::{WorkerId, WorkerLink},
@@ -19,6 +20,9 @@ pub(crate) struct Member {
     /// Where the others reach it.
     pub address: String,
     pub link: Arc<dyn WorkerLink>,
+    /// Held for as long as the worker has something of the job; none for the worker of this process.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub stay: Option<Rc<Stay>>,
 }
 
 /// Those who host an attempt. The first is [home](Layout::HOME).

@@ -56,6 +56,10 @@ impl WorkerLink for Embedded {
         self.peers.as_ref().map_or_else(String::new, |peers| peers.address())
     }
 
+    fn dismiss(&self) {
+        // It ends with its environment.
+    }
+
     fn close(&self) -> BoxFuture<'static, ()> {
         let closed = self.address().send(CloseWorker);
         Box::pin(async move {

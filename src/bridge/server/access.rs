@@ -105,6 +105,7 @@ impl Access {
                 _ => own(*job),
             },
             FromClient::Ask(Request::Cleanup) => self.forbidden("clean up"),
+            FromClient::Ask(Request::DrainWorker { .. }) => self.forbidden("drain workers"),
             FromClient::Ask(Request::ListJobs | Request::Health | Request::Info | Request::ListWorkers) => Ok(()),
             FromClient::Submit { .. } if role == KeyRole::Reader => self.forbidden("submit jobs"),
             FromClient::Submit { .. } => Ok(()),

@@ -11,7 +11,8 @@ const PENDING_MAX: usize = 256;
 /// Whether a question may wait long for its answer.
 pub(super) fn waits(request: &Request) -> bool {
     match request {
-        Request::ListJobs | Request::Health | Request::Info | Request::Cleanup | Request::ListWorkers => false,
+        Request::ListJobs | Request::Health | Request::Info | Request::Cleanup => false,
+        Request::ListWorkers | Request::DrainWorker { .. } => false,
         Request::Job { request, .. } => match request {
             JobRequest::WatchJob { .. } | JobRequest::WaitJob => true,
             JobRequest::Control(_) | JobRequest::DeleteJob { .. } => true,

@@ -64,8 +64,8 @@ struct Way {
     address: String,
     host: Host,
     state: Mutex<State>,
-    /// True once the worker was told that it has joined. It takes no order before.
-    registered: watch::Receiver<bool>,
+    /// What the worker was told that it has joined as. It takes no order before.
+    registered: watch::Receiver<Option<WorkerId>>,
     over: watch::Receiver<()>,
 }
 
@@ -132,7 +132,7 @@ impl Way {
             prepare;
         let name = payload.0.name().to_owned();
         // Everything else that it is told of a job comes behind this.
-        if self.registered.clone().wait_for(|registered| *registered).await.is_err() {
+        if self.registered.clone().wait_for(Option::is_some).await.is_err() {
             return Err(Unprepared::Gone);
         }
         // Its `Serialize` is code of the user's, and it may be large.
@@ -229,6 +229,10 @@ impl WorkerLink for WorkerWay {
         self.0.address.clone()
     }
 
+    fn dismiss(&self) {
+        self.0.say(ToWorker::Dismissed);
+    }
+
     fn close(&self) -> BoxFuture<'static, ()> {
         self.0.say(ToWorker::Close);
         let (host, mut over) = (self.0.host.clone(), self.0.over.clone());
@@ -308,7 +312,7 @@ impl WorkerSession {
             return Err(Violation::new("no facts of a worker"));
         }
         let over = self.over.clone().expect("it is set before anything is heard");
-        let (is_registered, registered) = watch::channel(false);
+        let (is_registered, registered) = watch::channel(None);
         let way = Arc::new(Way {
             outbound: Arc::clone(&self.outbound),
             address: facts.data_address.clone(),
@@ -331,7 +335,7 @@ impl WorkerSession {
                 Err(refusal) => ToWorker::Refused(refusal.clone()),
             });
             // The JobManager may have asked already, which waits for this.
-            is_registered.send_replace(joined.is_ok());
+            is_registered.send_replace(joined.as_ref().ok().copied());
             // The session lives until it has this.
             let _ = tx.send(joined);
         });
@@ -345,6 +349,10 @@ impl WorkerSession {
         let Some(way) = &self.way else { return Err(Violation::new("a worker that has not registered")) };
         match said {
             FromWorker::Event(event) => way.report(event),
+            FromWorker::Drain => match *way.registered.borrow() {
+                Some(worker) => self.server.link.drain(worker),
+                None => return Err(Violation::new("a worker leaves that has not joined")),
+            },
             answer => return way.answered(id, answer),
         }
         Ok(())

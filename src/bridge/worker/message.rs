@@ -31,6 +31,8 @@ pub(in crate::bridge) enum FromWorker {
     Connected(Result<(), Unconnected>),
     Progressed(Progress),
     Event(WorkerEvent),
+    /// It wants to leave: no further jobs. Answered by `Dismissed`, once those have ended that it has.
+    Drain,
 }
 
 /// What a worker is told.
@@ -51,6 +53,8 @@ pub(in crate::bridge) enum ToWorker {
     Order(Order),
     /// The environment is closed: drop all jobs, and go.
     Close,
+    /// It has no job any more and gets none: it is to go, for good.
+    Dismissed,
 }
 
 /// A [`Prepare`](crate::link::Prepare) on its way to another process.

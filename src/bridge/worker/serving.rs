@@ -1,9 +1,9 @@
 //! What a worker does that its JobManager says.
 
-use std::{cell::Cell, future::ready, sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     lease::Lease,
@@ -30,6 +30,8 @@ use crate::{
 pub(super) enum Verdict {
     /// The environment is closed.
     Closed,
+    /// The node has no more for it to do.
+    Dismissed,
     /// The node does not take this process for a worker; why.
     Refused(String),
 }
@@ -42,7 +44,7 @@ pub(super) struct Serving<'a> {
     pub outbound: &'a Arc<Outbound>,
     pub lease: &'a Lease,
     /// Set once the node has taken it.
-    pub registered: &'a Cell<bool>,
+    pub registered: &'a watch::Sender<bool>,
     pub joined: Option<&'a (dyn Fn(WorkerId) + Send + Sync)>,
     pub verdict: Option<oneshot::Sender<Verdict>>,
     /// What is being prepared, connected and counted.
@@ -85,7 +87,7 @@ impl Serving<'_> {
     fn follow(&mut self, id: u64, said: ToWorker) -> Result<(), Violation> {
         match said {
             ToWorker::Registered { worker, lease } => {
-                if self.registered.replace(true) {
+                if self.registered.send_replace(true) {
                     return Err(Violation::new("a worker is registered twice"));
                 }
                 tracing::info!(worker = worker.0, "joined");
@@ -96,7 +98,8 @@ impl Serving<'_> {
             }
             ToWorker::Refused(refusal) => self.end(Verdict::Refused(refused(&refusal))),
             ToWorker::Close => self.end(Verdict::Closed),
-            _ if !self.registered.get() => return Err(Violation::new("an order to a worker that is none yet")),
+            ToWorker::Dismissed => self.end(Verdict::Dismissed),
+            _ if !*self.registered.borrow() => return Err(Violation::new("an order to a worker that is none yet")),
             ToWorker::Prepare(prepare) => self.prepare(id, *prepare),
             ToWorker::Connect(connect) => {
                 // Handed over here and not when it is waited for, so that it keeps its place among the orders.

@@ -14,7 +14,7 @@ use crate::{
     host::Host,
     job::{JobId, check_name},
     link::{Link, NearLink, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink},
-    manager::{self, Close, FindPorts, JobManager, JoinWorker, LoseWorker, Ports},
+    manager::{self, Close, DrainWorker, FindPorts, JobManager, JoinWorker, LoseWorker, Ports},
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,
     service::{AnyGate, CallError, FoundService, ServiceResolver},
@@ -190,6 +190,11 @@ impl NearLink for LocalLink {
     fn leave(&self, worker: WorkerId, why: String) {
         // Past the mailbox's bound: there is one for each worker that joined.
         self.manager.do_send(LoseWorker { worker, why });
+    }
+
+    fn drain(&self, worker: WorkerId) {
+        // As for `leave`.
+        self.manager.do_send(DrainWorker { worker });
     }
 
     fn port(&self, job: JobId, name: &str) -> BoxFuture<'static, Result<Arc<dyn AnyInput>, InputError>> {

@@ -206,6 +206,7 @@ impl WorkerBuilder {
             executable,
         };
         let data_address = facts.data_address.clone();
+        let (draining, is_draining) = watch::channel(false);
         let config = WorkerClientConfig {
             encryption: ClientEncryption {
                 always: self.encrypted,
@@ -223,6 +224,7 @@ impl WorkerBuilder {
             host,
             keeps_dialling: !self.joins_once,
             overrun: Arc::new(overrun),
+            draining: is_draining,
             joined: self.joined,
         };
         let (stop, is_stopped) = oneshot::channel();
@@ -245,7 +247,7 @@ impl WorkerBuilder {
                 return Err(WorkerError::Thread(error));
             }
         };
-        let core = Core { name, data_address, stop: Mutex::new(Some(stop)), ended: is_ended };
+        let core = Core { name, data_address, draining, stop: Mutex::new(Some(stop)), ended: is_ended };
         Ok(Worker { core: Arc::new(core), threads: Mutex::new(Some(Threads { control, bridge })), runtime })
     }
 }

@@ -89,7 +89,7 @@ fn work(orders: Orders, leash: &Arc<Leash>, jobs: JobRegistry) -> Result<(), Wor
     drop((ended, ignored));
     match end {
         WorkerEnd::Stopped => Ok(()),
-        WorkerEnd::Closed => {
+        WorkerEnd::Closed | WorkerEnd::Dismissed => {
             leash.closed();
             Ok(())
         }

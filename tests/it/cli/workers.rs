@@ -161,6 +161,77 @@ fn a_worker_whose_node_is_killed_joins_the_next_one_at_its_address() {
     user.well(&["jobmanager", "stop"]);
 }
 
+/// The worker of this name.
+fn worker(user: &User, name: &str) -> Value {
+    workers(user).into_iter().find(|worker| worker["name"] == name).expect("there is one")
+}
+
+fn exit_code(what: &str, mut child: Child) -> Option<i32> {
+    on_a_thread(what, move || child.wait().expect("it is a child").code())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_worker_that_is_drained_gets_no_job_and_ends_with_its_last() {
+    let mut user = User::new();
+    user.start_node(&["--join-workers"]);
+    let file = key_file(&user);
+    let (first, _) = join(&user, &["--key-file", &file, "--slots", "1", "--name", "first"]);
+    until_there_are(&user, 1);
+    let ticker = user.submits(&["ticker", "{\"interval_ms\": 5}"]);
+    let (second, _) = join(&user, &["--key-file", &file, "--slots", "1", "--name", "second"]);
+    until_there_are(&user, 2);
+    let nobody = user.types(&["worker", "drain", "nobody"]).with(1);
+    assert!(nobody.err.contains("no worker is called `nobody`"), "{nobody:?}");
+    user.well(&["worker", "drain", "first"]);
+    let listed = worker(&user, "first");
+    assert_eq!((&listed["state"], &listed["jobs"], &listed["slots_used"]), (&"draining".into(), &1.into(), &1.into()));
+    assert_eq!(worker(&user, "second")["state"], "joined");
+    // Of two slots of two workers one would be the first's.
+    let text = user.file("text", "a b a\n");
+    user.well(&["job", "submit", "word-count", &count(&text), "--parallelism", "2", "--autostop", "--wait"]);
+    assert_eq!(worker(&user, "first")["tasks"], listed["tasks"]);
+    user.types(&["job", "stop", &ticker, "--wait"]).with(11);
+    assert_eq!(exit_code("the end of a drained worker", first), Some(0));
+    until_there_are(&user, 1);
+
+    // A signal drains, too, and a second one ends it at once.
+    let ticker = user.submits(&["ticker", "{\"interval_ms\": 5}"]);
+    let signal = || {
+        let sent = std::process::Command::new("kill").args(["-TERM", &second.id().to_string()]).status();
+        assert!(sent.expect("there is a `kill`").success());
+    };
+    signal();
+    let begun = std::time::Instant::now();
+    while worker(&user, "second")["state"] != "draining" {
+        assert!(begun.elapsed() < DEADLINE, "it does not drain");
+    }
+    assert_eq!(user.types(&["job", "status", &ticker, "--format", "json"]).with(0).json()["state"], "running");
+    signal();
+    assert_eq!(exit_code("the end of a worker", second), Some(0));
+    user.types(&["job", "watch", &ticker]).with(10);
+    user.well(&["jobmanager", "stop"]);
+}
+
+#[test]
+fn a_worker_of_the_node_that_is_drained_is_not_started_again() {
+    let mut user = User::new();
+    user.start_node(&["--workers", "2", "--worker-slots", "1"]);
+    let node = user.node_process().expect("a node");
+    user.well(&["worker", "drain", "worker-1"]);
+    let left = until_there_are(&user, 1);
+    assert_eq!(left[0]["name"], "worker-2");
+    let begun = std::time::Instant::now();
+    while children_of(node).len() != 1 {
+        assert!(begun.elapsed() < DEADLINE, "its process has not ended");
+    }
+    let text = user.file("text", "a b a\n");
+    user.well(&["job", "submit", "word-count", &count(&text), "--autostop", "--wait"]);
+    user.well(&["jobmanager", "stop"]);
+    let log = std::fs::read_to_string(user.data().join("node.log")).expect("a log");
+    assert!(!log.contains("a worker process ended") && !log.contains("worker lost"), "it was expected: {log}");
+}
+
 #[cfg(unix)]
 #[test]
 fn workers_join_with_a_key_of_their_own_and_leave() {

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     io::{DuplexStream, duplex},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{
@@ -61,6 +61,7 @@ struct Process {
     done: mpsc::UnboundedReceiver<Done>,
     /// That code of the user's ran for too long.
     overruns: mpsc::UnboundedReceiver<()>,
+    draining: watch::Sender<bool>,
     stop: Option<oneshot::Sender<()>>,
     end: Option<JoinHandle<WorkerEnd>>,
 }
@@ -71,6 +72,7 @@ impl Process {
         let (worker, done) = FakeWorker::new();
         let (stop, stopped) = oneshot::channel();
         let (overran, overruns) = mpsc::unbounded_channel();
+        let (draining, is_draining) = watch::channel(false);
         let config = WorkerClientConfig {
             dial: Arc::new(PipeDial(Mutex::new(tx))),
             key: worker_key(),
@@ -85,13 +87,14 @@ impl Process {
                 let overran = overran.clone();
                 move || overran.send(()).unwrap_or_default()
             }),
+            draining: is_draining,
             joined: None,
         };
         let end = std::thread::spawn(move || {
             let runtime = thread::runtime().expect("a runtime");
             thread::run_local(&runtime, serve(config, stopped))
         });
-        Self { dials, worker, done, overruns, stop: Some(stop), end: Some(end) }
+        Self { dials, worker, done, overruns, draining, stop: Some(stop), end: Some(end) }
     }
 
     /// A node that the process has dialled and has not been registered with, and the process's incarnation.
@@ -252,6 +255,42 @@ fn code_that_runs_on_when_the_lease_is_over_is_told_of_and_nothing_begins_afterw
         process.register(LONG).await;
         assert_eq!(process.overruns.try_recv(), Err(mpsc::error::TryRecvError::Empty));
     });
+}
+
+#[test]
+fn a_process_that_is_to_leave_says_so_and_ends_when_it_is_dismissed() {
+    // It has not joined yet, but is about to.
+    let mut process = Process::start(true);
+    block_on(async {
+        let (mut node, _) = process.meet().await;
+        process.draining.send_replace(true);
+        node.tells(0, ToWorker::Registered { worker: WorkerId(1), lease: LONG }).await;
+        assert!(matches!(node.of_worker().await, Ok((0, FromWorker::Drain))));
+        node.tells(0, ToWorker::Dismissed).await;
+        assert_eq!(node.end().await, Some(Goodbye::Closed));
+    });
+    assert_eq!(process.end(), WorkerEnd::Dismissed);
+    // It tries in vain.
+    let mut process = Process::start(true);
+    block_on(async {
+        drop(process.dials.recv().await);
+        process.draining.send_replace(true);
+    });
+    assert_eq!(process.end(), WorkerEnd::Dismissed);
+
+    let site = Site::new();
+    let mut process = Process::start(true);
+    block_on(async {
+        let stream = process.dials.recv().await.expect("it dials");
+        site.server.welcome(None, Box::pin(async move { Ok(over(stream)) }));
+        site.manager.has_joined(1).await;
+        process.draining.send_replace(true);
+        site.manager.has_drained(WorkerId(1)).await;
+        assert_eq!(process.done.try_recv(), Err(mpsc::error::TryRecvError::Empty), "it keeps its jobs");
+        site.manager.worker().dismiss();
+        site.manager.has_left(1).await;
+    });
+    assert_eq!(process.end(), WorkerEnd::Dismissed);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(super) struct FakeManager {
 pub(super) struct Managed {
     pub joined: Vec<(WorkerFacts, Arc<dyn WorkerLink>)>,
     pub left: Vec<(WorkerId, String)>,
+    /// Those that want to leave.
+    pub drained: Vec<WorkerId>,
     /// Whether those who come are kept waiting, in here.
     pub waits: bool,
     pub joining: Vec<Joining>,
@@ -59,6 +61,11 @@ impl FakeManager {
 
     pub fn left(&self) -> Vec<(WorkerId, String)> {
         self.state.lock().left.clone()
+    }
+
+    /// Ready once this worker wants to leave.
+    pub async fn has_drained(&self, worker: WorkerId) {
+        until(&self.changed, || self.state.lock().drained.contains(&worker)).await;
     }
 
     /// The worker that came last.
@@ -143,6 +150,11 @@ impl NearLink for FakeManager {
         Box::pin(async move { rx.await.unwrap_or(Err(Refusal::EnvironmentClosed)) })
     }
 
+    fn drain(&self, worker: WorkerId) {
+        self.state.lock().drained.push(worker);
+        self.changed.notify_waiters();
+    }
+
     fn leave(&self, worker: WorkerId, why: String) {
         self.state.lock().left.push((worker, why));
         self.changed.notify_waiters();
@@ -157,6 +169,7 @@ pub(super) enum Done {
     Order(Order),
     Progress(JobId),
     Halt,
+    Dismiss,
 }
 
 /// A worker of this process that answers at once.
@@ -210,6 +223,10 @@ impl WorkerLink for FakeWorker {
 
     fn address(&self) -> String {
         String::new()
+    }
+
+    fn dismiss(&self) {
+        self.note(Done::Dismiss);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
