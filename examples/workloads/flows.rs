@@ -48,6 +48,27 @@ impl Job for Shuffle {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(crate) struct Exchange {
+    pub items: u64,
+}
+
+impl Job for Exchange {
+    const NAME: &'static str = "exchange";
+
+    fn build(&self, flow: &mut Flow) -> Result<(), BuildError> {
+        let add = |sum: &mut u64, x: u64| *sum = sum.wrapping_add(x);
+        flow.from_batch(ParallelRange::new(0..self.items))
+            .map(|x| (x.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44, x))
+            .key_by(|(key, _)| *key)
+            .values()
+            .map(|(key, x)| key ^ x)
+            .fold_assoc(0, add, add)
+            .collect("checksum");
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
 pub(crate) struct WordCount {
     pub file: PathBuf,
 }
