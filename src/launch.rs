@@ -64,7 +64,7 @@ pub struct Workers {
 /// Where workers come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    Processes { count: usize, executable: Option<PathBuf>, slots: Option<usize> },
+    Processes { count: usize, executable: Option<PathBuf>, slots: Option<usize>, memory_max: Option<u64> },
     Joining { data_address: Option<String>, advertised: Option<String> },
     Inside { count: usize, slots: Option<usize> },
 }
@@ -86,7 +86,7 @@ impl Workers {
     /// after 30 s, or once one has ended three times without joining, and with
     /// [`OpenError::NoWorkerMain`](crate::OpenError::NoWorkerMain) if the program has not called `worker_main`.
     pub fn processes(count: usize) -> Self {
-        Self { source: Source::Processes { count, executable: None, slots: None } }
+        Self { source: Source::Processes { count, executable: None, slots: None, memory_max: None } }
     }
 
     /// So many workers within this process, each with threads of its own, which speak to each other over loopback as
@@ -135,6 +135,19 @@ impl Workers {
         self
     }
 
+    /// The bytes that each process may have of its own at most: its heap, and 2 MiB for each thread. What does not get any more
+    /// ends the process, which says so and is started again; the jobs that had tasks there fail, and no other process is harmed.
+    /// A few hundred MiB are the least that is of use. Default: no limit but those of the machine.
+    ///
+    /// It is a limit of the process (`RLIMIT_DATA`): files that are mapped or cached are not counted, and some systems other than
+    /// Linux do not keep to it. Changes nothing for workers that [join](Self::joining), which whatever starts them limits.
+    pub fn memory_max(mut self, bytes: u64) -> Self {
+        if let Source::Processes { memory_max, .. } = &mut self.source {
+            *memory_max = Some(bytes);
+        }
+        self
+    }
+
     /// The threads that run tasks in each process. Default: the cores, dealt out to the processes, and at least 1; 0
     /// counts as 1. Changes nothing for workers that [join](Self::joining), which say that themselves.
     pub fn slots(mut self, threads: usize) -> Self {
@@ -154,6 +167,8 @@ pub(crate) struct Launch {
     pub count: usize,
     /// Task threads of each.
     pub slots: usize,
+    /// Bytes of each.
+    pub memory_max: Option<u64>,
     /// Where they join, and with which key.
     pub manager: String,
     pub key: String,

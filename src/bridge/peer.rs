@@ -17,6 +17,7 @@ mod secret;
 use std::{
     fmt, io,
     net::{Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     sync::{
         Arc,
         mpsc::{SyncSender, sync_channel},
@@ -46,6 +47,8 @@ use crate::{
 pub(crate) struct PeerHubConfig {
     /// Where it listens, `host:port`; any port for 0.
     pub address: String,
+    /// The first of these that is free, whatever port the address has.
+    pub ports: Option<RangeInclusive<u16>>,
     /// Where others reach it, if that is elsewhere: `host:port`, or a host, with the port that it listens at.
     pub advertised: Option<String>,
     /// On this machine, too.
@@ -162,7 +165,7 @@ async fn run(
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
     let made = async {
-        let (listening, address) = listen(&config.address).await?;
+        let (listening, address) = listen(&config.address, config.ports.clone()).await?;
         let advertised = advertised(config.advertised.as_deref(), address)?;
         Ok((listening, advertised, Hub::new(config.always_encrypted, config.limits, &host)?))
     };
@@ -185,9 +188,13 @@ async fn run(
     hub.close().await;
 }
 
-async fn listen(address: &str) -> Result<(Listening, SocketAddr), PeerHubError> {
+async fn listen(address: &str, ports: Option<RangeInclusive<u16>>) -> Result<(Listening, SocketAddr), PeerHubError> {
     let failed = |error| PeerHubError::Address { address: address.to_owned(), error };
-    let addresses = resolve(address).await.map_err(failed)?;
+    let mut addresses = resolve(address).await.map_err(failed)?;
+    if let Some(ports) = ports {
+        let at = |port: u16| addresses.iter().map(move |address| SocketAddr::new(address.ip(), port));
+        addresses = ports.flat_map(at).collect();
+    }
     #[cfg(not(feature = "tls"))]
     if let Some(address) = addresses.iter().find(|address| !super::tcp::is_loopback(address.ip())) {
         return Err(PeerHubError::Exposed { address: *address });

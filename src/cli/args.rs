@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -179,6 +179,9 @@ pub(super) struct Start {
     /// Threads that run tasks in each of them [default: the cores, dealt out].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub worker_slots: Option<u16>,
+    /// Memory that each of them may have of its own at most, in MiB [default: no limit].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub worker_memory: Option<u32>,
     /// Let workers join, with keys of the role `worker`: processes that were started by `worker`, on this machine or others.
     #[arg(long)]
     pub join_workers: bool,
@@ -223,6 +226,9 @@ pub(super) struct JoinAsWorker {
     /// Where to listen for other workers [default: any port of the address from which the node is reached].
     #[arg(long, value_name = "HOST:PORT")]
     pub data_address: Option<String>,
+    /// The ports at which to listen for other workers: the first that is free.
+    #[arg(long, value_name = "FIRST-LAST", value_parser = ports)]
+    pub port_range: Option<RangeInclusive<u16>>,
     /// Where other workers reach this one, if that is elsewhere; needed if it listens at every address.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub advertise: Option<String>,
@@ -385,4 +391,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// `20000-20099`: the first and the last.
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let ends = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match ends {
+        Some((first, last)) if 0 < first && first <= last => Ok(first..=last),
+        _ => Err("that is no range of ports, such as 20000-20099".to_owned()),
+    }
 }

@@ -91,7 +91,7 @@ impl Record {
         let number = |number: Option<u32>| number.map(|number| number.to_string().into());
         let Start { data_folder, task_threads, service_threads, io_threads, connections_max, .. } = &self.start;
         let Start { submitter_jobs_max, tls_certificate, tls_key, .. } = &self.start;
-        let Start { workers, worker_slots, join_workers, data_address, advertise, .. } = &self.start;
+        let Start { workers, worker_slots, worker_memory, join_workers, data_address, advertise, .. } = &self.start;
         flag("--address", Some(self.address.clone().into()));
         flag("--key-file", path(&self.key_file));
         flag("--data-folder", path(data_folder));
@@ -102,6 +102,7 @@ impl Record {
         flag("--submitter-jobs-max", number(*submitter_jobs_max));
         flag("--workers", number(workers.map(u32::from)));
         flag("--worker-slots", number(worker_slots.map(u32::from)));
+        flag("--worker-memory", number(*worker_memory));
         flag("--data-address", data_address.as_ref().map(OsString::from));
         flag("--advertise", advertise.as_ref().map(OsString::from));
         flag("--tls-certificate", path(tls_certificate));

@@ -76,9 +76,9 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
             "a node starts its workers, or lets them join: `workers` and `join_workers` are not for one",
         ));
     }
-    if flags.worker_slots.is_some() && workers.is_none() {
+    if (flags.worker_slots.is_some() || flags.worker_memory.is_some()) && workers.is_none() {
         return Err(Failure::usage(
-            "`--worker-slots` is about the workers that a node starts: say how many, by `--workers`",
+            "`--worker-slots` and `--worker-memory` are about the workers that a node starts: say how many, by `--workers`",
         ));
     }
     if (flags.data_address.is_some() || flags.advertise.is_some()) && !join_workers {
@@ -99,6 +99,7 @@ fn merge(flags: Start, file: Start) -> Result<Start, Failure> {
         limit,
         workers,
         worker_slots: flags.worker_slots.or(file.worker_slots).filter(|_| workers.is_some()),
+        worker_memory: flags.worker_memory.or(file.worker_memory).filter(|_| workers.is_some()),
         join_workers,
         data_address: flags.data_address.or(file.data_address).filter(|_| join_workers),
         advertise: flags.advertise.or(file.advertise).filter(|_| join_workers),
@@ -201,10 +202,16 @@ fn serve(start: Start, settings: &Settings, jobs: JobRegistry, screen: &mut Scre
 }
 
 fn workers_of(start: &Start) -> Option<Workers> {
-    let Start { workers, worker_slots, join_workers, data_address, advertise, .. } = start;
+    let Start { workers, worker_slots, worker_memory, join_workers, data_address, advertise, .. } = start;
     if let Some(count) = workers {
-        let workers = Workers::processes(usize::from(*count));
-        return Some(worker_slots.map_or(workers.clone(), |slots| workers.slots(slots.into())));
+        let mut workers = Workers::processes(usize::from(*count));
+        if let Some(slots) = worker_slots {
+            workers = workers.slots(usize::from(*slots));
+        }
+        if let Some(memory) = worker_memory {
+            workers = workers.memory_max(u64::from(*memory) << 20);
+        }
+        return Some(workers);
     }
     let mut workers = join_workers.then(Workers::joining)?;
     if let Some(address) = data_address {

@@ -45,7 +45,7 @@ fn drain(name: &str, settings: &Settings, screen: &mut Screen) -> Result<Code, F
 
 /// Is a worker of the node until it is told to end.
 fn join(
-    JoinAsWorker { join, name, slots, data_address, advertise, once }: JoinAsWorker,
+    JoinAsWorker { join, name, slots, data_address, port_range, advertise, once }: JoinAsWorker,
     settings: &Settings,
     jobs: JobRegistry,
     screen: &mut Screen,
@@ -67,6 +67,9 @@ fn join(
     }
     if let Some(address) = data_address {
         worker = worker.address(address);
+    }
+    if let Some(ports) = port_range {
+        worker = worker.port_range(ports);
     }
     if let Some(address) = advertise {
         worker = worker.advertise(address);

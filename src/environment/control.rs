@@ -1,6 +1,6 @@
 //! The control thread of a process that hosts actors: the actix system, the worker, and everything that ends after them.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use actix::{Actor, System};
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub(super) struct ControlThread {
 pub(crate) struct DataAddress {
     /// `host:port`; any port for 0.
     pub(crate) address: String,
+    /// The first of these that is free, whatever port the address has.
+    pub(crate) ports: Option<RangeInclusive<u16>>,
     /// Where others reach it, if that is elsewhere.
     pub(crate) advertised: Option<String>,
     /// On this machine, too.
@@ -45,7 +47,7 @@ pub(crate) struct DataAddress {
 impl DataAddress {
     /// For workers of this machine.
     pub(super) fn loopback() -> Self {
-        Self { address: "127.0.0.1:0".to_owned(), advertised: None, encrypted: false }
+        Self { address: "127.0.0.1:0".to_owned(), ports: None, advertised: None, encrypted: false }
     }
 }
 
@@ -129,8 +131,8 @@ impl ControlThread {
 }
 
 fn open_hub(data: DataAddress, thread_name: String, host: &Host) -> Result<Arc<PeerHub>, Uncontrolled> {
-    let DataAddress { address, advertised, encrypted } = data;
+    let DataAddress { address, ports, advertised, encrypted } = data;
     let limits = PeerLimits::default();
-    let config = PeerHubConfig { address, advertised, always_encrypted: encrypted, thread_name, limits };
+    let config = PeerHubConfig { address, ports, advertised, always_encrypted: encrypted, thread_name, limits };
     PeerHub::open(config, host).map(Arc::new).map_err(Uncontrolled::Address)
 }

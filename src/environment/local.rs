@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use self::{
     control::{Control, ControlSetup},
-    crew::Crew,
+    crew::{Crew, Processes},
     inside::Inside,
     link::LocalLink,
 };
@@ -267,12 +267,8 @@ struct Company {
 
 /// Which workers to start.
 enum Wanted {
-    /// The program, their number and the slots of each.
-    Processes((Program, usize, usize)),
-    Inside {
-        count: usize,
-        slots: usize,
-    },
+    Processes(Processes),
+    Inside { count: usize, slots: usize },
 }
 
 /// Nothing, if there are to be none.
@@ -280,9 +276,10 @@ fn wanted(workers: Workers) -> Result<Option<Wanted>, OpenError> {
     match workers.source {
         Source::Joining { .. } => Err(OpenError::NoListener),
         Source::Processes { count: 0, .. } | Source::Inside { count: 0, .. } => Ok(None),
-        Source::Processes { count, executable, slots } => {
+        Source::Processes { count, executable, slots, memory_max } => {
             let slots = slots.unwrap_or_else(|| slots_default(count));
-            program(executable.as_deref()).map(|program| Some(Wanted::Processes((program, count, slots))))
+            let program = program(executable.as_deref())?;
+            Ok(Some(Wanted::Processes(Processes { program, count, slots, memory_max })))
         }
         Source::Inside { count, slots } => {
             Ok(Some(Wanted::Inside { count, slots: slots.unwrap_or_else(|| slots_default(count)) }))

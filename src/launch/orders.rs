@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! arguments         PROGRAM --proscenium-worker PARENT NAME      PARENT: the process that started it
-//! standard input    proscenium worker 1                          the version of what follows
+//! standard input    proscenium worker 2                          the version of what follows
 //!                   name NAME
 //!                   manager HOST:PORT
 //!                   key TEXT
 //!                   slots N
+//!                   memory BYTES                             at most; 0 for no limit
 //!                   (an empty line)                              then nothing, until its end: the worker is to end
 //! and back          joined NUMBER                                once it has joined, as this worker
 //!                   closed                                       once its environment is closed, and it ends
@@ -20,7 +21,7 @@ use std::{env, fmt, io};
 pub(super) const FLAG: &str = "--proscenium-worker";
 
 /// What opens the orders.
-const VERSION: &str = "proscenium worker 1";
+const VERSION: &str = "proscenium worker 2";
 
 /// What a worker says once it has joined, in front of its number.
 #[cfg(unix)]
@@ -43,6 +44,8 @@ pub(crate) struct Orders {
     pub key: String,
     /// Threads that run tasks.
     pub slots: usize,
+    /// Bytes that the process may have of its own.
+    pub memory_max: Option<u64>,
 }
 
 /// Shows nothing of the key.
@@ -54,8 +57,9 @@ impl fmt::Debug for Orders {
 
 impl Orders {
     pub(super) fn to_text(&self) -> String {
-        let Self { name, manager, key, slots } = self;
-        format!("{VERSION}\nname {name}\nmanager {manager}\nkey {key}\nslots {slots}\n\n")
+        let Self { name, manager, key, slots, memory_max } = self;
+        let memory = memory_max.unwrap_or(0);
+        format!("{VERSION}\nname {name}\nmanager {manager}\nkey {key}\nslots {slots}\nmemory {memory}\n\n")
     }
 
     /// # Errors
@@ -82,6 +86,10 @@ impl Orders {
             manager: value("manager")?,
             key: value("key")?,
             slots: value("slots")?.parse().map_err(|_| wrong("the slots are no number"))?,
+            memory_max: match value("memory")?.parse().map_err(|_| wrong("the memory is no number"))? {
+                0 => None,
+                bytes => Some(bytes),
+            },
         };
         if line()?.is_empty() { Ok(orders) } else { Err(wrong("there is more in the orders than is known here")) }
     }
@@ -126,6 +134,7 @@ mod of_process {
             rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
             let socket = UnixStream::from(stdin);
             let orders = Orders::read(&mut BufReader::new(&socket))?;
+            orders.memory_max.map_or(Ok(()), limit_memory)?;
             Ok((orders, Leash(socket)))
         })
     }
@@ -140,6 +149,15 @@ mod of_process {
             return Ok(());
         }
         Err(io::Error::other("who started it is gone, or is not who it says"))
+    }
+
+    /// This process, from here on.
+    fn limit_memory(bytes: u64) -> io::Result<()> {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Data);
+        limit.current = Some(limit.maximum.map_or(bytes, |maximum| maximum.min(bytes)));
+        limit.maximum = limit.current;
+        Ok(setrlimit(Resource::Data, limit)?)
     }
 
     /// Started by descriptor, it is called by its number else.
@@ -190,6 +208,7 @@ mod tests {
             manager: "127.0.0.1:19001".to_owned(),
             key: "worker:launched:00ff:11ee".to_owned(),
             slots: 4,
+            memory_max: Some(1 << 30),
         }
     }
 
@@ -199,6 +218,8 @@ mod tests {
         let mut from = text.as_bytes();
         assert_eq!(Orders::read(&mut from).unwrap(), orders());
         assert_eq!(from, b"x");
+        let unlimited = Orders { memory_max: None, ..orders() };
+        assert_eq!(Orders::read(&mut unlimited.to_text().as_bytes()).unwrap(), unlimited);
         assert!(!format!("{:?}", orders()).contains("00ff"), "the key is not shown");
     }
 
@@ -209,8 +230,9 @@ mod tests {
             assert!(Orders::read(&mut &text.as_bytes()[..end]).is_err(), "{end}");
         }
         for other in [
-            text.replace("worker 1", "worker 2"),
+            text.replace("worker 2", "worker 3"),
             text.replace("slots 4", "slots four"),
+            text.replace("memory 1", "memory all"),
             text.replace("manager", "master"),
             text.replace("\n\n", "\nmore of it\n\n"),
             format!("{VERSION}\nname {}", "x".repeat(2 * ORDERS_BYTES_MAX)),

@@ -185,9 +185,10 @@ impl Keeper {
     }
 
     async fn start(&self) -> io::Result<Process> {
-        let Launch { program, slots, manager, key, .. } = &*self.launch;
+        let Launch { program, slots, memory_max, manager, key, .. } = &*self.launch;
         let mut process = Process::start(program, &self.name)?;
-        let orders = Orders { name: self.name.clone(), manager: manager.clone(), key: key.clone(), slots: *slots };
+        let (name, manager, key) = (self.name.clone(), manager.clone(), key.clone());
+        let orders = Orders { name, manager, key, slots: *slots, memory_max: *memory_max };
         // It may end before it reads them, which is noticed next.
         let _ = process.orders.write_all(orders.to_text().as_bytes()).await;
         Ok(process)
@@ -358,6 +359,7 @@ mod tests {
             program: Program::at(Path::new(&path)).unwrap(),
             count,
             slots: 2,
+            memory_max: Some(5 << 20),
             manager: "127.0.0.1:1".to_owned(),
             key: "00".repeat(32),
             thread_name: "launch".to_owned(),
@@ -370,8 +372,8 @@ mod tests {
     #[test]
     fn processes_get_their_orders_join_and_end_when_they_are_to() {
         let (host, timer) = Host::of_tests();
-        let script = "read version; read name; read manager; read key; read slots\n\
-                      test \"$name\" = \"name $3\" -a \"$slots\" = 'slots 2' -a $2 = $PPID || exit 9\n\
+        let script = "read version; read name; read manager; read key; read slots; read memory\n\
+                      test \"$name\" = \"name $3\" -a \"$slots\" = 'slots 2' -a \"$memory\" = 'memory 5242880' -a $2 = $PPID || exit 9\n\
                       echo joined 7 >&0; while read rest; do :; done";
         let (_folder, launch) = launch(3, &host, script);
         let launcher = Launcher::start(launch).unwrap();

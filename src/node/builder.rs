@@ -340,7 +340,7 @@ fn with_workers(
         Source::Processes { .. } | Source::Inside { .. } => Ok(environment.workers(workers)),
         Source::Joining { data_address, advertised } => {
             let address = data_address_of(data_address, address)?;
-            Ok(environment.data(DataAddress { address, advertised, encrypted }))
+            Ok(environment.data(DataAddress { address, ports: None, advertised, encrypted }))
         }
     }
 }

@@ -127,6 +127,29 @@ fn workers_are_there_when_the_environment_is_and_gone_when_it_is_closed() {
 }
 
 #[test]
+fn workers_have_no_more_memory_than_they_may() {
+    in_child("processes::workers_have_no_more_memory_than_they_may", LIMIT, || {
+        let limit = 1 << 30;
+        let env = LocalEnvironment::builder("e").task_threads(1).workers(workers(1).memory_max(limit)).open();
+        let env = env.expect("an environment");
+        for child in children_of(std::process::id()) {
+            let limits = fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
+            let data = limits.lines().find(|line| line.starts_with("Max data size")).expect("there is such a limit");
+            assert_eq!(data.split_whitespace().nth(3), Some(&*limit.to_string()), "{data}");
+        }
+        env.blocking().close();
+        // It is not enough for its threads.
+        let Err(missing) =
+            LocalEnvironment::builder("e").task_threads(1).workers(workers(1).memory_max(1 << 20)).open()
+        else {
+            panic!("it runs in nothing")
+        };
+        assert!(matches!(missing, OpenError::WorkersMissing { joined: 0, .. }), "{missing:?}");
+        assert_eq!(children_of(std::process::id()), BTreeSet::new());
+    });
+}
+
+#[test]
 fn a_worker_that_is_killed_is_lost_and_started_again() {
     in_child("processes::a_worker_that_is_killed_is_lost_and_started_again", LIMIT, || {
         let env = open("e", 2);

@@ -32,7 +32,7 @@ fn hasty() -> PeerLimits {
 
 fn config(limits: PeerLimits) -> PeerHubConfig {
     let (address, thread_name) = ("127.0.0.1:0".to_owned(), "peers".to_owned());
-    PeerHubConfig { address, advertised: None, always_encrypted: false, thread_name, limits }
+    PeerHubConfig { address, ports: None, advertised: None, always_encrypted: false, thread_name, limits }
 }
 
 fn hubs<const N: usize>(limits: PeerLimits) -> [PeerHub; N] {
@@ -121,6 +121,22 @@ fn three_workers_meet_pairwise_and_each_hears_the_others() {
     peers.iter().flat_map(|peers| peers.iter()).for_each(|(_, link)| link.leave());
     run(until(|| peers.iter().all(|peers| peers.iter().all(|(_, link)| link.broken().is_some()))));
     assert!(run(again[0].link(2).settle(&[])).is_ok());
+}
+
+#[test]
+fn of_a_range_of_ports_the_first_free_one_is_taken_and_with_none_there_is_no_hub() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let first = taken.local_addr().expect("it listens").port();
+    let open = |ports| PeerHub::open(PeerHubConfig { ports: Some(ports), ..config(hasty()) }, host());
+    let last = first.saturating_add(50);
+    let hub = open(first..=last).expect("one of them is free");
+    let port: u16 = hub.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+    assert!(port > first && port <= last, "{port} is not beside {first}");
+    let refused = open(first..=first).expect_err("it is taken");
+    assert!(matches!(refused, PeerHubError::Address { .. }), "{refused:?}");
+    #[expect(clippy::reversed_empty_ranges, reason = "a user may say so")]
+    let refused = open(9..=8).expect_err("there is none");
+    assert!(matches!(refused, PeerHubError::Address { .. }), "{refused:?}");
 }
 
 #[test]

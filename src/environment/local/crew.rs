@@ -24,6 +24,16 @@ use crate::{
 /// How long all processes together may take to join.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// Which processes to start.
+pub(super) struct Processes {
+    pub(super) program: Program,
+    pub(super) count: usize,
+    /// Task threads of each.
+    pub(super) slots: usize,
+    /// Bytes of each.
+    pub(super) memory_max: Option<u64>,
+}
+
 /// The processes, and what they join. They end when it is dropped.
 pub(super) struct Crew {
     /// None once they have ended.
@@ -95,7 +105,7 @@ impl Crew {
     ///
     /// [`OpenError`]; then none is left.
     pub(super) fn open(
-        (program, count, slots): (Program, usize, usize),
+        Processes { program, count, slots, memory_max }: Processes,
         link: &Arc<dyn NearLink>,
         prefix: &str,
     ) -> Result<Self, OpenError> {
@@ -104,6 +114,7 @@ impl Crew {
             program,
             count,
             slots,
+            memory_max,
             manager,
             key: key.reveal(),
             thread_name: format!("{prefix}launch"),

@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{SocketAddr, UdpSocket},
+    ops::RangeInclusive,
     path::PathBuf,
     sync::{Arc, mpsc as std_mpsc},
     time::Duration,
@@ -40,6 +41,7 @@ pub struct WorkerBuilder {
     slots: usize,
     service_threads: usize,
     address: Option<String>,
+    ports: Option<RangeInclusive<u16>>,
     advertised: Option<String>,
     encrypted: bool,
     #[cfg(feature = "tls")]
@@ -69,6 +71,7 @@ impl WorkerBuilder {
             slots: task_threads_default(),
             service_threads: 1,
             address: None,
+            ports: None,
             advertised: None,
             encrypted: false,
             #[cfg(feature = "tls")]
@@ -120,6 +123,15 @@ impl WorkerBuilder {
     /// which this machine reaches the node.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
+        self
+    }
+
+    /// The ports at which to listen for other workers, of the [address](Self::address), whose own port then means nothing: the first
+    /// one that is free, for a firewall that lets them pass. Workers of one machine need one each. Default: any.
+    ///
+    /// With none free, or none at all in the range, the worker is [not opened](WorkerError::DataAddress).
+    pub fn port_range(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.ports = Some(ports);
         self
     }
 
@@ -193,7 +205,12 @@ impl WorkerBuilder {
             thread_prefix: prefix.clone(),
             task_threads: self.slots,
             service_threads: self.service_threads,
-            data: Some(DataAddress { address, advertised: self.advertised, encrypted: self.encrypted }),
+            data: Some(DataAddress {
+                address,
+                ports: self.ports,
+                advertised: self.advertised,
+                encrypted: self.encrypted,
+            }),
         };
         let ControlledWorker { host, runtime, worker, over, thread: control } = start(control)?;
         let name = self.name.unwrap_or_else(|| format!("worker-{}", std::process::id()));

@@ -60,7 +60,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
 }
 
 fn work(orders: Orders, leash: &Arc<Leash>, jobs: JobRegistry) -> Result<(), WorkerError> {
-    let Orders { name, manager, key, slots } = orders;
+    let Orders { name, manager, key, slots, memory_max: _ } = orders;
     let told = Arc::clone(leash);
     let worker = Worker::builder()
         .jobs(jobs)

@@ -243,7 +243,10 @@ fn workers_join_with_a_key_of_their_own_and_leave() {
     let listed = until_there_are(&user, 1);
     assert_eq!((&listed[0]["name"], &listed[0]["slots"]), (&"first".into(), &3.into()));
     assert_eq!(listed[0]["address"], said["data_address"]);
-    let (second, _) = join(&user, &["--key-file", &file]);
+    let ports = ["--port-range", "20000-29999"];
+    let (second, said) = join(&user, &[&["--key-file", &*file][..], &ports].concat());
+    let port = said["data_address"].as_str().and_then(|address| address.rsplit_once(':')?.1.parse::<u16>().ok());
+    assert!(port.is_some_and(|port| (20_000..30_000).contains(&port)), "{said}");
     until_there_are(&user, 2);
     assert_eq!(ends(first, "-TERM"), Some(0));
     until_there_are(&user, 1);
@@ -262,6 +265,8 @@ fn a_worker_takes_a_key_of_its_role() {
     user.types(&["jobmanager", "start", "--workers", "2", "--join-workers"]).with(2);
     user.types(&["jobmanager", "start", "--advertise", "here"]).with(2);
     user.types(&["jobmanager", "start", "--worker-slots", "2"]).with(2);
+    user.types(&["jobmanager", "start", "--worker-memory", "2"]).with(2);
+    user.types(&["worker", "--port-range", "20010-20000"]).with(2);
 }
 
 /// It was taken, and every job that was submitted then was refused, for the node meets no workers.
