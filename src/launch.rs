@@ -100,7 +100,8 @@ impl Workers {
     ///
     /// Each has a key of the role [`Worker`](crate::KeyRole::Worker), which the node
     /// [hands out](crate::RemoteEnvironment::add_key), and runs the very program of the node: another one is turned away. The
-    /// node reaches for each worker, and of two workers the one that joined first for the other. The node listens for them at its address, and for the tasks that they
+    /// node reaches for each worker, and of two workers the one that joined first for the other; if it does not get through, the
+    /// other one tries. The node listens for them at its address, and for the tasks that they
     /// run at a port of its own: see [`data_address`](Self::data_address).
     pub fn joining() -> Self {
         Self { source: Source::Joining { data_address: None, advertised: None } }

@@ -10,17 +10,25 @@ const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// The waits between attempts that fail one after the other.
-pub(super) struct Backoff(Duration);
+pub(super) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self(FIRST)
+        Self::up_to(LONGEST)
+    }
+
+    /// With another longest wait.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        Self { next: FIRST, longest }
     }
 
     /// The next wait.
     pub(super) fn next(&mut self, host: &Host) -> Duration {
-        let wait = self.0;
-        self.0 = (wait * 2).min(LONGEST);
+        let wait = self.next;
+        self.next = (wait * 2).min(self.longest);
         let mut random = [0; 4];
         // Without randomness the clients come at once, which is no reason not to come.
         let _ = host.fill(&mut random);

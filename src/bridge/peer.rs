@@ -5,8 +5,12 @@
 //!
 //! Two workers make sure of each other as a client and a node do ([`handshake`](super::handshake)), with a key that is
 //! derived from the attempt's for this one connection ([`secret`]): so nothing else has to be said about which connection
-//! it is. The worker of the higher number knows the key while it waits for the connection, and no longer. A worker that is
+//! it is. Both know the key until they have their connection, and no longer. A worker that is
 //! dialled before it has heard of the attempt refuses the key as it does those of strangers, and is dialled again.
+//!
+//! The one of the lower number dials. If no connection has come to the other one after a while, that dials as well: one of them may
+//! be behind a firewall or address translation. So there may be several connections, of which the lower number chooses one, and says
+//! so on it by its first byte.
 //! Beyond one machine the connection is encrypted; what the proofs cover is then known to the two ends of it only, so that
 //! no certificate is needed.
 
@@ -63,6 +67,8 @@ pub(crate) struct PeerLimits {
     pub heartbeat: Heartbeat,
     /// Until there is a connection to each of the others.
     pub meeting: Duration,
+    /// Until the worker of the higher number dials, too, because the other one may not reach it.
+    pub patience: Duration,
     /// For a stranger that came to prove itself, and for one attempt to reach another worker.
     pub hello: Duration,
 }
@@ -72,6 +78,7 @@ impl Default for PeerLimits {
         Self {
             heartbeat: Heartbeat { interval: Duration::from_secs(1), timeout: Duration::from_secs(5) },
             meeting: Duration::from_secs(10),
+            patience: Duration::from_millis(500),
             hello: Duration::from_secs(3),
         }
     }

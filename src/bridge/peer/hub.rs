@@ -10,8 +10,15 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{Either, select, try_join_all};
-use tokio::sync::oneshot;
+use futures::{
+    StreamExt,
+    future::{Either, pending, select, try_join_all},
+    stream::FuturesUnordered,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{mpsc, oneshot},
+};
 
 use super::{
     PeerHubError, PeerLimits,
@@ -20,6 +27,7 @@ use super::{
 };
 use crate::{
     bridge::{
+        backoff::Backoff,
         encryption::{ClientEncryption, NodeEncryption},
         frame::Integrity,
         handshake::{ClientSide, Established, Keys, NodeSide},
@@ -39,12 +47,20 @@ const STRANGERS_MAX: usize = 256;
 /// After a connection could not be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The wait before another worker is dialled again, and the longest; each is twice the one before.
-const DIAL_RETRY: Duration = Duration::from_millis(5);
+/// The longest wait before another worker is dialled again.
 const DIAL_RETRY_MAX: Duration = Duration::from_millis(200);
+
+/// What the worker of the lower number says first, on that connection with the other one that is to be theirs.
+const CHOSEN: u8 = 1;
 
 /// A connection that the other end has proven to be the one that is meant.
 type Proven = Established<()>;
+
+/// Those that come from the other worker.
+type Arrivals = mpsc::UnboundedReceiver<Proven>;
+
+/// Why the other worker was not reached, as far as is known.
+type Failure = RefCell<Option<String>>;
 
 /// The part of a [`PeerHub`](super::PeerHub) that lives on its thread.
 pub(super) struct Hub {
@@ -62,7 +78,7 @@ pub(super) struct Hub {
 
 /// The connections that are waited for, by the keys that prove them.
 struct Expected {
-    by_key: RefCell<BTreeMap<KeyId, (Key, oneshot::Sender<Proven>)>>,
+    by_key: RefCell<BTreeMap<KeyId, (Key, mpsc::UnboundedSender<Proven>)>>,
     /// Stands in for keys that are not known, so that to refuse one takes as long as to refuse a wrong proof.
     decoy: Key,
 }
@@ -140,9 +156,8 @@ impl Hub {
         let side = NodeSide { keys: &self.expected, incarnation: 0, encryption: &self.node, host: &self.host };
         match self.host.timeout(self.limits.hello, side.accept(dialled)).await {
             Ok(Ok(Established { peer: (_, key), stream, integrity })) => {
-                let expected = self.expected.by_key.borrow_mut().remove(&key);
                 // It may have given up meanwhile; the other one sees it by the end of the connection.
-                if let Some((_, arrived)) = expected {
+                if let Some((_, arrived)) = self.expected.by_key.borrow().get(&key) {
                     let _ = arrived.send(Established { peer: (), stream, integrity });
                 }
             }
@@ -178,7 +193,7 @@ impl Hub {
             let key = key_of(meet, meet.here.min(other), meet.here.max(other));
             let met = &met;
             async move {
-                let proven = if meet.here < other { self.dial(&key, address).await } else { self.wait_for(&key).await };
+                let proven = self.reach(meet.here < other, &key, address).await;
                 let Proven { stream, integrity, .. } = proven.map_err(|message| Broken { peer: other, message })?;
                 // It is kept up from here on, since the other end may have met all of its others.
                 let link = Link::new(other, integrity == Integrity::Sums);
@@ -195,47 +210,104 @@ impl Hub {
         }
     }
 
+    /// The one connection with another worker, whichever of the two has dialled.
+    ///
     /// # Errors
     ///
-    /// It was not reached; in words.
-    async fn dial(&self, key: &Key, address: &str) -> Result<Proven, String> {
-        let dial = TcpDial { address: address.to_owned() };
-        let side = ClientSide { key, client: 0, encryption: &self.client, host: &self.host };
-        let last = RefCell::new("there was no answer".to_owned());
-        let trying = async {
-            let mut retry = DIAL_RETRY;
-            loop {
-                let once =
-                    async { side.connect(dial.dial().await.map_err(|error| error.message)?).await.map_err(in_words) };
-                match self.host.timeout(self.limits.hello, once).await {
-                    Ok(Ok(Established { stream, integrity, .. })) => return Proven { peer: (), stream, integrity },
-                    Ok(Err(error)) => last.replace(error),
-                    Err(_) => last.replace("there was no answer".to_owned()),
-                };
-                self.host.sleep(retry).await;
-                retry = (2 * retry).min(DIAL_RETRY_MAX);
-            }
-        };
+    /// Neither has reached the other; in words.
+    async fn reach(&self, is_lower: bool, key: &Key, address: &str) -> Result<Proven, String> {
         let limit = self.limits.meeting;
-        self.host
-            .timeout(limit, trying)
-            .await
-            .map_err(|_| format!("it was not reached at {address} within {} s: {}", limit.as_secs_f64(), last.borrow()))
-    }
-
-    /// # Errors
-    ///
-    /// It did not come; in words.
-    async fn wait_for(&self, key: &Key) -> Result<Proven, String> {
-        let (arrived, arrival) = oneshot::channel();
+        let (arrived, arrivals) = mpsc::unbounded_channel();
         let id = key.id();
         self.expected.by_key.borrow_mut().insert(id, (key.clone(), arrived));
         let _expecting = Expecting { expected: &self.expected, id };
-        let limit = self.limits.meeting;
-        match self.host.timeout(limit, arrival).await {
-            Ok(Ok(proven)) => Ok(proven),
-            Ok(Err(_)) => Err("it is waited for a second time".to_owned()),
-            Err(_) => Err(format!("it did not come within {} s", limit.as_secs_f64())),
+        let failure = RefCell::new(None);
+        let reaching = async {
+            if is_lower {
+                self.choose(key, address, arrivals, &failure).await
+            } else {
+                self.be_chosen(key, address, arrivals, &failure).await
+            }
+        };
+        self.host.timeout(limit, reaching).await.map_err(|_| {
+            let why = failure.take().unwrap_or_else(|| "there was no answer".to_owned());
+            format!("it was not reached at {address} within {} s: {why}, and it did not come", limit.as_secs_f64())
+        })
+    }
+
+    /// Takes the first connection that there is, and tells the other end.
+    async fn choose(&self, key: &Key, address: &str, mut arrivals: Arrivals, failure: &Failure) -> Proven {
+        loop {
+            let dialled = pin!(self.dial(key, address, failure));
+            let mut proven = match select(dialled, pin!(arrivals.recv())).await {
+                Either::Left((proven, _)) | Either::Right((Some(proven), _)) => proven,
+                Either::Right((None, dialled)) => dialled.await,
+            };
+            let told = async {
+                proven.stream.write_all(&[CHOSEN]).await?;
+                proven.stream.flush().await
+            };
+            match told.await {
+                Ok(()) => return proven,
+                Err(error) => failure.replace(Some(error.to_string())),
+            };
+        }
+    }
+
+    /// Waits for the connection that the other end chooses of all that there are, and dials too if none comes for a while.
+    async fn be_chosen(&self, key: &Key, address: &str, mut arrivals: Arrivals, failure: &Failure) -> Proven {
+        let coming = async {
+            let mut candidates = FuturesUnordered::new();
+            loop {
+                let chosen = async {
+                    match candidates.next().await {
+                        Some(chosen) => chosen,
+                        None => pending().await,
+                    }
+                };
+                let arrival = async {
+                    match arrivals.recv().await {
+                        Some(arrival) => arrival,
+                        None => pending().await,
+                    }
+                };
+                let (chosen, arrival) = match select(pin!(chosen), pin!(arrival)).await {
+                    Either::Left((chosen, _)) => (chosen, None),
+                    Either::Right((arrival, _)) => (None, Some(arrival)),
+                };
+                if let Some(proven) = chosen {
+                    return proven;
+                }
+                candidates.extend(arrival.map(chosen_one));
+            }
+        };
+        let going = async {
+            self.host.sleep(self.limits.patience).await;
+            loop {
+                if let Some(proven) = chosen_one(self.dial(key, address, failure).await).await {
+                    return proven;
+                }
+            }
+        };
+        match select(pin!(coming), pin!(going)).await {
+            Either::Left((proven, _)) | Either::Right((proven, _)) => proven,
+        }
+    }
+
+    /// Tries until there is a connection.
+    async fn dial(&self, key: &Key, address: &str, failure: &Failure) -> Proven {
+        let dial = TcpDial { address: address.to_owned() };
+        let side = ClientSide { key, client: 0, encryption: &self.client, host: &self.host };
+        let mut backoff = Backoff::up_to(DIAL_RETRY_MAX);
+        loop {
+            let once =
+                async { side.connect(dial.dial().await.map_err(|error| error.message)?).await.map_err(in_words) };
+            match self.host.timeout(self.limits.hello, once).await {
+                Ok(Ok(Established { stream, integrity, .. })) => return Proven { peer: (), stream, integrity },
+                Ok(Err(error)) => failure.replace(Some(error)),
+                Err(_) => failure.replace(None),
+            };
+            self.host.sleep(backoff.next(&self.host)).await;
         }
     }
 
@@ -261,6 +333,12 @@ impl Hub {
         let mut drives = self.drives.take();
         let _ = self.host.timeout(FAREWELL_LIMIT, drives.ended()).await;
     }
+}
+
+/// The connection, once the other end has chosen it; none if it is lost before.
+async fn chosen_one(mut proven: Proven) -> Option<Proven> {
+    let mut byte = [0];
+    proven.stream.read_exact(&mut byte).await.is_ok_and(|_| byte == [CHOSEN]).then_some(proven)
 }
 
 /// What went wrong in a hello, as another worker sees it.

@@ -27,7 +27,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 /// So that what is not met is given up soon.
 fn hasty() -> PeerLimits {
-    PeerLimits { meeting: Duration::from_millis(600), ..PeerLimits::default() }
+    PeerLimits { meeting: Duration::from_millis(600), patience: Duration::from_millis(50), ..PeerLimits::default() }
 }
 
 fn config(limits: PeerLimits) -> PeerHubConfig {
@@ -123,6 +123,38 @@ fn three_workers_meet_pairwise_and_each_hears_the_others() {
     assert!(run(again[0].link(2).settle(&[])).is_ok());
 }
 
+/// One of them is behind a firewall, or address translation.
+#[test]
+fn two_of_which_only_one_reaches_the_other_meet_whichever_it_is() {
+    for unreachable in [0, 1] {
+        let hubs: [_; 2] = hubs(PeerLimits { patience: Duration::from_millis(20), ..PeerLimits::default() });
+        let mut meets = meets(&hubs);
+        let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it listens").to_string();
+        meets.iter_mut().for_each(|meet| meet.addresses[unreachable].clone_from(&nobody));
+        let met: Vec<_> = meet(&hubs, &meets).into_iter().map(|met| met.expect("they meet")).collect();
+        let (sender, _receiver, count) = stream(met[0].link(1), met[1].link(0));
+        assert_eq!(sender.offer(1, &[0; 100]), Offered::Taken);
+        run(met[0].link(1).settle(&[])).expect("it is whole");
+        assert_eq!(count.bytes.load(Ordering::SeqCst), 100, "{unreachable}");
+    }
+}
+
+/// Both dial at once, again and again, and end with the two ends of one connection.
+#[test]
+fn two_that_reach_each_other_at_once_agree_on_one_connection() {
+    let hubs: [_; 2] = hubs(PeerLimits { patience: Duration::ZERO, ..PeerLimits::default() });
+    for round in 0..50 {
+        let met = met(&hubs);
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (here, there) = (met[from].link(to as u32), met[to].link(from as u32));
+            let (sender, _receiver, count) = stream(here, there);
+            assert_eq!(sender.offer(1, &[0; 100]), Offered::Taken);
+            run(here.settle(&[])).expect("it is whole");
+            assert_eq!(count.bytes.load(Ordering::SeqCst), 100, "{round}");
+        }
+    }
+}
+
 #[test]
 fn of_a_range_of_ports_the_first_free_one_is_taken_and_with_none_there_is_no_hub() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -172,7 +204,7 @@ fn another_key_attempt_or_job_is_not_met_and_disturbs_nobody() {
         let Err(dialled) = &results[0] else { panic!("it met one that it should not") };
         assert!(dialled.peer == 1 && dialled.message.contains("does not expect this attempt"), "{dialled}");
         let Err(waited) = &results[1] else { panic!("it met one that it should not") };
-        assert!(waited.peer == 0 && waited.message.contains("did not come within 0.6 s"), "{waited}");
+        assert!(waited.peer == 0 && waited.message.contains("it does not expect this attempt, and it did not come"), "{waited}");
     }
     assert!(meet(&hubs, &right).iter().all(Result::is_ok));
 }
@@ -363,7 +395,7 @@ fn hubs_leave_no_thread_and_no_descriptor() {
     (0..4).for_each(open_and_close);
     let before = [count("task"), count("fd")];
     (0..16).for_each(open_and_close);
-    // A thread that was joined stays in the list for a moment.
-    run(until(|| [count("task"), count("fd")] == before));
+    // A thread that was joined stays in the list for a moment, and may have been in it before.
+    run(until(|| [count("task"), count("fd")].iter().zip(&before).all(|(now, before)| now <= before)));
     std::io::Write::write_all(&mut std::io::stdout(), b"it left nothing\n").expect("the parent listens");
 }
