@@ -30,6 +30,7 @@ mod stream;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+mod which_key;
 mod worker;
 
 /// What is known by numbers that the other side gives. It is looked up for each call, so the hash is a quick one; its seed
@@ -56,4 +57,5 @@ pub(crate) use self::{
     server::{AdmittedWorkers, IoThreads, Server, ServerConfig},
     stream::{Dial, DialError, DialErrorKind, Dialled, Reach},
     tcp::{TcpDial, accept, listen, resolve},
+    which_key::WhichKey,
 };

@@ -9,7 +9,11 @@ mod serving;
 #[cfg(test)]
 mod tests;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::{Either, select};
 use tokio::sync::{oneshot, watch};
@@ -188,39 +192,10 @@ impl WorkerClientConfig {
         let why = {
             let running = connection::run(reader, &outbound, frame_limits(), CALM, &self.host, &mut serving);
             let mut running = pin!(running);
-            let unregistered = pin!(async {
-                let left = self.connect_limit.saturating_sub(self.host.since(begun));
-                self.host.sleep(left).await;
-                if *registered.borrow() {
-                    std::future::pending::<()>().await;
-                }
-            });
-            let leased = pin!(lease.run(&outbound));
-            let drained = pin!(async {
-                let mut draining = self.draining.clone();
-                becomes_true(&mut draining).await;
-                let mut is_registered = registered.subscribe();
-                becomes_true(&mut is_registered).await;
-                let leave = encoded(&FromClient::Worker(FromWorker::Drain)).expect("it is short and plain");
-                send(&outbound, 0, &leave);
-                std::future::pending::<()>().await;
-            });
-            let others = select(select(&mut *stop, verdict), select(unregistered, drained));
-            let ended = select(select(leased, running.as_mut()), others);
-            let ended = match ended.await {
-                Either::Left((Either::Left(_), _)) => {
-                    Err("its lease ended: the node did not answer its pings".to_owned())
-                }
-                Either::Left((Either::Right((end, _)), _)) => Err(end.to_string()),
-                Either::Right((Either::Left((Either::Left(_), _)), _)) => Ok(Outcome::Stopped),
-                Either::Right((Either::Left((Either::Right((Ok(Verdict::Closed), _)), _)), _)) => Ok(Outcome::Closed),
-                Either::Right((Either::Left((Either::Right((Ok(Verdict::Dismissed), _)), _)), _)) => {
-                    Ok(Outcome::Dismissed)
-                }
-                Either::Right((Either::Left((Either::Right((Ok(Verdict::Refused(why)), _)), _)), _)) => Err(why),
-                // The verdict's sender lives as long as the connection.
-                Either::Right((Either::Left((Either::Right((Err(_), _)), _)), _)) => Err("it broke off".to_owned()),
-                Either::Right((Either::Right(_), _)) => Err(ConnectFault::TimedOut(self.connect_limit).to_string()),
+            let over = pin!(self.over((&outbound, &lease, &registered), begun, verdict, stop));
+            let ended = match select(running.as_mut(), over).await {
+                Either::Left((end, _)) => Err(end.to_string()),
+                Either::Right((ended, _)) => ended,
             };
             // Before anything is waited for, because the JobManager may give the jobs to others from now on.
             lease.end();
@@ -234,14 +209,57 @@ impl WorkerClientConfig {
         };
         outbound.abandon();
         serving.tasks.shutdown().await;
-        // Who stops the process knows what it does then. Else the jobs may be run by others, once the lease is over.
         if !matches!(why, Ok(Outcome::Stopped)) {
-            let vacated = pin!(lease.vacated());
-            if matches!(select(vacated, &mut *stop).await, Either::Left((false, _))) {
-                (self.overrun)();
-            }
+            self.vacate(&lease, stop).await;
         }
         why.unwrap_or_else(|why| Outcome::Lost { why, registered: *registered.borrow() })
+    }
+
+    /// Ready once this side is to end a connection that is kept up all the while: how, or for want of what.
+    async fn over(
+        &self,
+        (outbound, lease, registered): (&Arc<Outbound>, &Lease, &watch::Sender<bool>),
+        begun: Instant,
+        verdict: oneshot::Receiver<Verdict>,
+        stop: &mut oneshot::Receiver<()>,
+    ) -> Result<Outcome, String> {
+        let unregistered = pin!(async {
+            let left = self.connect_limit.saturating_sub(self.host.since(begun));
+            self.host.sleep(left).await;
+            if *registered.borrow() {
+                std::future::pending::<()>().await;
+            }
+        });
+        let leaving = pin!(async {
+            let mut draining = self.draining.clone();
+            becomes_true(&mut draining).await;
+            let mut is_registered = registered.subscribe();
+            becomes_true(&mut is_registered).await;
+            let leave = encoded(&FromClient::Worker(FromWorker::Drain)).expect("it is short and plain");
+            send(outbound, 0, &leave);
+            // It is dismissed once it has no job any more.
+            std::future::pending::<()>().await;
+        });
+        let leased = pin!(lease.run(outbound));
+        match select(select(stop, verdict), select(leased, select(unregistered, leaving))).await {
+            Either::Left((Either::Left(_), _)) => Ok(Outcome::Stopped),
+            Either::Left((Either::Right((Ok(Verdict::Closed), _)), _)) => Ok(Outcome::Closed),
+            Either::Left((Either::Right((Ok(Verdict::Dismissed), _)), _)) => Ok(Outcome::Dismissed),
+            Either::Left((Either::Right((Ok(Verdict::Refused(why)), _)), _)) => Err(why),
+            // The verdict's sender lives as long as the connection.
+            Either::Left((Either::Right((Err(_), _)), _)) => Err("it broke off".to_owned()),
+            Either::Right((Either::Left(_), _)) => Err("its lease ended: the node did not answer its pings".to_owned()),
+            Either::Right((Either::Right(_), _)) => Err(ConnectFault::TimedOut(self.connect_limit).to_string()),
+        }
+    }
+
+    /// Waits until no code of a job runs, and ends the process if some still does when others may have the job.
+    async fn vacate(&self, lease: &Lease, stop: &mut oneshot::Receiver<()>) {
+        // Who stops the process knows what it does then.
+        let vacated = pin!(lease.vacated());
+        if matches!(select(vacated, stop).await, Either::Left((false, _))) {
+            (self.overrun)();
+        }
     }
 
     async fn connect(&self, incarnation: u128) -> Result<Established<Peer>, ConnectFault> {

@@ -1,10 +1,16 @@
 //! The control thread of a process that hosts actors: the actix system, the worker, and everything that ends after them.
 
-use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::RangeInclusive,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use actix::{Actor, System};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     bridge::{PeerHub, PeerHubConfig, PeerHubError, PeerLimits},
@@ -127,6 +133,47 @@ impl ControlThread {
         timer_thread.stop_and_join();
         blocking.shutdown_timeout(BLOCKING_GRACE);
         Ok(())
+    }
+}
+
+/// A control thread with nothing but a worker, which runs until `over` is dropped.
+pub(super) struct Alone {
+    pub(super) host: Host,
+    pub(super) runtime: Handle,
+    pub(super) worker: Arc<dyn OwnWorker>,
+    pub(super) over: oneshot::Sender<()>,
+    pub(super) thread: JoinHandle<()>,
+}
+
+impl ControlThread {
+    /// Starts the thread, and waits until its worker is there.
+    pub(super) fn start_alone(self) -> Result<Alone, Uncontrolled> {
+        let (opened, is_open) = mpsc::sync_channel(1);
+        let (over, is_over) = oneshot::channel::<()>();
+        let thread = thread::start(format!("{}control", self.thread_prefix), move || {
+            let failed = opened.clone();
+            let body = async move |controlled: Controlled| {
+                let worker = Arc::clone(&controlled.worker);
+                if opened.send(Ok(controlled)).is_ok() {
+                    // Nothing is ever sent: this ends by the error that the sender is gone.
+                    let _ = is_over.await;
+                }
+                worker.close().await;
+            };
+            if let Err(error) = self.run(body, || ()) {
+                // Without an opener there is nobody to tell.
+                let _ = failed.send(Err(error));
+            }
+        })?;
+        let broken_off = || io::Error::other("the control thread of a worker broke off while it was starting");
+        match is_open.recv().map_err(|_| broken_off())? {
+            Ok(Controlled { host, runtime, worker, .. }) => Ok(Alone { host, runtime, worker, over, thread }),
+            Err(error) => {
+                // It has nothing to do any more.
+                let _ = thread.join();
+                Err(error)
+            }
+        }
     }
 }
 

@@ -237,11 +237,11 @@ impl LocalEnvironmentBuilder {
             None => {}
             Some(Wanted::Processes(processes)) => {
                 let opened = Crew::open(processes, &near, &core.thread_prefix)?;
-                *crew.lock() = Some(Company { _crew: Some(opened), _inside: None });
+                *crew.lock() = Some(Company::Processes(opened));
             }
             Some(Wanted::Inside { count, slots }) => {
                 let opened = Inside::open(count, slots, &near, &core.thread_prefix)?;
-                *crew.lock() = Some(Company { _crew: None, _inside: Some(opened) });
+                *crew.lock() = Some(Company::Inside(opened));
             }
         }
         Ok(LocalEnvironment { core: Arc::new(core) })
@@ -260,9 +260,10 @@ impl fmt::Debug for LocalEnvironmentBuilder {
 }
 
 /// The workers of the environment, whatever they are; they end when it is dropped.
-struct Company {
-    _crew: Option<Crew>,
-    _inside: Option<Inside>,
+#[expect(dead_code, reason = "held for their drop")]
+enum Company {
+    Processes(Crew),
+    Inside(Inside),
 }
 
 /// Which workers to start.

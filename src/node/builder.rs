@@ -25,7 +25,7 @@ use crate::bridge::{RawIdentity, TlsError, TlsIdentity};
 #[cfg(feature = "store")]
 use crate::store::{HistoryError, Store};
 use crate::{
-    bridge::{AdmittedWorkers, Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig, complete},
+    bridge::{AdmittedWorkers, Heartbeat, Key, KeyError, KeyRing, NodeEncryption, ServerConfig, WhichKey, complete},
     environment::{DataAddress, LocalEnvironment, LocalEnvironmentBuilder, OpenError},
     flow::JobRegistry,
     host,
@@ -61,12 +61,6 @@ pub struct NodeBuilder {
     data_folder: Option<PathBuf>,
 }
 
-enum WhichKey {
-    FindOrNew,
-    File(PathBuf),
-    This(Key),
-}
-
 impl NodeBuilder {
     pub(super) fn new() -> Self {
         Self {
@@ -74,7 +68,7 @@ impl NodeBuilder {
             name: "node".to_owned(),
             jobs: JobRegistry::new(),
             address: Some(ADDRESS.to_owned()),
-            key: WhichKey::FindOrNew,
+            key: WhichKey::default(),
             key_ring: None,
             limits: Limits::default(),
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
@@ -253,11 +247,7 @@ impl NodeBuilder {
         if let Some(name) = self.jobs.duplicate() {
             return Err(NodeError::DuplicateJob { name });
         }
-        let (key, file) = match self.key {
-            WhichKey::FindOrNew => (Key::find_or_new()?, Key::file_found()),
-            WhichKey::File(path) => (Key::from_file_or_new(&path)?, Some(path)),
-            WhichKey::This(key) => (key, None),
-        };
+        let (key, file) = self.key.read_or_make()?;
         if key.role() != KeyRole::Admin {
             return Err(KeyError::HandedOut.into());
         }

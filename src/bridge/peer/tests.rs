@@ -204,7 +204,10 @@ fn another_key_attempt_or_job_is_not_met_and_disturbs_nobody() {
         let Err(dialled) = &results[0] else { panic!("it met one that it should not") };
         assert!(dialled.peer == 1 && dialled.message.contains("does not expect this attempt"), "{dialled}");
         let Err(waited) = &results[1] else { panic!("it met one that it should not") };
-        assert!(waited.peer == 0 && waited.message.contains("it does not expect this attempt, and it did not come"), "{waited}");
+        assert!(
+            waited.peer == 0 && waited.message.contains("it does not expect this attempt, and it did not come"),
+            "{waited}"
+        );
     }
     assert!(meet(&hubs, &right).iter().all(Result::is_ok));
 }

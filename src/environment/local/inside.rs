@@ -1,10 +1,6 @@
 //! The workers of a local environment that are in its own process.
 
-use std::{
-    io,
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
-};
+use std::{io, sync::Arc, thread::JoinHandle};
 
 use tokio::sync::oneshot;
 
@@ -12,11 +8,10 @@ use crate::{
     blocking::block_on,
     environment::{
         OpenError,
-        control::{ControlThread, Controlled, DataAddress},
+        control::{Alone, ControlThread, DataAddress},
     },
-    host::thread,
     launch::executable_digest,
-    link::{NearLink, OwnWorker, WorkerFacts},
+    link::{NearLink, WorkerFacts},
 };
 
 /// Workers on threads of their own. They end when it is dropped.
@@ -37,8 +32,14 @@ impl Inside {
     pub(super) fn open(count: usize, slots: usize, link: &Arc<dyn NearLink>, prefix: &str) -> Result<Self, OpenError> {
         let mut inside = Self::default();
         for number in 1..=count {
-            let (inner, worker) = Inner::start(slots, format!("{prefix}w{number}-")).map_err(OpenError::Refused)?;
-            inside.0.push(inner);
+            let control = ControlThread {
+                thread_prefix: format!("{prefix}w{number}-"),
+                task_threads: slots,
+                service_threads: 1,
+                data: Some(DataAddress::loopback()),
+            };
+            let Alone { worker, over, thread, .. } = control.start_alone()?;
+            inside.0.push(Inner { over: Some(over), thread: Some(thread) });
             let mut incarnation = [0; 16];
             link.host().fill(&mut incarnation).map_err(OpenError::Refused)?;
             let facts = WorkerFacts {
@@ -52,38 +53,6 @@ impl Inside {
                 .map_err(|refusal| OpenError::Refused(io::Error::other(format!("{refusal:?}"))))?;
         }
         Ok(inside)
-    }
-}
-
-impl Inner {
-    fn start(slots: usize, thread_prefix: String) -> io::Result<(Self, Arc<dyn OwnWorker>)> {
-        let (over, is_over) = oneshot::channel::<()>();
-        let (opened, is_open) = mpsc::sync_channel(1);
-        let name = format!("{thread_prefix}control");
-        let control = ControlThread {
-            thread_prefix,
-            task_threads: slots,
-            service_threads: 1,
-            data: Some(DataAddress::loopback()),
-        };
-        let thread = thread::start(name, move || {
-            let failed = opened.clone();
-            let body = async |Controlled { worker, .. }: Controlled| {
-                if opened.send(Ok(Arc::clone(&worker))).is_ok() {
-                    // An error says that the other end is gone.
-                    let _ = is_over.await;
-                }
-                worker.close().await;
-            };
-            if let Err(error) = control.run(body, || ()) {
-                // Without an opener there is nobody to tell.
-                let _ = failed.send(Err(error));
-            }
-        })?;
-        let inner = Self { over: Some(over), thread: Some(thread) };
-        let broken_off = || io::Error::other("the control thread of a worker broke off while it was starting");
-        let worker = is_open.recv().map_err(|_| broken_off())?;
-        worker.map(|worker| (inner, worker)).map_err(|error| io::Error::other(format!("{error:?}")))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     blocking::block_on,
     bridge::{
         Client, ClientConfig, ClientEncryption, ConnectFault, Dial, DialError, DialErrorKind, Heartbeat, HelloError,
-        Key, KeyError, TcpDial, complete,
+        Key, KeyError, TcpDial, WhichKey, complete,
     },
 };
 
@@ -58,12 +58,6 @@ enum Way {
     InProcess(Arc<dyn Dial>),
 }
 
-enum WhichKey {
-    Find,
-    File(PathBuf),
-    This(Key),
-}
-
 /// A connection to a node of this process.
 pub(crate) fn in_process(name: String, dial: Arc<dyn Dial>, key: Key) -> Connect {
     Connect { way: Way::InProcess(dial), key: WhichKey::This(key), ..Connect::new(name, String::new()) }
@@ -77,7 +71,7 @@ impl Connect {
             encrypted: false,
             #[cfg(feature = "tls")]
             tls: None,
-            key: WhichKey::Find,
+            key: WhichKey::default(),
             heartbeat: Heartbeat { interval: Duration::from_secs(5), timeout: Duration::from_secs(15) },
             connect_limit: Duration::from_secs(10),
             reconnect_limit: Duration::from_secs(30),
@@ -141,11 +135,7 @@ impl Connect {
     }
 
     async fn connect(self) -> Result<RemoteEnvironment, ConnectError> {
-        let key = match self.key {
-            WhichKey::Find => Key::find()?,
-            WhichKey::File(path) => Key::from_file(path)?,
-            WhichKey::This(key) => key,
-        };
+        let key = self.key.read()?;
         let dial: Arc<dyn Dial> = match self.way {
             Way::InProcess(dial) => dial,
             Way::Address(address) => {

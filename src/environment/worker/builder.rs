@@ -5,7 +5,8 @@ use std::{
     net::{SocketAddr, UdpSocket},
     ops::RangeInclusive,
     path::PathBuf,
-    sync::{Arc, mpsc as std_mpsc},
+    sync::Arc,
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -16,15 +17,15 @@ use super::{Core, Threads, Worker};
 #[cfg(feature = "tls")]
 use crate::bridge::TlsTrust;
 use crate::{
-    bridge::{ClientEncryption, Key, KeyError, TcpDial, WorkerClientConfig, complete, serve},
+    bridge::{ClientEncryption, Key, KeyError, TcpDial, WhichKey, WorkerClientConfig, complete, serve},
     environment::{
-        control::{ControlThread, Controlled, DataAddress, Uncontrolled},
+        control::{Alone, ControlThread, DataAddress, Uncontrolled},
         local::next_thread_prefix,
     },
     flow::JobRegistry,
-    host::{self, Host, thread},
+    host::{self, thread},
     launch::executable_digest,
-    link::{KeyRole, OwnWorker, WorkerFacts, WorkerId},
+    link::{KeyRole, WorkerFacts, WorkerId},
     worker::task_threads_default,
 };
 
@@ -55,18 +56,12 @@ pub struct WorkerBuilder {
 /// Told each time the worker has joined.
 type Joined = Arc<dyn Fn(WorkerId) + Send + Sync>;
 
-enum WhichKey {
-    Find,
-    File(PathBuf),
-    This(Key),
-}
-
 impl WorkerBuilder {
     pub(super) fn new() -> Self {
         Self {
             jobs: JobRegistry::new(),
             manager: MANAGER.to_owned(),
-            key: WhichKey::Find,
+            key: WhichKey::default(),
             name: None,
             slots: task_threads_default(),
             service_threads: 1,
@@ -186,33 +181,26 @@ impl WorkerBuilder {
         if let Some(name) = self.jobs.duplicate() {
             return Err(WorkerError::DuplicateJob { name });
         }
-        let key = match self.key {
-            WhichKey::Find => Key::find()?,
-            WhichKey::File(path) => Key::from_file(path)?,
-            WhichKey::This(key) => key,
-        };
+        let key = self.key.read()?;
         // A key that this process was started with has no role but that.
         if !self.is_launched && key.role() != KeyRole::Worker {
             return Err(WorkerError::Role { role: key.role() });
         }
         let manager = complete(&self.manager).map_err(|message| WorkerError::Address { message })?;
         // Workers that one process started run one program, and it has no others: theirs need not be read for that.
-        let executable = if self.is_launched { Ok([0; 32]) } else { executable_digest() };
-        let executable = executable.map_err(WorkerError::Executable)?;
+        let executable =
+            if self.is_launched { [0; 32] } else { executable_digest().map_err(WorkerError::Executable)? };
         let address = self.address.map_or_else(|| address_towards(&manager), Ok)?;
+        let (ports, advertised, encrypted) = (self.ports, self.advertised, self.encrypted);
+        let data = DataAddress { address, ports, advertised, encrypted };
         let prefix = next_thread_prefix();
         let control = ControlThread {
             thread_prefix: prefix.clone(),
             task_threads: self.slots,
             service_threads: self.service_threads,
-            data: Some(DataAddress {
-                address,
-                ports: self.ports,
-                advertised: self.advertised,
-                encrypted: self.encrypted,
-            }),
+            data: Some(data),
         };
-        let ControlledWorker { host, runtime, worker, over, thread: control } = start(control)?;
+        let Alone { host, runtime, worker, over, thread: control } = control.start_alone()?;
         let name = self.name.unwrap_or_else(|| format!("worker-{}", std::process::id()));
         let facts = WorkerFacts {
             name: name.clone(),
@@ -246,17 +234,14 @@ impl WorkerBuilder {
         };
         let (stop, is_stopped) = oneshot::channel();
         let (ended, is_ended) = watch::channel(None);
-        let connection = thread::runtime().and_then(|connection| {
-            host::thread::start(format!("{prefix}manager"), move || {
-                let end = thread::run_local(&connection, serve(config, is_stopped));
-                connection.shutdown_background();
-                tracing::debug!(%end, "a worker ends");
-                // The control thread ends by it.
-                drop(over);
-                ended.send_replace(Some(end));
-            })
-        });
-        let bridge = match connection {
+        let body = async move || {
+            let end = serve(config, is_stopped).await;
+            tracing::debug!(%end, "a worker ends");
+            // The control thread ends by it.
+            drop(over);
+            ended.send_replace(Some(end));
+        };
+        let bridge = match start_connection(format!("{prefix}manager"), body) {
             Ok(bridge) => bridge,
             Err(error) => {
                 // With the closure went what keeps it.
@@ -269,55 +254,22 @@ impl WorkerBuilder {
     }
 }
 
+/// The thread that keeps the connection to the node.
+fn start_connection<F: Future<Output = ()>>(
+    name: String,
+    body: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = thread::runtime()?;
+    host::thread::start(name, move || {
+        thread::run_local(&runtime, body());
+        runtime.shutdown_background();
+    })
+}
+
 /// Code of the user's runs although the worker's lease is over, and others may have its jobs by now.
 fn overrun() {
     tracing::error!("code of a job still runs although the lease of the worker is over: the process ends");
     std::process::abort()
-}
-
-/// A control thread that runs.
-struct ControlledWorker {
-    host: Host,
-    runtime: tokio::runtime::Handle,
-    worker: Arc<dyn OwnWorker>,
-    /// Dropped when the thread is to end.
-    over: oneshot::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-fn start(control: ControlThread) -> Result<ControlledWorker, WorkerError> {
-    let (opened, is_open) = std_mpsc::sync_channel(1);
-    let (over, is_over) = oneshot::channel::<()>();
-    let name = format!("{}control", control.thread_prefix);
-    let thread = thread::start(name, move || {
-        let told = opened.clone();
-        let body = async move |controlled: Controlled| {
-            let worker = Arc::clone(&controlled.worker);
-            if opened.send(Ok(controlled)).is_ok() {
-                // Nothing is ever sent: this ends by the error that the sender is gone.
-                let _ = is_over.await;
-            }
-            worker.close().await;
-        };
-        if let Err(error) = control.run(body, || ()) {
-            // Without an opener there is nobody to tell.
-            let _ = told.send(Err(error));
-        }
-    })
-    .map_err(WorkerError::Thread)?;
-    let opened = is_open.recv().unwrap_or_else(|_| {
-        Err(Uncontrolled::Refused(io::Error::other("the control thread broke off while it was starting")))
-    });
-    match opened {
-        Ok(Controlled { host, runtime, worker, .. }) => Ok(ControlledWorker { host, runtime, worker, over, thread }),
-        Err(error) => {
-            let _ = thread.join();
-            Err(match error {
-                Uncontrolled::Refused(error) => WorkerError::Thread(error),
-                Uncontrolled::Address(error) => WorkerError::DataAddress { message: error.to_string() },
-            })
-        }
-    }
 }
 
 /// Any port of the address from which this machine reaches `manager`. Nothing is sent for that.
@@ -397,6 +349,15 @@ pub enum WorkerError {
     /// The operating system refused a thread or a file descriptor.
     #[error("the operating system refused a thread or a file descriptor")]
     Thread(#[source] io::Error),
+}
+
+impl From<Uncontrolled> for WorkerError {
+    fn from(error: Uncontrolled) -> Self {
+        match error {
+            Uncontrolled::Refused(error) => Self::Thread(error),
+            Uncontrolled::Address(error) => Self::DataAddress { message: error.to_string() },
+        }
+    }
 }
 
 #[cfg(test)]
