@@ -40,9 +40,9 @@ use crate::host::Host;
 
 /// The workers that an environment or a node has beside its own process.
 ///
-/// A *worker* is a process that runs tasks of jobs. [`processes`](Self::processes) starts some on this machine;
-/// [`joining`](Self::joining) lets others come over the network, as [`Worker`](crate::Worker) does. Services, outputs,
-/// inputs and jobs that are closures stay with the process that has the environment.
+/// A *worker* is a process that runs tasks and services of jobs. [`processes`](Self::processes) starts some on this machine;
+/// [`joining`](Self::joining) lets others come over the network, as [`Worker`](crate::Worker) does. Outputs, inputs, the queues
+/// in front of services and jobs that are closures stay with the process that has the environment.
 ///
 /// ```no_run
 /// use proscenium::{LocalEnvironment, Workers, jobs, worker_main};

@@ -63,7 +63,7 @@ pub use job::{
 };
 pub use launch::Workers;
 pub use link::{KeyInfo, KeyRole, NodeStop};
-pub use manager::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
+pub use manager::{LeastLoaded, Placement, RoundRobin, ServiceDescription, SlotLoad, TaskDescription, WorkerLoad};
 pub use node::{Node, NodeBuilder, NodeError, Serve};
 pub use port::{Input, InputError, Output, OutputError, SendError};
 pub use service::{

@@ -25,7 +25,9 @@ use futures::future::join_all;
 use tokio::sync::oneshot;
 
 pub(crate) use self::messages::{Ask, Close, DrainWorker, FindPorts, JoinWorker, LoseWorker, Ports, Submit};
-pub use self::placement::{LeastLoaded, Placement, RoundRobin, SlotLoad, TaskDescription};
+pub use self::placement::{
+    LeastLoaded, Placement, RoundRobin, ServiceDescription, SlotLoad, TaskDescription, WorkerLoad,
+};
 pub(crate) use self::recording::Recording;
 #[cfg(feature = "store")]
 pub(crate) use self::{

@@ -33,6 +33,8 @@ pub(crate) enum StreamId {
     Input(u32),
     /// Calls and messages to services, and what comes back.
     Calls,
+    /// The same, from the gates of services to where their instances run.
+    Instances,
 }
 
 /// Something in a stream that is no batch.

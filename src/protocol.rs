@@ -43,26 +43,33 @@ pub(crate) enum WorkerOrder {
     Release,
 }
 
-/// Which of an attempt's workers has which task.
+/// Which of an attempt's workers has which task and which service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Layout {
     /// The worker that is told.
     pub here: u32,
-    /// By task. Worker 0 is in the JobManager's process: it has the services, outputs and inputs.
+    /// By task. Worker 0 is in the JobManager's process: it has the outputs and inputs, and the gates of the services.
     pub tasks: Vec<u32>,
+    /// By service, where its instances run; shorter if the rest runs at home.
+    pub services: Vec<u32>,
 }
 
 impl Layout {
-    /// The worker that has the job's services, outputs and inputs.
+    /// The worker that has the job's outputs and inputs, and the gates of its services.
     pub(crate) const HOME: u32 = 0;
 
     /// All tasks are in this one process.
     pub(crate) fn alone(tasks: usize) -> Self {
-        Self { here: Self::HOME, tasks: vec![Self::HOME; tasks] }
+        Self { here: Self::HOME, tasks: vec![Self::HOME; tasks], services: Vec::new() }
     }
 
     pub(crate) fn is_here(&self, task: TaskId) -> bool {
         self.tasks.get(task.index()) == Some(&self.here)
+    }
+
+    /// Where the instances of the service run.
+    pub(crate) fn place_of(&self, service: ServiceId) -> u32 {
+        self.services.get(service.index()).copied().unwrap_or(Self::HOME)
     }
 }
 
@@ -259,10 +266,46 @@ pub(crate) enum ServiceEvent {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub tasks: Vec<(TaskId, TaskCounters, Wait)>,
-    /// Per service: handled, queued.
-    pub services: Vec<(u64, u64)>,
+    /// What is known of services, by the process that has the gate and by the one that has the instance.
+    pub services: Vec<ServiceCounts>,
     /// Services whose thread is held by code of a service of a job, although that one was abandoned.
     pub services_held: Vec<(ServiceId, JobId, ServiceId)>,
+}
+
+/// What was counted of one service, over all its instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServiceCounts {
+    pub service: ServiceId,
+    /// Handled before the other counts began.
+    pub earlier: u64,
+    /// In the queue.
+    pub waiting: u64,
+    /// Handed to the instances.
+    pub taken: u64,
+    /// Of these, the ones that were taken up.
+    pub done: u64,
+    /// Of these, the ones that were not handled, because nobody waited any more or they were no messages.
+    pub skipped: u64,
+}
+
+impl ServiceCounts {
+    /// What two processes say of the same service. All but the queue only grows, and who knows less knows it from earlier.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.earlier = self.earlier.max(other.earlier);
+        self.waiting = self.waiting.max(other.waiting);
+        self.taken = self.taken.max(other.taken);
+        self.done = self.done.max(other.done);
+        self.skipped = self.skipped.max(other.skipped);
+    }
+
+    pub(crate) fn handled(&self) -> u64 {
+        self.earlier + self.done.saturating_sub(self.skipped)
+    }
+
+    /// Accepted, and not taken up yet.
+    pub(crate) fn queued(&self) -> u64 {
+        self.waiting + self.taken.saturating_sub(self.done)
+    }
 }
 
 /// What a task is waiting for right now.

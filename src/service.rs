@@ -4,6 +4,7 @@ mod any_gate;
 mod binding;
 mod call;
 mod directory;
+mod elsewhere;
 mod encoded;
 mod entrance;
 mod envelope;
@@ -11,6 +12,7 @@ mod error;
 mod gate;
 mod instance;
 mod origin;
+mod parcel;
 mod pipeline;
 mod plan;
 mod pump;
@@ -18,6 +20,7 @@ mod queue;
 mod reference;
 mod remote;
 mod remote_end;
+mod stand_in;
 mod table;
 mod tell;
 #[cfg(test)]
@@ -29,9 +32,10 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use self::{
-    any_gate::AnyGate,
+    any_gate::{AnyGate, Feeder},
     binding::{FoundService, ServiceResolver, bound_to},
     directory::{ServiceDirectory, ServiceHome},
+    elsewhere::{Caller, Elsewhere, Parcel, Sender, Stage, Standing},
     entrance::{Answers, CallWay, Entrance, Receipt, Tells, Watcher, Withdraw},
     instance::{ErasedService, Launch},
     origin::Origin,

@@ -73,8 +73,8 @@ struct Hosted {
     term: Term,
     limits: Arc<Limits>,
     events: WorkerEvents,
-    /// The same for what tasks report.
-    task_events: WorkerEvents,
+    /// The same for what tasks and instances report: their ends are told once all that they sent has arrived.
+    settled_events: WorkerEvents,
     /// Passed by each step of the job's tasks.
     fence: Fence,
     /// A part of the job is to be here, but its channels are not laid yet.
@@ -88,7 +88,8 @@ struct Hosted {
     /// All of the job's, those that are elsewhere too.
     tasks: Vec<HostedTask>,
     audiences: Audiences,
-    services: Vec<HostedService>,
+    /// Those that have something here: the instances, or the gate.
+    services: BTreeMap<ServiceId, HostedService>,
     /// Not known yet where the channels are to be laid and the ports are elsewhere.
     ports: Option<Arc<JobPorts>>,
     graph: Arc<Graph>,
@@ -251,7 +252,7 @@ impl Worker {
         let hosted = Hosted {
             term,
             limits,
-            task_events: Arc::clone(&events),
+            settled_events: Arc::clone(&events),
             events,
             fence,
             unlaid,
@@ -260,7 +261,7 @@ impl Worker {
             audiences: Audiences::of(&graph),
             unstarted,
             early: Vec::new(),
-            services: Vec::new(),
+            services: BTreeMap::new(),
             ports: ports.clone(),
             graph: Arc::clone(&graph),
         };
@@ -299,7 +300,7 @@ impl Worker {
                 wiring: Arc::clone(&wiring),
                 limits: Arc::clone(&hosted.limits),
                 counters: Arc::clone(&task.counters),
-                events: Arc::clone(&hosted.task_events),
+                events: Arc::clone(&hosted.settled_events),
                 fence: hosted.fence.clone(),
             };
             task.start(setup, Vec::new(), &mut self.task_slots);
@@ -345,12 +346,12 @@ impl Worker {
 
     fn start_service(&mut self, job: JobId, service: ServiceId, incarnation: Incarnation) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
-        let Some(host) = hosted.services.get_mut(service.index()) else { return };
+        let Some(host) = hosted.services.get_mut(&service) else { return };
         let occupied = self.service_slots[host.slot].occupy((job, service.0), &self.config.host);
         host.thread = Some(occupied.same_thread());
         let claim = Arc::new(Mutex::new(occupied));
         host.claim = Some(Arc::clone(&claim));
-        let (events, term) = (hosted.events.clone(), hosted.term);
+        let (events, term) = (hosted.settled_events.clone(), hosted.term);
         // The sink lives as long as the instance, and with it the claim on the thread.
         let sink: EventSink = Arc::new(move |incarnation: Incarnation, event: ServiceEvent| {
             let _ = &claim;
@@ -358,7 +359,8 @@ impl Worker {
             events(WorkerEvent { job, term, kind });
         });
         let Some(ports) = &hosted.ports else { return };
-        let context = ServiceContext::new(Arc::clone(&ports.directory), host.recipe.name());
+        let context =
+            ServiceContext::new(Arc::clone(&ports.directory), host.recipe.name()).behind(hosted.fence.clone());
         if let Some(launch) = host.recipe.start(incarnation, context, sink) {
             host.launch(launch);
         }
@@ -393,7 +395,7 @@ impl Worker {
 
     fn abandon_service(&mut self, job: JobId, service: ServiceId) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
-        let Some(host) = hosted.services.get_mut(service.index()) else { return };
+        let Some(host) = hosted.services.get_mut(&service) else { return };
         host.recipe.abandon();
         let unlaunched = host.take_waiting();
         let (slot, thread) = (host.slot, host.thread.clone());
@@ -412,12 +414,12 @@ impl Worker {
     /// Moves services that wait for a first turn on this thread to the one that takes its place.
     fn clear_of_services(&mut self, retired: &ThreadKey) {
         for (job, hosted) in &mut self.jobs {
-            for (index, host) in hosted.services.iter_mut().enumerate() {
+            for (service, host) in &mut hosted.services {
                 if !host.thread.as_ref().is_some_and(|thread| thread.is_that_of(retired)) {
                     continue;
                 }
                 let Some(launch) = host.take_waiting() else { continue };
-                let occupied = self.service_slots[host.slot].occupy((*job, index as u32), &self.config.host);
+                let occupied = self.service_slots[host.slot].occupy((*job, service.0), &self.config.host);
                 host.thread = Some(occupied.same_thread());
                 let before = host.claim.as_ref().map(|claim| std::mem::replace(&mut *claim.lock(), occupied));
                 host.launch(launch);
@@ -447,13 +449,10 @@ impl Worker {
             }
             (node.id, counters, wait)
         });
-        let services = hosted.services.iter().map(|host| {
-            let gate = host.recipe.gate();
-            (gate.handled(), gate.queued())
-        });
-        let held = hosted.services.iter().enumerate().filter_map(|(index, host)| {
+        let services = hosted.services.iter().map(|(service, host)| host.recipe.gate().counts(*service));
+        let held = hosted.services.iter().filter_map(|(service, host)| {
             let (job, holder) = host.thread.as_ref()?.held_by()?;
-            Some((ServiceId(index as u32), job, ServiceId(holder)))
+            Some((*service, job, ServiceId(holder)))
         });
         Progress { tasks: tasks.collect(), services: services.collect(), services_held: held.collect() }
     }
@@ -521,15 +520,16 @@ impl Handler<Order> for Worker {
             }
             WorkerOrder::CommandTasks { command } => self.command_tasks(job, command),
             WorkerOrder::CloseGates => {
-                hosted.services.iter().for_each(|host| host.recipe.gate().close_to_outside());
+                hosted.services.values().for_each(|host| host.recipe.gate().close_to_outside());
             }
             WorkerOrder::StopService { service, incarnation } => {
-                if let Some(host) = hosted.services.get(service.index()) {
+                let may_stop = hosted.attendance.as_ref().is_none_or(|here| here.may_stop(service, incarnation));
+                if let Some(host) = hosted.services.get(&service).filter(|_| may_stop) {
                     host.recipe.stop(incarnation);
                 }
             }
             WorkerOrder::RefuseCalls { service } => {
-                if let Some(host) = hosted.services.get(service.index()) {
+                if let Some(host) = hosted.services.get(&service) {
                     host.recipe.abandon();
                 }
             }
@@ -538,7 +538,7 @@ impl Handler<Order> for Worker {
             WorkerOrder::Release => {
                 if let Some(hosted) = self.jobs.remove(&job) {
                     // Callers still queued in front of a service that will not come back are told so.
-                    hosted.services.iter().for_each(|host| host.recipe.gate().release());
+                    hosted.services.values().for_each(|host| host.recipe.gate().release());
                     self.drop_elsewhere(hosted);
                 }
             }

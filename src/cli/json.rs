@@ -92,6 +92,7 @@ fn service(service: &ServiceStatus) -> Value {
         "handled": service.handled,
         "queued": service.queued,
         "restarts": service.restarts,
+        "worker": service.worker,
     })
 }
 

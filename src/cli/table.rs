@@ -110,14 +110,17 @@ pub(super) fn tasks(tasks: &[TaskStatus]) -> String {
 
 /// With the worker that runs it, if that is another process.
 pub(super) fn task_name(task: &TaskStatus) -> String {
-    let worker = task.worker.as_ref().map_or_else(String::new, |worker| format!(" @{}", clean(worker)));
-    format!("{} #{}{worker}", task.name, task.instance)
+    format!("{} #{}{}", task.name, task.instance, at(task.worker.as_ref()))
+}
+
+fn at(worker: Option<&String>) -> String {
+    worker.map_or_else(String::new, |worker| format!(" @{}", clean(worker)))
 }
 
 pub(super) fn services(services: &[ServiceStatus]) -> String {
     let rows = services.iter().map(|service| {
         [
-            service.name.clone(),
+            format!("{}{}", service.name, at(service.worker.as_ref())),
             service.state.to_string(),
             service.handled.to_string(),
             service.queued.to_string(),

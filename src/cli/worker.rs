@@ -104,6 +104,7 @@ pub(super) fn list(settings: &Settings, screen: &mut Screen) -> Result<Code, Fai
                     "slots": worker.slots,
                     "slots_used": worker.slots_used,
                     "tasks": worker.tasks,
+                    "services": worker.services,
                     "jobs": worker.jobs,
                 })
             })
@@ -113,10 +114,11 @@ pub(super) fn list(settings: &Settings, screen: &mut Screen) -> Result<Code, Fai
     }
     let rows = workers.into_iter().map(|worker| {
         let slots = format!("{}/{}", worker.slots_used, worker.slots);
-        let [tasks, jobs] = [worker.tasks, worker.jobs].map(|count| count.to_string());
-        [worker.name, worker.state.to_string(), slots, tasks, jobs, worker.address]
+        let counts = [worker.tasks, worker.services, worker.jobs].map(|count| count.to_string());
+        let [tasks, services, jobs] = counts;
+        [worker.name, worker.state.to_string(), slots, tasks, services, jobs, worker.address]
     });
-    let head = ["WORKER", "STATE", "SLOTS", "TASKS", "JOBS", "ADDRESS"];
+    let head = ["WORKER", "STATE", "SLOTS", "TASKS", "SERVICES", "JOBS", "ADDRESS"];
     screen.line(format_args!("{}", table::table(head, rows)))?;
     Ok(Code::Done)
 }

@@ -181,8 +181,8 @@ impl LocalEnvironmentBuilder {
         self
     }
 
-    /// Runs tasks in workers, too; see [`Workers::processes`] and [`Workers::inside`]. This process then has the services,
-    /// outputs and inputs of jobs, and jobs that are closures. Default: none.
+    /// Runs tasks and services in workers; see [`Workers::processes`] and [`Workers::inside`]. This process then has the
+    /// outputs and inputs of jobs and the queues of their services, and jobs that are closures. Default: none.
     pub fn workers(mut self, workers: Workers) -> Self {
         self.workers = Some(workers);
         self

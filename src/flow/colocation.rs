@@ -12,13 +12,12 @@ use crate::{
 /// The tasks of a job in groups, each of which is placed on one worker as a whole.
 ///
 /// The two ends of a channel whose items cannot be encoded are in one group, and so are all tasks of a feedback loop, whose
-/// quiet is found out within one process, and all tasks of a pipeline service, whose callers wait at its head.
+/// quiet is found out within one process, and all tasks of a pipeline service, whose callers wait at its head; there its
+/// instances run as well.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Colocation {
     /// By task. Groups are numbered in the order of their first tasks.
     pub group_of: Vec<u32>,
-    /// By group: it has to be with the job's services.
-    pub pinned: Vec<bool>,
 }
 
 impl Colocation {
@@ -41,16 +40,10 @@ impl Colocation {
         }
         let mut of_service = BTreeMap::new();
         let serving = graph.tasks.iter().filter_map(|task| Some((task.id.index(), task.service?)));
-        for (task, service) in serving.clone() {
+        for (task, service) in serving {
             sets.join(*of_service.entry(service).or_insert(task), task);
         }
-        let mut groups = sets.number();
-        serving.for_each(|(task, _)| groups.pin(task));
-        groups
-    }
-
-    fn pin(&mut self, task: usize) {
-        self.pinned[self.group_of[task] as usize] = true;
+        sets.number()
     }
 }
 
@@ -92,7 +85,7 @@ impl Sets {
                 group_of.push(group_of[first]);
             }
         }
-        Colocation { group_of, pinned: vec![false; groups as usize] }
+        Colocation { group_of }
     }
 }
 

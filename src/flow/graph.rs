@@ -27,7 +27,7 @@ use crate::{
     port::{AnyInput, OutputKind, OutputStore},
     protocol::Layout,
     schema::TypeDescription,
-    service::{AnyGate, ErasedService, ServicePlan},
+    service::{AnyGate, Elsewhere, ErasedService, ServicePlan},
 };
 
 /// A built flow: the graph, and the recipes of everything in it.
@@ -74,10 +74,25 @@ impl Plan {
         Arc::new(Wiring::new(edges, loops, requests, Arc::clone(streams)))
     }
 
-    /// The services of one attempt, behind the gates of the job. They are taken out of the plan.
-    pub fn host_services(&mut self, gates: &[Arc<dyn AnyGate>], wiring: &Wiring) -> Vec<Box<dyn ErasedService>> {
+    /// The services of one attempt that run here, behind these gates, and what stands in for those that are `elsewhere`. All
+    /// are taken out of the plan.
+    pub fn host_services(
+        &mut self,
+        layout: &Layout,
+        gates: &[Arc<dyn AnyGate>],
+        wiring: &Wiring,
+        elsewhere: &BTreeMap<ServiceId, Arc<dyn Elsewhere>>,
+    ) -> Vec<(ServiceId, Box<dyn ErasedService>)> {
         let services = std::mem::take(&mut self.services).into_iter().zip(gates).zip(wiring.all_requests());
-        services.map(|((service, gate), requests)| service.host(gate, requests.as_ref())).collect()
+        let hosted = (0..).map(ServiceId).zip(services).filter_map(|(id, ((service, gate), requests))| {
+            let hosted = if layout.place_of(id) == layout.here {
+                service.host(gate, requests.as_ref())
+            } else {
+                service.stand_in(gate, Arc::clone(elsewhere.get(&id)?))
+            };
+            Some((id, hosted))
+        });
+        hosted.collect()
     }
 }
 

@@ -220,6 +220,9 @@ pub struct ServiceStatus {
     pub queued: u64,
     /// Restarts so far.
     pub restarts: u32,
+    /// The worker that runs it, if that is not the process that accepted the job.
+    #[serde(default)]
+    pub worker: Option<String>,
 }
 
 /// What a job still waits for, as [`JobHandle::explain`](crate::JobHandle::explain) tells it.
@@ -299,6 +302,8 @@ pub struct WorkerInfo {
     pub slots_used: usize,
     /// Tasks of running jobs that were placed on it.
     pub tasks: usize,
+    /// Services of running jobs that were placed on it.
+    pub services: usize,
     /// Jobs that have a part on it, or are about to.
     pub jobs: usize,
 }

@@ -17,7 +17,7 @@ use crate::{
     flow::{JobPayload, job::Unplanned, splits::Splits},
     host::{Fence, Host},
     job::{
-        Attempt, BuildRefusal, Generation, JobId, JobOptions, JobState, JobStatus, Limits, NotSendable, TaskId,
+        Attempt, BuildRefusal, Generation, Graph, JobId, JobOptions, JobState, JobStatus, Limits, NotSendable, TaskId,
         TaskNode, Term,
     },
     link::{
@@ -32,7 +32,7 @@ use crate::{
         placement::{Seat, Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
         supervisor::{JobSupervisor, SupervisorSetup},
-        team::{Member, Team},
+        team::{Member, Places, Team},
     },
     protocol::{Layout, Order, WorkerOrder},
 };
@@ -62,6 +62,8 @@ pub(crate) struct Dispatcher {
     team: Option<Rc<Team>>,
     /// Where the tasks of the attempt were placed.
     seats: Vec<Seat>,
+    /// The same of the services; none for those of this process.
+    service_seats: Vec<Option<WorkerId>>,
 }
 
 enum Stage {
@@ -164,6 +166,7 @@ impl Dispatcher {
             name,
             team: None,
             seats: Vec::new(),
+            service_seats: Vec::new(),
         }
     }
 
@@ -289,7 +292,9 @@ impl Dispatcher {
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
         let tasks: Vec<TaskDescription> = prepared.graph.tasks.iter().map(describe).collect();
         self.seats = self.slots.borrow_mut().take(&tasks, &making.others, &prepared.colocation);
-        let used: BTreeSet<WorkerId> = self.seats.iter().filter_map(|seat| seat.worker).collect();
+        self.service_seats = self.place_services(&prepared.graph, &making.others);
+        let used = self.seats.iter().filter_map(|seat| seat.worker).chain(self.service_seats.iter().copied().flatten());
+        let used: BTreeSet<WorkerId> = used.collect();
         let mut copies = std::mem::take(&mut making.copies);
         making.others.retain(|member| member.id.is_some_and(|id| used.contains(&id)));
         copies.truncate(making.others.len());
@@ -302,8 +307,12 @@ impl Dispatcher {
         };
         let members: Vec<Member> = std::iter::once(home).chain(making.others.iter().cloned()).collect();
         let numbers: BTreeMap<Option<WorkerId>, u32> = members.iter().map(|member| member.id).zip(0..).collect();
-        let places = self.seats.iter().map(|seat| numbers.get(&seat.worker).copied().unwrap_or(Layout::HOME));
-        let team = Team::new(members, places.collect());
+        let number = |worker: &Option<WorkerId>| numbers.get(worker).copied().unwrap_or(Layout::HOME);
+        let places = Places {
+            tasks: self.seats.iter().map(|seat| number(&seat.worker)).collect(),
+            services: self.service_seats.iter().map(number).collect(),
+        };
+        let team = Team::new(members, places);
         if making.is_alone {
             return self.complete(prepared, making, team, ctx);
         }
@@ -316,6 +325,17 @@ impl Dispatcher {
         ctx.spawn(answers.into_actor(self).map(move |answers, this, ctx| {
             this.compare(answers, prepared, making, team, ctx);
         }));
+    }
+
+    /// The instances of a pipeline service are with its tasks.
+    fn place_services(&self, graph: &Graph, others: &[Member]) -> Vec<Option<WorkerId>> {
+        let mut of_tasks = BTreeMap::new();
+        for (task, seat) in graph.tasks.iter().zip(&self.seats) {
+            if let Some(service) = task.service {
+                of_tasks.insert(service.index(), seat.worker);
+            }
+        }
+        self.slots.borrow_mut().take_services(&graph.services, others, |service| of_tasks.get(&service).copied())
     }
 
     /// The flow is built everywhere, or not.
@@ -407,6 +427,7 @@ impl Dispatcher {
                 name: self.name.clone(),
                 autostop: self.options.autostop,
                 workers: team.workers(),
+                service_workers: team.service_workers(),
                 graph: prepared.graph,
                 submitted_at: self.host.wall(),
                 started_at: None,
@@ -441,9 +462,16 @@ impl Dispatcher {
         ctx.stop();
     }
 
-    fn free_slots(&mut self) {
+    /// No task is live any more.
+    fn free_tasks(&mut self) {
         self.slots.borrow_mut().free(&self.seats);
         self.seats.clear();
+    }
+
+    fn free_slots(&mut self) {
+        self.free_tasks();
+        self.slots.borrow_mut().free_services(&self.service_seats);
+        self.service_seats.clear();
     }
 }
 
@@ -535,6 +563,6 @@ impl Handler<FreeSlots> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, _: FreeSlots, _: &mut Self::Context) {
-        self.free_slots();
+        self.free_tasks();
     }
 }

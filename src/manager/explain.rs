@@ -1,12 +1,12 @@
 //! What a job still waits for, in sentences.
 
 use crate::{
-    job::{ActorState, Explanation, JobState, TaskNode},
+    job::{ActorState, Explanation, JobState, ServiceId, TaskNode},
     manager::{
         completion::Completion,
         record::{JobRecord, service_id},
     },
-    protocol::{Progress, Wait},
+    protocol::{Progress, ServiceCounts, Wait},
 };
 
 /// Says what the job waits for, from the rules' state and from what each task reports of itself. `unread` names the
@@ -39,14 +39,16 @@ pub(crate) fn explain(
     if state != JobState::Ended {
         for (index, name) in record.graph.services.iter().enumerate() {
             if completion.service_state(service_id(index)).0 == ActorState::Restarting {
-                waits.push(format!("service `{name}` failed and is being restarted"));
+                let place = place_of(record, service_id(index));
+                waits.push(format!("service `{name}` failed and is being restarted{place}"));
             }
         }
         for (service, job, holder) in &progress.services_held {
             let name = record.graph.services.get(service.index()).map_or("", String::as_str);
+            let place = place_of(record, *service);
             if completion.service_state(*service).0 != ActorState::Abandoned {
                 waits.push(format!(
-                    "service `{name}` waits for its thread, which is held by code of {job}, service {}; it goes on when \
+                    "service `{name}` waits for its thread{place}, which is held by code of {job}, service {}; it goes on when \
                      that code returns, and `cancel` gives it up at its deadline",
                     holder.0
                 ));
@@ -59,9 +61,17 @@ pub(crate) fn explain(
 fn starting(record: &JobRecord, completion: &Completion, waits: &mut Vec<String>) {
     let mut services = record.graph.services.iter().enumerate();
     let waiting = services.find(|(index, _)| completion.service_state(service_id(*index)).0 == ActorState::Waiting);
-    if let Some((_, name)) = waiting {
-        waits.push(format!("service `{name}` has not finished its `started` hook; tasks start after all services"));
+    if let Some((index, name)) = waiting {
+        let place = place_of(record, service_id(index));
+        waits.push(format!(
+            "service `{name}` has not finished its `started` hook{place}; tasks start after all services"
+        ));
     }
+}
+
+/// Where the service runs, if that is in another process.
+fn place_of(record: &JobRecord, service: ServiceId) -> String {
+    record.service_worker(service).map_or_else(String::new, |worker| format!(" on worker `{worker}`"))
 }
 
 fn idle(record: &JobRecord) -> String {
@@ -77,8 +87,12 @@ fn idle(record: &JobRecord) -> String {
 fn stopping(record: &JobRecord, completion: &Completion, progress: &Progress, waits: &mut Vec<String>) {
     let Some(service) = completion.stopping_service() else { return };
     let name = record.graph.services.get(service.index()).map_or("", String::as_str);
-    let queued = progress.services.get(service.index()).map_or(0, |(_, queued)| *queued);
-    waits.push(format!("service `{name}` is stopping: it answers what it had accepted ({queued} messages queued)"));
+    let counts = progress.services.iter().find(|counts| counts.service == service);
+    let queued = counts.map_or(0, ServiceCounts::queued);
+    let place = place_of(record, service);
+    waits.push(format!(
+        "service `{name}` is stopping{place}: it answers what it had accepted ({queued} messages queued)"
+    ));
 }
 
 fn task_starts(node: &TaskNode, wait: Wait) -> String {

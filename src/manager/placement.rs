@@ -43,7 +43,28 @@ pub struct SlotLoad {
     pub tasks: usize,
 }
 
-/// The policy by which the tasks of a job are spread over the task threads of an environment.
+/// A service to be placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceDescription {
+    /// The name it was registered under.
+    pub name: String,
+}
+
+/// A worker that runs services, and what was placed on it before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerLoad {
+    /// Its task threads.
+    pub slots: usize,
+    /// Tasks of running jobs on them.
+    pub tasks: usize,
+    /// Services of running jobs that it runs.
+    pub services: usize,
+}
+
+/// The policy by which the tasks of a job are spread over the task threads of an environment, and its services over its
+/// workers.
 ///
 /// [`RoundRobin`] is the default and [`LeastLoaded`] the alternative. A policy of your own is called on the
 /// environment's control thread, so it must not block; if it panics, or names a slot that does not exist, the tasks
@@ -51,15 +72,36 @@ pub struct SlotLoad {
 pub trait Placement: Send + 'static {
     /// For each of `tasks` the index of its slot. `slots` has at least one entry.
     fn place(&mut self, tasks: &[TaskDescription], slots: &[SlotLoad]) -> Vec<usize>;
+
+    /// For each of `services` the index of the worker that runs it. `workers` has at least one entry.
+    ///
+    /// It is called where a job runs over several [`Workers`](crate::Workers), and not for pipeline services, which run
+    /// where their tasks are. Without a method of its own, a policy has each service go to the worker with the fewest; as
+    /// is done with those in question if it panics, or names a worker that does not exist.
+    fn place_services(&mut self, services: &[ServiceDescription], workers: &[WorkerLoad]) -> Vec<usize> {
+        to_the_fewest(services.len(), workers)
+    }
+}
+
+/// So many services, each to the worker with the fewest services, among equals with the fewest tasks, and then the first.
+fn to_the_fewest(services: usize, workers: &[WorkerLoad]) -> Vec<usize> {
+    let mut workers = workers.to_vec();
+    let place = |_| {
+        let (worker, load) = workers.iter_mut().enumerate().min_by_key(|(_, load)| (load.services, load.tasks))?;
+        load.services += 1;
+        Some(worker)
+    };
+    (0..services).map_while(place).collect()
 }
 
 /// Each task goes to the thread after the last one's, in the order of the graph and from job to job.
 ///
 /// So a pipeline of chains with one instance each uses all threads, and where every chain has as many instances as
-/// there are threads, equal instances of all chains meet on one thread.
+/// there are threads, equal instances of all chains meet on one thread. Services go round the workers likewise.
 #[derive(Debug, Clone, Default)]
 pub struct RoundRobin {
     next: usize,
+    next_worker: usize,
 }
 
 impl RoundRobin {
@@ -77,9 +119,17 @@ impl Placement for RoundRobin {
         self.next = (first + tasks.len()) % count;
         (first..first + tasks.len()).map(|slot| slot % count).collect()
     }
+
+    fn place_services(&mut self, services: &[ServiceDescription], workers: &[WorkerLoad]) -> Vec<usize> {
+        let count = workers.len().max(1);
+        let first = self.next_worker;
+        self.next_worker = (first + services.len()) % count;
+        (first..first + services.len()).map(|worker| worker % count).collect()
+    }
 }
 
-/// Each task goes to the thread with the fewest tasks; among equals to the first.
+/// Each task goes to the thread with the fewest tasks, each service to the worker with the fewest services; among equals to
+/// the first.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct LeastLoaded;
@@ -129,6 +179,7 @@ struct Station {
     facts: WorkerFacts,
     link: Arc<dyn WorkerLink>,
     loads: Vec<SlotLoad>,
+    services: usize,
     tenancy: Rc<Tenancy>,
 }
 
@@ -198,7 +249,7 @@ impl Slots {
         let id = WorkerId(self.workers_ever);
         let loads = vec![SlotLoad::default(); facts.slots.max(1) as usize];
         let tenancy = Tenancy { jobs: Cell::new(0), is_draining: Cell::new(false), link: Arc::clone(&link) };
-        self.joined.insert(id, Station { facts, link, loads, tenancy: Rc::new(tenancy) });
+        self.joined.insert(id, Station { facts, link, loads, services: 0, tenancy: Rc::new(tenancy) });
         self.arrivals.notify_waiters();
         id
     }
@@ -214,13 +265,14 @@ impl Slots {
 
     /// Those of other processes, in the order in which they came.
     pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
-        let info = |Station { facts, loads, tenancy, .. }: &Station| WorkerInfo {
+        let info = |Station { facts, loads, services, tenancy, .. }: &Station| WorkerInfo {
             name: facts.name.clone(),
             address: facts.data_address.clone(),
             state: if tenancy.is_draining.get() { WorkerState::Draining } else { WorkerState::Joined },
             slots: loads.len(),
             slots_used: loads.iter().filter(|load| load.tasks > 0).count(),
             tasks: loads.iter().map(|load| load.tasks).sum(),
+            services: *services,
             jobs: tenancy.jobs.get(),
         };
         self.joined.values().map(info).collect()
@@ -293,7 +345,7 @@ impl Slots {
 
     /// Places `tasks` over these workers, or in this process if there is none, and counts them as load until
     /// [`free`](Self::free) is called with the same seats. A group of tasks that belong together goes to where the first of
-    /// them was placed, or stays in this process if it has to.
+    /// them was placed.
     pub(crate) fn take(&mut self, tasks: &[TaskDescription], team: &[Member], together: &Colocation) -> Vec<Seat> {
         let mut seats = self.seats(team);
         if seats.is_empty() {
@@ -312,8 +364,7 @@ impl Slots {
             let slot = chosen.get(index).copied().filter(|slot| *slot < seats.len()).unwrap_or(fallback);
             let mut seat = seats[slot];
             if let Some(&group) = together.group_of.get(index) {
-                let is_pinned = together.pinned.get(group as usize) == Some(&true);
-                let worker = *worker_of.entry(group).or_insert(if is_pinned { None } else { seat.worker });
+                let worker = *worker_of.entry(group).or_insert(seat.worker);
                 if worker != seat.worker {
                     seat = self.emptiest(worker);
                 }
@@ -324,6 +375,54 @@ impl Slots {
             taken.push(seat);
         }
         taken
+    }
+
+    /// Places services over these workers, or in this process if there is none, and counts them until
+    /// [`free_services`](Self::free_services) is called with the same places. `with_tasks` says where a service has to be
+    /// because of its tasks.
+    pub(crate) fn take_services(
+        &mut self,
+        services: &[String],
+        team: &[Member],
+        with_tasks: impl Fn(usize) -> Option<Option<WorkerId>>,
+    ) -> Vec<Option<WorkerId>> {
+        let stations = team.iter().filter_map(|member| Some((member.id?, self.joined.get(&member.id?)?)));
+        let (ids, loads): (Vec<WorkerId>, Vec<WorkerLoad>) = stations
+            .map(|(id, Station { loads, services, .. })| {
+                let tasks = loads.iter().map(|load| load.tasks).sum();
+                (id, WorkerLoad { slots: loads.len(), tasks, services: *services })
+            })
+            .unzip();
+        if ids.is_empty() {
+            return vec![None; services.len()];
+        }
+        let free: Vec<usize> = (0..services.len()).filter(|at| with_tasks(*at).is_none()).collect();
+        let described: Vec<_> = free.iter().map(|at| ServiceDescription { name: services[*at].clone() }).collect();
+        // As with tasks.
+        let chosen = catch_unwind(AssertUnwindSafe(|| self.policy.place_services(&described, &loads)));
+        let chosen = chosen.unwrap_or_else(|_| {
+            tracing::warn!("the placement policy panicked; services go where the fewest are");
+            Vec::new()
+        });
+        let fallback = to_the_fewest(described.len(), &loads);
+        let mut free = fallback.into_iter().enumerate().map(|(index, fallback)| {
+            ids[chosen.get(index).copied().filter(|worker| *worker < ids.len()).unwrap_or(fallback)]
+        });
+        let places: Vec<_> = (0..services.len()).map(|at| with_tasks(at).unwrap_or_else(|| free.next())).collect();
+        self.count_services(&places, |services| services + 1);
+        places
+    }
+
+    pub(crate) fn free_services(&mut self, places: &[Option<WorkerId>]) {
+        self.count_services(places, |services| services.saturating_sub(1));
+    }
+
+    fn count_services(&mut self, places: &[Option<WorkerId>], count: impl Fn(usize) -> usize) {
+        for id in places.iter().flatten() {
+            if let Some(station) = self.joined.get_mut(id) {
+                station.services = count(station.services);
+            }
+        }
     }
 
     fn emptiest(&mut self, worker: Option<WorkerId>) -> Seat {
@@ -354,7 +453,7 @@ mod tests {
     }
 
     fn take(slots: &mut Slots, tasks: &[TaskDescription]) -> Vec<Seat> {
-        slots.take(tasks, &[], &Colocation { group_of: Vec::new(), pinned: Vec::new() })
+        slots.take(tasks, &[], &Colocation { group_of: Vec::new() })
     }
 
     fn numbers(seats: &[Seat]) -> Vec<u32> {
@@ -391,6 +490,18 @@ mod tests {
         assert_eq!(numbers(&second), [1]);
         slots.free(&first);
         assert_eq!(numbers(&take(&mut slots, &chain(2))), [0, 0]);
+    }
+
+    #[test]
+    fn services_go_to_the_workers_with_the_fewest_and_with_round_robin_from_one_to_the_next() {
+        let services = |count| (0..count).map(|n| ServiceDescription { name: n.to_string() }).collect::<Vec<_>>();
+        let load = |tasks, services| WorkerLoad { slots: 1, tasks, services };
+        let loads = [load(5, 1), load(3, 0), load(0, 1)];
+        assert_eq!(LeastLoaded.place_services(&services(4), &loads), [1, 2, 1, 0]);
+        let mut policy = RoundRobin::new();
+        assert_eq!(policy.place_services(&services(2), &loads), [0, 1]);
+        assert_eq!(policy.place_services(&services(2), &loads), [2, 0]);
+        assert_eq!(to_the_fewest(3, &[]), Vec::<usize>::new());
     }
 
     #[test]

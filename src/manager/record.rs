@@ -29,6 +29,8 @@ pub(crate) struct JobRecord {
     pub(crate) graph: Arc<Graph>,
     /// The worker of each task that is in another process; shorter if there is none.
     pub(crate) workers: Vec<Option<String>>,
+    /// The same by service.
+    pub(crate) service_workers: Vec<Option<String>>,
     pub(crate) submitted_at: SystemTime,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) ended_at: Option<SystemTime>,
@@ -75,7 +77,8 @@ impl JobRecord {
     pub(crate) fn uncounted(&self, completion: &Completion) -> JobStatus {
         let service = |(index, name): (usize, &String)| {
             let (state, restarts) = completion.service_state(service_id(index));
-            ServiceStatus { name: name.clone(), state, handled: 0, queued: 0, restarts }
+            let worker = self.service_worker(service_id(index)).map(str::to_owned);
+            ServiceStatus { name: name.clone(), state, handled: 0, queued: 0, restarts, worker }
         };
         JobStatus {
             id: self.id,
@@ -101,6 +104,11 @@ impl JobRecord {
 }
 
 impl JobRecord {
+    /// The worker of the service, if it is in another process.
+    pub(crate) fn service_worker(&self, service: ServiceId) -> Option<&str> {
+        self.service_workers.get(service.index())?.as_deref()
+    }
+
     fn task_status(&self, task: &TaskNode, completion: &Completion) -> TaskStatus {
         TaskStatus {
             id: Some(task.id),
@@ -120,8 +128,10 @@ pub(crate) fn count(status: &mut JobStatus, progress: &Progress) {
             status.counters = *counters;
         }
     }
-    for (service, (handled, queued)) in status.services.iter_mut().zip(&progress.services) {
-        (service.handled, service.queued) = (*handled, *queued);
+    for counts in &progress.services {
+        if let Some(status) = status.services.get_mut(counts.service.index()) {
+            (status.handled, status.queued) = (counts.handled(), counts.queued());
+        }
     }
 }
 

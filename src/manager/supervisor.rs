@@ -340,7 +340,9 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(other)));
                 let cause = FailureCause::WorkerLost { worker: name(lost).to_owned(), cause };
                 let tasks = [self.team.tasks_of(here), self.team.tasks_of(peer)].concat();
-                Event::Lost { attempt, tasks, services: Vec::new(), gone: false, cause }
+                // Services hear of calls from home alone.
+                let services = if here.min(peer) == Layout::HOME { self.team.services_of(lost) } else { Vec::new() };
+                Event::Lost { attempt, tasks, services, gone: false, cause }
             }
         };
         self.hear(event, ctx);
@@ -358,8 +360,8 @@ impl Handler<WorkerGone> for JobSupervisor {
     fn handle(&mut self, WorkerGone { worker, name, why }: WorkerGone, ctx: &mut Self::Context) {
         let Some(number) = self.team.lose(worker) else { return };
         let cause = FailureCause::WorkerLost { worker: name, cause: why };
-        let (attempt, tasks) = (self.completion.attempt(), self.team.tasks_of(number));
-        self.hear(Event::Lost { attempt, tasks, services: Vec::new(), gone: true, cause }, ctx);
+        let (tasks, services) = (self.team.tasks_of(number), self.team.services_of(number));
+        self.hear(Event::Lost { attempt: self.completion.attempt(), tasks, services, gone: true, cause }, ctx);
     }
 }
 

@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, join_all};
 
 use super::placement::Stay;
 use crate::{
-    job::{JobId, TaskId},
+    job::{JobId, ServiceId, TaskId},
     link::{WorkerId, WorkerLink},
     protocol::{Layout, Order, Progress, WorkerOrder},
 };
@@ -25,11 +25,17 @@ pub(crate) struct Member {
     pub stay: Option<Rc<Stay>>,
 }
 
+/// The numbers of the members that have the tasks and the services; shorter if home has the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub tasks: Vec<u32>,
+    pub services: Vec<u32>,
+}
+
 /// Those who host an attempt. The first is [home](Layout::HOME).
 pub(crate) struct Team {
     members: Vec<Member>,
-    /// By task, the number of the member that has it; nothing if home has all.
-    places: Vec<u32>,
+    places: Places,
     /// By member. It hears nothing more, and nothing is expected of it.
     lost: RefCell<Vec<bool>>,
 }
@@ -38,7 +44,7 @@ impl Team {
     /// # Panics
     ///
     /// Panics if there is nobody.
-    pub fn new(members: Vec<Member>, places: Vec<u32>) -> Rc<Self> {
+    pub fn new(members: Vec<Member>, places: Places) -> Rc<Self> {
         assert!(!members.is_empty(), "a team has a home");
         let lost = RefCell::new(vec![false; members.len()]);
         Rc::new(Self { members, places, lost })
@@ -50,27 +56,42 @@ impl Team {
 
     /// The number of the member that has the task.
     pub fn place_of(&self, task: TaskId) -> u32 {
-        self.places.get(task.index()).copied().unwrap_or(Layout::HOME)
+        self.places.tasks.get(task.index()).copied().unwrap_or(Layout::HOME)
     }
 
     /// By task, the name of the worker that has it, if it is not the one of this process.
     pub fn workers(&self) -> Vec<Option<String>> {
+        self.names(&self.places.tasks)
+    }
+
+    /// As [`workers`](Self::workers), by service.
+    pub fn service_workers(&self) -> Vec<Option<String>> {
+        self.names(&self.places.services)
+    }
+
+    fn names(&self, places: &[u32]) -> Vec<Option<String>> {
         let name = |place: &u32| self.members.get(*place as usize).filter(|member| member.id.is_some());
         if self.members.len() == 1 {
             return Vec::new();
         }
-        self.places.iter().map(|place| name(place).map(|member| member.name.clone())).collect()
+        places.iter().map(|place| name(place).map(|member| member.name.clone())).collect()
     }
 
     /// What the member of this number has to know of the others.
     pub fn layout(&self, here: u32) -> Layout {
-        Layout { here, tasks: self.places.clone() }
+        Layout { here, tasks: self.places.tasks.clone(), services: self.places.services.clone() }
     }
 
     /// The tasks of the member of this number.
     pub fn tasks_of(&self, member: u32) -> Vec<TaskId> {
-        let tasks = (0..).map(TaskId).zip(&self.places);
+        let tasks = (0..).map(TaskId).zip(&self.places.tasks);
         tasks.filter(|(_, place)| **place == member).map(|(task, _)| task).collect()
+    }
+
+    /// The services whose instances run at the member of this number.
+    pub fn services_of(&self, member: u32) -> Vec<ServiceId> {
+        let services = (0..).map(ServiceId).zip(&self.places.services);
+        services.filter(|(_, place)| **place == member).map(|(service, _)| service).collect()
     }
 
     /// The number of this worker, if it is one of the team and was not lost before. It is from now on.
@@ -97,12 +118,25 @@ impl Team {
     pub fn order(&self, order: Order) {
         let Order { job, term, order } = order;
         match order {
-            WorkerOrder::StartService { .. }
-            | WorkerOrder::StopService { .. }
-            | WorkerOrder::RefuseCalls { .. }
-            | WorkerOrder::AbandonService { .. }
-            | WorkerOrder::CloseGates
-            | WorkerOrder::StartTasks { .. } => self.tell(Layout::HOME, Order { job, term, order }),
+            WorkerOrder::CloseGates | WorkerOrder::StartTasks { .. } => {
+                self.tell(Layout::HOME, Order { job, term, order });
+            }
+            // Home has the gate, another one perhaps the instance.
+            WorkerOrder::StartService { service, .. }
+            | WorkerOrder::StopService { service, .. }
+            | WorkerOrder::RefuseCalls { service }
+            | WorkerOrder::AbandonService { service } => {
+                let place = self.places.services.get(service.index()).copied().unwrap_or(Layout::HOME);
+                let at_home = match order {
+                    // The thread that does not come back is not one of home.
+                    WorkerOrder::AbandonService { .. } if place != Layout::HOME => WorkerOrder::RefuseCalls { service },
+                    _ => order.clone(),
+                };
+                self.tell(Layout::HOME, Order { job, term, order: at_home });
+                if place != Layout::HOME {
+                    self.tell(place, Order { job, term, order });
+                }
+            }
             WorkerOrder::AbandonTasks { tasks } => {
                 for (number, member) in self.present() {
                     let here = |task: &TaskId| self.place_of(*task) == number;
@@ -127,10 +161,17 @@ impl Team {
         }
         let all = join_all(self.present().map(|(_, member)| member.link.progress(job)));
         Box::pin(async move {
-            let mut all = all.await.into_iter();
-            // Home's first: it has the services.
-            let mut progress = all.next().unwrap_or_default();
-            progress.tasks.extend(all.flat_map(|other| other.tasks));
+            let mut progress = Progress::default();
+            for Progress { tasks, services, services_held } in all.await {
+                progress.tasks.extend(tasks);
+                progress.services_held.extend(services_held);
+                for counts in services {
+                    match progress.services.iter_mut().find(|known| known.service == counts.service) {
+                        Some(known) => known.join(&counts),
+                        None => progress.services.push(counts),
+                    }
+                }
+            }
             progress.tasks.sort_by_key(|(task, ..)| *task);
             progress
         })

@@ -221,9 +221,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Runs tasks in other processes, too: those that the node [starts](Workers::processes), or those that
-    /// [join](Workers::joining) it from wherever they are. The node's own process then has the services, outputs and inputs of
-    /// jobs, and all tasks while no worker is there. Default: none, and nobody may join.
+    /// Runs tasks and services in other processes: those that the node [starts](Workers::processes), or those that
+    /// [join](Workers::joining) it from wherever they are. The node's own process then has the outputs and inputs of
+    /// jobs, the queues of their services, and all tasks while no worker is there. Default: none, and nobody may join.
     ///
     /// ```no_run
     /// use proscenium::{Node, Workers, jobs};

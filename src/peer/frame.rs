@@ -82,6 +82,7 @@ fn stream_parts(stream: StreamId) -> (u8, u32) {
         StreamId::Output(number) => (2, number),
         StreamId::Input(number) => (3, number),
         StreamId::Calls => (4, 0),
+        StreamId::Instances => (5, 0),
     }
 }
 
@@ -91,6 +92,7 @@ fn stream_of(kind: u8, number: u32) -> Option<StreamId> {
         2 => StreamId::Output(number),
         3 => StreamId::Input(number),
         4 => StreamId::Calls,
+        5 => StreamId::Instances,
         _ => return None,
     })
 }
@@ -165,6 +167,7 @@ mod tests {
             any::<u32>().prop_map(StreamId::Output),
             any::<u32>().prop_map(StreamId::Input),
             Just(StreamId::Calls),
+            Just(StreamId::Instances),
         ]
     }
 

@@ -4,7 +4,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use crate::{
     host::Host,
-    job::JobId,
+    job::{JobId, ServiceId},
+    protocol::ServiceCounts,
     service::{CallError, Entrance},
 };
 
@@ -25,11 +26,20 @@ pub(crate) trait AnyGate: Any + Send + Sync {
     fn close_to_outside(&self);
     /// The job has ended: later calls fail with `JobEnded`. Implies that nobody waits any more.
     fn release(&self);
-    /// Messages taken up so far, over all instances.
-    fn handled(&self) -> u64;
-    /// Messages that were accepted and not taken up yet.
-    fn queued(&self) -> u64;
+    /// What was counted so far, as that of the service of this number.
+    fn counts(&self, service: ServiceId) -> ServiceCounts;
+    /// Of [`counts`](Self::counts), those done and skipped.
+    fn done(&self) -> (u64, u64);
+    /// The names of its messages, in the order of the service's table.
+    fn kinds(&self) -> Vec<&'static str>;
+    /// Has `feeder` told when an instance comes for messages. Only the first time counts.
+    fn feed_by(&self, feeder: Arc<dyn Feeder>);
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// Told each time an instance comes for messages: what it took before is taken up.
+pub(crate) trait Feeder: Send + Sync {
+    fn came(&self);
 }
 
 /// What the gates of one job have in common.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     blocking::block_on,
+    codec,
     host::Sleep,
     service::{
         CallError, RemoteCall, Service, ServiceMessage, ServiceRef, bound_to,
@@ -134,6 +135,8 @@ where
             Verdict::Reply(reply) => Ok(reply),
             Verdict::Failed => Err(CallError::ServiceFailed { service: service() }),
             Verdict::Stopping => Err(CallError::Stopping { service: service() }),
+            Verdict::Encoded(bytes) => self.decode_reply(&bytes),
+            Verdict::Error(error) => Err(error),
             // A call of this process carries the message itself.
             Verdict::NotCarried(error) => Err(CallError::NotCarried {
                 service: service(),
@@ -141,6 +144,20 @@ where
                 why: error.to_string(),
             }),
         }
+    }
+
+    /// The reply of an instance that is in another process, though the gate is in this one.
+    fn decode_reply(&self, bytes: &[u8]) -> Result<M::Result, CallError> {
+        let decode = || codec::decode_untrusted(bytes);
+        let reply = match self.service.resolver() {
+            Some(resolver) => bound_to(resolver, decode),
+            None => decode(),
+        };
+        reply.map_err(|error| CallError::ReplyNotCarried {
+            service: self.service.name().to_owned(),
+            message: std::any::type_name::<M>().to_owned(),
+            why: error.to_string(),
+        })
     }
 
     /// Ready when the deadline has passed.

@@ -9,7 +9,7 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
-    host::Host,
+    host::{Fence, Host},
     job::JobId,
     service::{
         CallError, FoundService, Origin, RemoteService, Service, ServiceRef, ServiceResolver,
@@ -145,11 +145,21 @@ impl fmt::Debug for ServiceDirectory {
 pub struct ServiceContext {
     directory: Arc<ServiceDirectory>,
     name: Arc<str>,
+    /// Passed whenever code of the service runs.
+    fence: Fence,
 }
 
 impl ServiceContext {
     pub(crate) fn new(directory: Arc<ServiceDirectory>, name: &str) -> Self {
-        Self { directory, name: name.into() }
+        Self { directory, name: name.into(), fence: Fence::default() }
+    }
+
+    pub(crate) fn behind(self, fence: Fence) -> Self {
+        Self { fence, ..self }
+    }
+
+    pub(super) fn fence(&self) -> &Fence {
+        &self.fence
     }
 
     /// The name that the service was registered under.

@@ -110,6 +110,12 @@ fn conclude<M: ServiceMessage>(
         Ok(Verdict::Failed) => return fail(CallError::ServiceFailed { service: service() }),
         Ok(Verdict::Stopping) => return fail(CallError::Stopping { service: service() }),
         Ok(Verdict::NotCarried(error)) => return fail(not_carried(&service(), message, &error)),
+        Ok(Verdict::Encoded(bytes)) => {
+            let Some(answers) = &answers else { return };
+            let Some(why) = answers.refuses(bytes.len()) else { return answers.reply(call, bytes) };
+            return fail(CallError::ReplyNotCarried { service: service(), message: (*message).to_owned(), why });
+        }
+        Ok(Verdict::Error(error)) => return fail(error),
         Err(error) => return fail(error),
     };
     let mut bytes = Vec::new();

@@ -101,7 +101,15 @@ impl Tells {
         self.count = 0;
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// Such messages as [`bytes`](Self::bytes) gave them. None if these are none.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut tells = Self { bytes: bytes.to_vec(), count: 0 };
+        let whole: usize = tells.iter().map(|(_, length)| LENGTH_BYTES + length).sum();
+        tells.count = tells.iter().count();
+        (whole == bytes.len()).then_some(tells)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 

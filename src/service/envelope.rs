@@ -1,9 +1,10 @@
 //! What waits in a service's queue: messages whose type is no longer known, and the cells that callers wait on.
 
 use std::{
-    any::type_name,
+    any::{TypeId, type_name},
     future::Future,
     mem::{needs_drop, replace},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -14,8 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::{
-    codec::{DecodeError, DecodePrefix, decode_whole},
-    service::{CallError, CallWay, Service, ServiceMessage, ServiceResolver, bound_to},
+    codec::{self, DecodeError, DecodePrefix, EncodeError, decode_whole},
+    service::{CallError, CallWay, Receipt, Service, ServiceMessage, ServiceResolver, Withdrawal, bound_to},
 };
 
 /// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
@@ -34,6 +35,8 @@ pub(super) trait TellEnvelope<S>: Send {
     fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
     where
         S: Service;
+    /// The message encoded, for an instance in another process, with its type.
+    fn encode(self: Box<Self>) -> (TypeId, Result<Vec<u8>, EncodeError>);
 }
 
 pub(super) trait CallEnvelope<S>: Send + Sync {
@@ -41,9 +44,19 @@ pub(super) trait CallEnvelope<S>: Send + Sync {
     fn handle(self: Arc<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
     where
         S: Service;
+    /// As [`TellEnvelope::encode`], with the caller, who withdraws the call by `withdrawal`, under the number `call`. None if
+    /// nobody waits any more.
+    fn encode(self: Arc<Self>, call: u64, withdrawal: Arc<dyn Withdrawal>) -> Option<EncodedCall>;
     /// Tells the caller that nothing more is to come: `Stopping` if the message was never taken up, else `Failed`.
     fn give_up(&self);
     fn is_settled(&self) -> bool;
+}
+
+/// A call for an instance in another process.
+pub(super) struct EncodedCall {
+    pub message: TypeId,
+    pub bytes: Result<Vec<u8>, EncodeError>,
+    pub caller: Box<dyn super::Caller>,
 }
 
 pub(super) trait ToldBatch<S>: Send + Sync {
@@ -51,6 +64,8 @@ pub(super) trait ToldBatch<S>: Send + Sync {
     fn handle(&self, at: u32, service: &mut S, ctx: &mut actix::Context<S>) -> Handled
     where
         S: Service;
+    /// The message as it came, with its type, and who is told if it is none.
+    fn encoded(&self, at: u32) -> (TypeId, Vec<u8>, Arc<dyn Receipt>);
 }
 
 impl<S> Queued<S> {
@@ -80,6 +95,14 @@ impl<S> Queued<S> {
             Self::Call(call) => call.give_up(),
         }
     }
+}
+
+fn encoded<M: ServiceMessage>(message: M) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::new();
+    let encoded = codec::encode_caught(&message, &mut bytes);
+    // Its `Drop` is the user's as well.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(message)));
+    encoded.map(|()| bytes)
 }
 
 /// A message as it waits: one that came over a connection is decoded by the service that takes it up, so that a slow
@@ -177,6 +200,10 @@ where
     fn handle(self: Box<Self>, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {
         told(self.0, service, ctx)
     }
+
+    fn encode(self: Box<Self>) -> (TypeId, Result<Vec<u8>, EncodeError>) {
+        (TypeId::of::<M>(), encoded(self.0))
+    }
 }
 
 /// Has a message handled to which there is no reply.
@@ -255,6 +282,12 @@ enum CallState<M: Message> {
     InHand {
         caller: Caller<M::Result>,
     },
+    /// It is on the way to an instance in another process, or was taken up there.
+    Elsewhere {
+        caller: Caller<M::Result>,
+        call: u64,
+        withdrawal: Arc<dyn Withdrawal>,
+    },
     Settled(Verdict<M::Result>),
     /// The caller has its verdict or waits no longer.
     Closed,
@@ -269,6 +302,10 @@ pub(super) enum Verdict<R> {
     Stopping,
     /// What came over the connection is no such message.
     NotCarried(DecodeError),
+    /// The reply of an instance in another process, not decoded yet.
+    Encoded(Vec<u8>),
+    /// What such an instance said instead, or what its loss means.
+    Error(CallError),
 }
 
 /// What a caller leaves behind when it no longer waits.
@@ -304,7 +341,8 @@ impl<M: Message> CallCell<M> {
         let mut state = self.state.lock();
         match &mut *state {
             CallState::Waiting { caller: Caller::Task(caller), .. }
-            | CallState::InHand { caller: Caller::Task(caller) } => {
+            | CallState::InHand { caller: Caller::Task(caller) }
+            | CallState::Elsewhere { caller: Caller::Task(caller), .. } => {
                 if !caller.will_wake(cx.waker()) {
                     let old = replace(caller, cx.waker().clone());
                     drop(state);
@@ -312,7 +350,7 @@ impl<M: Message> CallCell<M> {
                 }
                 Poll::Pending
             }
-            CallState::Waiting { .. } | CallState::InHand { .. } => Poll::Pending,
+            CallState::Waiting { .. } | CallState::InHand { .. } | CallState::Elsewhere { .. } => Poll::Pending,
             CallState::Settled(_) => match replace(&mut *state, CallState::Closed) {
                 CallState::Settled(verdict) => Poll::Ready(verdict),
                 _ => unreachable!("the state was just seen"),
@@ -328,6 +366,10 @@ impl<M: Message> CallCell<M> {
         match old {
             CallState::Waiting { .. } => Withdrawn::Unhandled,
             CallState::InHand { .. } | CallState::Closed => Withdrawn::InHand,
+            CallState::Elsewhere { call, withdrawal, .. } => {
+                withdrawal.withdraw(call);
+                Withdrawn::InHand
+            }
             CallState::Settled(verdict) => Withdrawn::Settled(verdict),
         }
     }
@@ -352,17 +394,19 @@ impl<M: Message> CallCell<M> {
     fn settle(&self, verdict: Verdict<M::Result>) {
         let mut state = self.state.lock();
         match replace(&mut *state, CallState::Closed) {
-            CallState::Waiting { caller, .. } | CallState::InHand { caller } => match caller {
-                Caller::Task(waker) => {
-                    *state = CallState::Settled(verdict);
-                    drop(state);
-                    waker.wake();
+            CallState::Waiting { caller, .. } | CallState::InHand { caller } | CallState::Elsewhere { caller, .. } => {
+                match caller {
+                    Caller::Task(waker) => {
+                        *state = CallState::Settled(verdict);
+                        drop(state);
+                        waker.wake();
+                    }
+                    Caller::Far(far) => {
+                        drop(state);
+                        far.tell(Ok(verdict));
+                    }
                 }
-                Caller::Far(far) => {
-                    drop(state);
-                    far.tell(Ok(verdict));
-                }
-            },
+            }
             settled => {
                 *state = settled;
                 // The reply may own anything: it must not be dropped under the lock.
@@ -394,6 +438,15 @@ impl<M: Message> InHand<M> {
         if let Some(cell) = self.0.take() {
             cell.settle(verdict);
         }
+    }
+}
+
+impl<M> super::Caller for InHand<M>
+where
+    M: ServiceMessage,
+{
+    fn answer(self: Box<Self>, reply: Result<Vec<u8>, CallError>) {
+        self.settle(reply.map_or_else(Verdict::Error, Verdict::Encoded));
     }
 }
 
@@ -443,10 +496,29 @@ where
         }
     }
 
+    fn encode(self: Arc<Self>, call: u64, withdrawal: Arc<dyn Withdrawal>) -> Option<EncodedCall> {
+        let mut state = self.state.lock();
+        let (message, caller) = match replace(&mut *state, CallState::Closed) {
+            CallState::Waiting { message, caller } => (message, caller),
+            other => {
+                *state = other;
+                return None;
+            }
+        };
+        *state = CallState::Elsewhere { caller, call, withdrawal };
+        drop(state);
+        let caller = Box::new(InHand(Some(self)));
+        let bytes = match message {
+            Carried::Value(message) => encoded(message),
+            Carried::Encoded(Encoded { bytes, .. }) => Ok(bytes.as_slice().to_vec()),
+        };
+        Some(EncodedCall { message: TypeId::of::<M>(), bytes, caller })
+    }
+
     fn give_up(&self) {
         let verdict = match &*self.state.lock() {
             CallState::Waiting { .. } => Verdict::Stopping,
-            CallState::InHand { .. } => Verdict::Failed,
+            CallState::InHand { .. } | CallState::Elsewhere { .. } => Verdict::Failed,
             CallState::Settled(_) | CallState::Closed => return,
         };
         // Only whoever feeds the service gives up, so the message was not taken up in between.

@@ -1,7 +1,7 @@
 //! The gate in front of a service: it owns the bounded queue, which outlives the service's instances.
 
 use std::{
-    any::{Any, type_name},
+    any::{Any, TypeId, type_name},
     collections::VecDeque,
     fmt,
     sync::{
@@ -14,9 +14,10 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    job::Incarnation,
+    job::{Incarnation, ServiceId},
+    protocol::ServiceCounts,
     service::{
-        CallError, Entrance, MessageTable, Origin, Service, Watcher,
+        CallError, Entrance, Feeder, MessageTable, Origin, Service, Watcher,
         any_gate::{AnyGate, Home},
         envelope::{Admission, Queued, ToldBatch},
         queue::{Inner, Left, Live, Phase, Waiting},
@@ -30,6 +31,8 @@ pub(crate) struct Gate<S> {
     home: OnceLock<Home>,
     inner: Line<Mutex<Inner<S>>>,
     counts: Line<Counts>,
+    /// Of a gate that another process has messages put into.
+    feeder: OnceLock<Arc<dyn Feeder>>,
     /// Those on the other side of connections, who cannot look for themselves.
     watchers: Mutex<Vec<Weak<dyn Watcher>>>,
 }
@@ -44,6 +47,15 @@ struct Counts {
     done: AtomicU64,
     skipped: AtomicU64,
     abandoned: AtomicBool,
+}
+
+impl Counts {
+    /// Those done and skipped.
+    fn read(&self) -> (u64, u64) {
+        // In this order: none is skipped before it is done.
+        let skipped = self.skipped.load(Ordering::Acquire);
+        (self.done.load(Ordering::Relaxed), skipped)
+    }
 }
 
 /// Where an accepted message went.
@@ -66,6 +78,14 @@ pub(super) enum Take {
 }
 
 impl<S: Service> Gate<S> {
+    /// # Panics
+    ///
+    /// Panics if the gate is of another type of service.
+    pub(super) fn known(gate: &Arc<dyn AnyGate>) -> Arc<Self> {
+        let gate = Arc::clone(gate).into_any().downcast();
+        gate.unwrap_or_else(|_| panic!("the gate is of another type of service"))
+    }
+
     pub(super) fn new(name: &str, capacity: usize) -> Self {
         let counts = Counts { done: AtomicU64::new(0), skipped: AtomicU64::new(0), abandoned: AtomicBool::new(false) };
         Self {
@@ -76,6 +96,7 @@ impl<S: Service> Gate<S> {
             home: OnceLock::new(),
             inner: Line(Mutex::new(Inner::new())),
             counts: Line(counts),
+            feeder: OnceLock::new(),
             watchers: Mutex::default(),
         }
     }
@@ -238,7 +259,72 @@ impl<S> Gate<S> {
         for admission in admitted {
             admission.queued();
         }
+        if let Some(feeder) = self.feeder.get() {
+            feeder.came();
+        }
         take
+    }
+
+    /// As [`take`](Self::take), for a stand-in: `outstanding` of what it took before is not taken up yet. It finds nothing as
+    /// long as that is more than half a batch.
+    pub(super) fn take_ahead(
+        &self,
+        incarnation: Incarnation,
+        outstanding: usize,
+        batch: &mut VecDeque<Queued<S>>,
+        waker: &Waker,
+    ) -> Take {
+        let mut inner = self.inner.0.lock();
+        if inner.phase >= Phase::Stopped || inner.live.as_ref().map(|live| live.incarnation) != Some(incarnation) {
+            return Take::Dismissed;
+        }
+        inner.outstanding = outstanding;
+        let admitted = inner.admit(self.capacity);
+        let take = if !inner.queue.is_empty() {
+            if inner.take_ahead(batch, self.capacity) { Take::Batch } else { Take::Nothing }
+        } else if inner.phase == Phase::Stopping {
+            Take::Drained
+        } else {
+            if !inner.sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(waker)) {
+                inner.sleeper = Some(waker.clone());
+            }
+            Take::Nothing
+        };
+        drop(inner);
+        for admission in admitted {
+            admission.queued();
+        }
+        take
+    }
+
+    /// A message that was taken is not handed over: it is none any more.
+    pub(super) fn forget_one(&self) {
+        self.inner.0.lock().taken -= 1;
+    }
+
+    /// What the process has counted that has the instances.
+    pub(super) fn count_elsewhere(&self, done: u64, skipped: u64) {
+        self.counts.0.done.store(done, Ordering::Relaxed);
+        self.counts.0.skipped.store(skipped, Ordering::Relaxed);
+    }
+
+    /// Announces a stand-in, whose counts begin anew. False if the service was given up.
+    pub(super) fn stand_in_starts(&self, incarnation: Incarnation) -> bool {
+        let mut inner = self.inner.0.lock();
+        if inner.phase >= Phase::Stopped {
+            return false;
+        }
+        let (done, skipped) = self.counts.0.read();
+        inner.earlier += done.saturating_sub(skipped);
+        inner.taken = 0;
+        self.count_elsewhere(0, 0);
+        inner.live = Some(Live { incarnation, waker: None });
+        true
+    }
+
+    /// The place in the service's table of messages of this type.
+    pub(super) fn kind_of(&self, message: TypeId) -> Option<u32> {
+        self.table.place_of(message)
     }
 
     /// Gives back what an instance took and did not handle.
@@ -391,18 +477,28 @@ impl<S: Service> AnyGate for Gate<S> {
         self.end(Phase::JobEnded);
     }
 
-    fn handled(&self) -> u64 {
-        let done = self.counts.0.done.load(Ordering::Relaxed);
-        done.saturating_sub(self.counts.0.skipped.load(Ordering::Relaxed))
+    fn counts(&self, service: ServiceId) -> ServiceCounts {
+        let inner = self.inner.0.lock();
+        let (done, skipped) = self.done();
+        // What nobody will take up any more waits for nothing; and what waits here is counted where it comes from, if that is
+        // another process.
+        let counts_done = inner.phase >= Phase::Stopped || self.feeder.get().is_some();
+        let (waiting, taken) = if counts_done { (0, 0) } else { (inner.queue.len() as u64, inner.taken) };
+        ServiceCounts { service, earlier: inner.earlier, waiting, taken, done, skipped }
     }
 
-    fn queued(&self) -> u64 {
-        let inner = self.inner.0.lock();
-        if inner.phase >= Phase::Stopped {
-            return 0;
+    fn done(&self) -> (u64, u64) {
+        self.counts.0.read()
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        self.table.names()
+    }
+
+    fn feed_by(&self, feeder: Arc<dyn Feeder>) {
+        if self.feeder.set(feeder).is_err() {
+            tracing::debug!(service = %self.name, "the gate had a feeder before");
         }
-        let done = self.counts.0.done.load(Ordering::Relaxed);
-        inner.queue.len() as u64 + inner.taken.saturating_sub(done)
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tracing::Instrument as _;
 
 use crate::{
+    host::Fence,
     job::Incarnation,
     protocol::ServiceEvent,
     service::{
@@ -55,9 +56,7 @@ pub(super) fn host<S: Service>(
     gate: &Arc<dyn AnyGate>,
     factory: impl Fn(&ServiceContext) -> S + Send + 'static,
 ) -> Box<dyn ErasedService> {
-    let gate = Arc::clone(gate).into_any().downcast::<Gate<S>>();
-    let gate = gate.unwrap_or_else(|_| panic!("the gate is of another type of service"));
-    Box::new(Recipe { gate, factory: Arc::new(Mutex::new(factory)), events: Mutex::new(None) })
+    Box::new(Recipe { gate: Gate::known(gate), factory: Arc::new(Mutex::new(factory)), events: Mutex::new(None) })
 }
 
 struct Recipe<S, F> {
@@ -87,7 +86,8 @@ where
             events(incarnation, ServiceEvent::Failed { message: "the service was given up".to_owned() });
             return None;
         }
-        let start = Start { gate: Arc::clone(&self.gate), incarnation, events: Some(events) };
+        let fence = context.fence().clone();
+        let start = Start { gate: Arc::clone(&self.gate), incarnation, fence, events: Some(events) };
         let factory = Arc::clone(&self.factory);
         Some(Box::new(move || start.run(|| (factory.lock())(&context))))
     }
@@ -122,6 +122,7 @@ impl<S, F> Drop for Recipe<S, F> {
 struct Start<S> {
     gate: Arc<Gate<S>>,
     incarnation: Incarnation,
+    fence: Fence,
     /// Taken when the instance runs, which then reports.
     events: Option<EventSink>,
 }
@@ -135,6 +136,8 @@ impl<S: Service> Start<S> {
             service = %self.gate.name(),
             incarnation = self.incarnation.0
         );
+        let fence = self.fence.clone();
+        let Some(pass) = fence.pass() else { return self.fail("the lease of its worker is over".to_owned()) };
         let service = match span.in_scope(|| catch_unwind(AssertUnwindSafe(factory))) {
             Ok(service) => service,
             Err(panic) => {
@@ -142,12 +145,13 @@ impl<S: Service> Start<S> {
                 return;
             }
         };
+        drop(pass);
         let Some(events) = self.events.take() else { return };
         let shared = Rc::new(Shared::new(self.incarnation, events));
         let mut ctx = actix::Context::new();
         ctx.spawn(Pump::new(Arc::clone(&self.gate), Rc::clone(&shared)));
         let running = Some(ctx.into_future(service));
-        let instance = Instance { running, gate: Arc::clone(&self.gate), shared, attached: false };
+        let instance = Instance { running, gate: Arc::clone(&self.gate), shared, fence, attached: false };
         let host = self.gate.home().host.clone();
         host.spawn_local(instance.instrument(span));
     }
@@ -177,6 +181,7 @@ struct Instance<S: Service> {
     running: Option<ContextFut<S, actix::Context<S>>>,
     gate: Arc<Gate<S>>,
     shared: Rc<Shared>,
+    fence: Fence,
     attached: bool,
 }
 
@@ -194,6 +199,9 @@ impl<S: Service> Future for Instance<S> {
                 this.end(None, cx);
                 return Poll::Ready(());
             }
+            // The order to drop all jobs is on its way otherwise, and wakes it.
+            let fence = this.fence.clone();
+            let Some(_pass) = fence.pass() else { return Poll::Pending };
             match this.poll_actor(cx) {
                 Ok(Poll::Pending) => {}
                 Ok(Poll::Ready(())) => {

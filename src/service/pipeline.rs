@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 use crate::{
     job::Limits,
     service::{
-        AnyGate, AnyRequests, ErasedService, MessageTable, Service, ServiceContext, ServiceMessage, ServicePlan,
-        gate::Gate, instance::host,
+        AnyGate, AnyRequests, Elsewhere, ErasedService, MessageTable, Service, ServiceContext, ServiceMessage,
+        ServicePlan, gate::Gate, instance::host, stand_in::stand_in,
     },
 };
 
@@ -270,6 +270,10 @@ where
         let port = requests.and_then(|requests| Arc::clone(requests).into_any().downcast::<RequestPort<Q>>().ok());
         let port = port.expect("the port is of the same pipeline service");
         host(gate, move |_: &ServiceContext| PipelineService { port: Arc::clone(&port) })
+    }
+
+    fn stand_in(&self, gate: &Arc<dyn AnyGate>, there: Arc<dyn Elsewhere>) -> Box<dyn ErasedService> {
+        stand_in::<PipelineService<Q>>(gate, there)
     }
 }
 

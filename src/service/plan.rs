@@ -4,7 +4,9 @@ use std::{any::Any, sync::Arc};
 
 use crate::{
     job::Limits,
-    service::{AnyGate, ErasedService, Service, ServiceContext, gate::Gate, instance::host},
+    service::{
+        AnyGate, Elsewhere, ErasedService, Service, ServiceContext, gate::Gate, instance::host, stand_in::stand_in,
+    },
 };
 
 /// A service as its flow has it, of a type that is not known. Its gate lives as long as the job, because callers hold it;
@@ -24,6 +26,12 @@ pub(crate) trait ServicePlan: Send {
         gate: &Arc<dyn AnyGate>,
         requests: Option<&Arc<dyn AnyRequests>>,
     ) -> Box<dyn ErasedService>;
+    /// What stands behind this gate if the service's instances are in another process.
+    ///
+    /// # Panics
+    ///
+    /// As [`host`](Self::host).
+    fn stand_in(&self, gate: &Arc<dyn AnyGate>, there: Arc<dyn Elsewhere>) -> Box<dyn ErasedService>;
 }
 
 /// A [`RequestPort`](super::RequestPort) of a type that is not known.
@@ -67,5 +75,9 @@ where
 
     fn host(self: Box<Self>, gate: &Arc<dyn AnyGate>, _: Option<&Arc<dyn AnyRequests>>) -> Box<dyn ErasedService> {
         host(gate, self.factory)
+    }
+
+    fn stand_in(&self, gate: &Arc<dyn AnyGate>, there: Arc<dyn Elsewhere>) -> Box<dyn ErasedService> {
+        stand_in::<S>(gate, there)
     }
 }

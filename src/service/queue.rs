@@ -27,6 +27,8 @@ pub(super) struct Inner<S> {
     /// so never more than `capacity` messages are accepted and not handled.
     pub(super) outstanding: usize,
     pub(super) taken: u64,
+    /// Messages that were handled before counts began anew.
+    pub(super) earlier: u64,
     /// Who waits for room, in order of arrival.
     pub(super) waiting: BTreeMap<u64, Waiting<S>>,
     pub(super) next_ticket: u64,
@@ -103,6 +105,7 @@ impl<S> Inner<S> {
             queue: VecDeque::new(),
             outstanding: 0,
             taken: 0,
+            earlier: 0,
             waiting: BTreeMap::new(),
             next_ticket: 0,
             in_hand: Vec::new(),
@@ -116,6 +119,8 @@ impl<S> Inner<S> {
     /// more than the message.
     pub(super) fn admit(&mut self, capacity: usize) -> Vec<Arc<Admission>> {
         let mut admitted = Vec::new();
+        // Less what was taken and still counts against the bound, which only a stand-in leaves.
+        let capacity = capacity.saturating_sub(self.outstanding);
         if self.waiting.is_empty() || self.queue.len() > capacity / 2 {
             return admitted;
         }
@@ -126,6 +131,19 @@ impl<S> Inner<S> {
             admitted.extend(waiting.admission);
         }
         admitted
+    }
+
+    /// As [`take_batch`](Self::take_batch), with what is outstanding already. False if that leaves too little room.
+    pub(super) fn take_ahead(&mut self, batch: &mut VecDeque<Queued<S>>, capacity: usize) -> bool {
+        let batch_max = (capacity / 4).clamp(1, BATCH_MAX);
+        if self.outstanding > batch_max / 2 {
+            return false;
+        }
+        let count = self.queue.len().min(batch_max - self.outstanding);
+        batch.extend(self.queue.drain(..count));
+        self.outstanding += count;
+        self.taken += count as u64;
+        true
     }
 
     pub(super) fn take_batch(&mut self, batch: &mut VecDeque<Queued<S>>, capacity: usize) {

@@ -70,6 +70,12 @@ impl<S> MessageTable<S> {
         self.entries.iter().find(|entry| entry.message == message).map(|entry| entry.name)
     }
 
+    /// Where the message of this type stands.
+    pub(super) fn place_of(&self, message: TypeId) -> Option<u32> {
+        let place = self.entries.iter().position(|entry| entry.message == message)?;
+        u32::try_from(place).ok()
+    }
+
     /// The way through `gate`, whose table this is, for encoded messages of that name.
     pub(super) fn entrance(&self, gate: &Arc<Gate<S>>, name: &str) -> Option<Arc<dyn Entrance>> {
         let entry = self.entries.iter().find(|entry| entry.name == name)?;

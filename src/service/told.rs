@@ -3,7 +3,10 @@
 //! They share what each of them needs and none of them has for itself, and one allocation: room that one thread takes and
 //! another gives back, and counts that two threads change, would cost more than a short message.
 
-use std::{any::type_name, sync::Arc};
+use std::{
+    any::{TypeId, type_name},
+    sync::Arc,
+};
 
 use actix::Handler;
 
@@ -36,6 +39,11 @@ where
 {
     fn message(&self) -> &'static str {
         type_name::<M>()
+    }
+
+    fn encoded(&self, at: u32) -> (TypeId, Vec<u8>, Arc<dyn Receipt>) {
+        let bytes = message_at(&self.bytes, at as usize).unwrap_or_default();
+        (TypeId::of::<M>(), bytes.to_vec(), Arc::clone(&self.receipt))
     }
 
     fn handle(&self, at: u32, service: &mut S, ctx: &mut actix::Context<S>) -> Handled {

@@ -30,7 +30,7 @@ impl Handler<HaltWorker> for Worker {
                     self.task_slots[task.slot].retire(thread);
                 }
             }
-            for service in &hosted.services {
+            for service in hosted.services.values() {
                 service.recipe.abandon();
                 service.recipe.gate().release();
                 unlaunched.extend(service.take_waiting());

@@ -8,16 +8,19 @@ use futures::future::try_join_all;
 
 use super::{
     HostedService, Worker,
-    relay::{CallsAtHome, CallsAtWorker, InputsAtHome, InputsAtWorker, OutputsAtHome, OutputsAtWorker},
+    relay::{
+        CallsAtHome, CallsAtWorker, InputsAtHome, InputsAtWorker, InstancesAtHome, InstancesAtWorker, OutputsAtHome,
+        OutputsAtWorker,
+    },
 };
 use crate::{
     dataplane::wiring::Wiring,
     flow::graph::{Plan, TaskPlan},
     host::Host,
-    job::{FailureCause, Graph, JobId, Limits, TaskId, Term},
+    job::{FailureCause, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
     link::{Connect, JobPorts, Place, Unconnected},
     peer::{Broken, Meet, Peers, StreamId},
-    protocol::{Layout, TaskEvent, TaskReport, WorkerEvent, WorkerEventKind},
+    protocol::{Layout, Order, ServiceEvent, TaskEvent, TaskReport, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{AnyGate, ErasedService, ServiceDirectory},
 };
 
@@ -40,7 +43,8 @@ pub(super) struct HomeEnds {
 pub(super) struct Laid {
     pub tasks: Vec<TaskPlan>,
     pub wiring: Arc<Wiring>,
-    pub services: Vec<Box<dyn ErasedService>>,
+    /// Those whose instances are here, and at home what stands in for the others.
+    pub services: Vec<(ServiceId, Box<dyn ErasedService>)>,
     pub ports: Arc<JobPorts>,
     pub attendance: Option<Attendance>,
 }
@@ -58,13 +62,20 @@ impl Unlaid {
     pub fn lay_alone(self) -> Option<Laid> {
         let Self { mut plan, home, .. } = self;
         let HomeEnds { ports, gates } = home?;
-        let wiring = plan.wire(&ports.streams, &Layout::alone(plan.tasks.len()), None);
-        let services = plan.host_services(&gates, &wiring);
+        let layout = Layout::alone(plan.tasks.len());
+        let wiring = plan.wire(&ports.streams, &layout, None);
+        let services = plan.host_services(&layout, &gates, &wiring, &BTreeMap::new());
         Some(Laid { tasks: plan.tasks, wiring, services, ports, attendance: None })
     }
 
     /// A part of the job is, and others are where `peers` leads.
-    fn lay(self, (job, layout): (JobId, Layout), peers: Arc<Peers>, limits: &Limits, host: &Host) -> Laid {
+    fn lay(
+        self,
+        (job, layout): (JobId, Layout),
+        peers: Arc<Peers>,
+        (limits, host): (&Limits, &Host),
+        stop: impl Fn(ServiceId, Incarnation) + Send + Sync + 'static,
+    ) -> Laid {
         let Self { mut plan, graph, home } = self;
         let (ports, gates, is_home) = match home {
             Some(HomeEnds { ports, gates }) => (ports, gates, true),
@@ -78,14 +89,19 @@ impl Unlaid {
             let outputs = OutputsAtHome::new(&peers, &ports.streams);
             let calls = CallsAtHome::new(&peers, &ports.directory);
             let inputs = InputsAtHome::new(&peers, &ports.streams, &graph, &layout, host);
-            let relays = Relays::Home { _outputs: outputs, _calls: calls, _inputs: inputs };
-            (plan.host_services(&gates, &wiring), relays)
+            let (instances, elsewhere) = InstancesAtHome::new(&peers, &layout, &gates);
+            let services = plan.host_services(&layout, &gates, &wiring, &elsewhere);
+            let relays = Relays::Home { _outputs: outputs, _calls: calls, _inputs: inputs, _instances: instances };
+            (services, relays)
         } else {
             let home = peers.link(Layout::HOME);
             let outputs = Arc::new(OutputsAtWorker::new(home, &ports.streams));
             let calls = CallsAtWorker::new(home, &ports.directory);
             let inputs = InputsAtWorker::new(home, &ports.streams, &graph, &layout, &ports.directory);
-            (Vec::new(), Relays::Away { outputs, _calls: calls, _inputs: inputs })
+            let services = plan.host_services(&layout, &gates, &wiring, &BTreeMap::new());
+            let here = services.iter().map(|(service, recipe)| (*service, recipe.gate())).collect();
+            let instances = InstancesAtWorker::new(home, &ports.directory, here, stop);
+            (services, Relays::Away { outputs, _calls: calls, _inputs: inputs, instances })
         };
         let attendance = Some(Attendance { layout, channels_of: channels_of(&graph), relays, peers });
         Laid { tasks: plan.tasks, wiring, services, ports, attendance }
@@ -101,10 +117,10 @@ pub(super) struct Attendance {
     peers: Arc<Peers>,
 }
 
-/// What goes between the home of the job's outputs, inputs and services and the other workers; held for its drop.
+/// What goes between the home of the job's outputs, inputs and gates and the other workers; held for its drop.
 enum Relays {
-    Home { _outputs: OutputsAtHome, _calls: CallsAtHome, _inputs: InputsAtHome },
-    Away { outputs: Arc<OutputsAtWorker>, _calls: CallsAtWorker, _inputs: InputsAtWorker },
+    Home { _outputs: OutputsAtHome, _calls: CallsAtHome, _inputs: InputsAtHome, _instances: InstancesAtHome },
+    Away { outputs: Arc<OutputsAtWorker>, _calls: CallsAtWorker, _inputs: InputsAtWorker, instances: InstancesAtWorker },
 }
 
 impl Drop for Attendance {
@@ -172,6 +188,26 @@ impl Attendance {
         }
     }
 
+    /// Whether the service has heard of everything that it is to answer before it stops. If not, the order comes again once it
+    /// has.
+    pub(super) fn may_stop(&self, service: ServiceId, incarnation: Incarnation) -> bool {
+        match &self.relays {
+            Relays::Home { .. } => true,
+            Relays::Away { instances, .. } => instances.may_stop(service, incarnation),
+        }
+    }
+
+    /// Ready once what services here have answered has arrived at home, or cannot any more.
+    fn answered(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let Relays::Away { instances, .. } = &self.relays else { return None };
+        let (said, home) = (instances.said(), Arc::clone(self.peers.link(Layout::HOME)));
+        Some(async move {
+            said.await;
+            // If the link is broken, the job is told so by others.
+            let _ = home.settle(&[]).await;
+        })
+    }
+
     /// Ready once everything that a task has sent, and written to these outputs, has arrived: for each other worker, the items
     /// that came too late.
     fn settle(
@@ -208,6 +244,10 @@ fn is_end(event: &TaskEvent) -> bool {
     matches!(event, TaskEvent::Finished(_) | TaskEvent::Cancelled(_) | TaskEvent::Failed { .. })
 }
 
+fn is_end_of_instance(event: &ServiceEvent) -> bool {
+    matches!(event, ServiceEvent::Failed { .. } | ServiceEvent::Stopped { .. })
+}
+
 /// The report of a task that has ended.
 fn report_of(event: &mut TaskEvent) -> Option<&mut TaskReport> {
     match event {
@@ -224,6 +264,17 @@ pub(super) struct Ended {
     term: Term,
     task: TaskId,
     event: TaskEvent,
+}
+
+/// The instance of a service has ended; it is told once what it has answered has arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct InstanceEnded {
+    job: JobId,
+    term: Term,
+    service: ServiceId,
+    incarnation: Incarnation,
+    event: ServiceEvent,
 }
 
 /// See [`WorkerLink::connect`](crate::link::WorkerLink::connect).
@@ -244,7 +295,7 @@ impl Worker {
         Unlaid { plan, graph: Arc::clone(graph), home }
     }
 
-    fn connect(&mut self, connect: Connect) -> ResponseActFuture<Self, Result<(), Unconnected>> {
+    fn connect(&mut self, connect: Connect, ctx: &Context<Self>) -> ResponseActFuture<Self, Result<(), Unconnected>> {
         let Connect { job, term, layout, peers, key } = connect;
         let here = layout.here;
         let hosted = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term);
@@ -256,6 +307,12 @@ impl Worker {
             return Box::pin(std::future::ready(Err(Unconnected::Gone)).into_actor(self));
         };
         let host = self.config.host.clone();
+        let worker = ctx.address().downgrade();
+        let stop = move |service, incarnation| {
+            if let Some(worker) = worker.upgrade() {
+                worker.do_send(Order { job, term, order: WorkerOrder::StopService { service, incarnation } });
+            }
+        };
         let met = meeting.meet(Meet { job, term, here, addresses: peers, key: key.0 });
         let laid = async move {
             let pool = host.clone();
@@ -267,7 +324,7 @@ impl Worker {
                     return Err(Unconnected::Peer { peer, message });
                 }
             };
-            let laid = pool.blocking(move || unlaid.lay((job, layout), peers, &limits, &host)).await;
+            let laid = pool.blocking(move || unlaid.lay((job, layout), peers, (&limits, &host), stop)).await;
             laid.map_err(|panic| Unconnected::Internal(panic.to_string()))
         };
         Box::pin(laid.into_actor(self).map(move |laid, worker, ctx| worker.attend((job, term), laid?, ctx)))
@@ -295,13 +352,18 @@ impl Worker {
         }
         let worker = ctx.address().downgrade();
         let Some(hosted) = self.jobs.get_mut(&job) else { return Err(Unconnected::Gone) };
-        hosted.task_events = Arc::new(move |event| match (event, worker.upgrade()) {
-            (WorkerEvent { job, term, kind: WorkerEventKind::Task { task, event } }, Some(worker))
-                if is_end(&event) =>
-            {
-                worker.do_send(Ended { job, term, task, event });
+        hosted.settled_events = Arc::new(move |event| {
+            let Some(worker) = worker.upgrade() else { return events(event) };
+            let WorkerEvent { job, term, kind } = event;
+            match kind {
+                WorkerEventKind::Task { task, event } if is_end(&event) => {
+                    worker.do_send(Ended { job, term, task, event });
+                }
+                WorkerEventKind::Service { service, incarnation, event } if is_end_of_instance(&event) => {
+                    worker.do_send(InstanceEnded { job, term, service, incarnation, event });
+                }
+                kind => events(WorkerEvent { job, term, kind }),
             }
-            (event, _) => events(event),
         });
         hosted.unstarted = Some((tasks, wiring));
         hosted.ports = Some(ports);
@@ -310,13 +372,13 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn host_services(&mut self, job: JobId, services: Vec<Box<dyn ErasedService>>) {
+    pub(super) fn host_services(&mut self, job: JobId, services: Vec<(ServiceId, Box<dyn ErasedService>)>) {
         let slots = self.service_slots.len();
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
-        for recipe in services {
+        for (id, recipe) in services {
             self.next_service_slot = (self.next_service_slot + 1) % slots;
             let (slot, waiting) = (self.next_service_slot, Arc::default());
-            hosted.services.push(HostedService { recipe, slot, thread: None, waiting, claim: None });
+            hosted.services.insert(id, HostedService { recipe, slot, thread: None, waiting, claim: None });
         }
     }
 }
@@ -324,8 +386,23 @@ impl Worker {
 impl Handler<ConnectJob> for Worker {
     type Result = ResponseActFuture<Self, Result<(), Unconnected>>;
 
-    fn handle(&mut self, ConnectJob(connect): ConnectJob, _: &mut Context<Self>) -> Self::Result {
-        self.connect(connect)
+    fn handle(&mut self, ConnectJob(connect): ConnectJob, ctx: &mut Context<Self>) -> Self::Result {
+        self.connect(connect, ctx)
+    }
+}
+
+impl Handler<InstanceEnded> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, ended: InstanceEnded, ctx: &mut Context<Self>) {
+        let InstanceEnded { job, term, service, incarnation, event } = ended;
+        let Some(hosted) = self.jobs.get(&job).filter(|hosted| hosted.term == term) else { return };
+        let events = Arc::clone(&hosted.events);
+        let event = WorkerEvent { job, term, kind: WorkerEventKind::Service { service, incarnation, event } };
+        match hosted.attendance.as_ref().and_then(Attendance::answered) {
+            Some(answered) => drop(ctx.spawn(answered.into_actor(self).map(move |(), _, _| events(event)))),
+            None => events(event),
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod services;
 mod several;
 mod severed;
 mod sources;
+mod spread;
 mod staffing;
 mod supervision;
 mod tidy;
@@ -84,6 +85,8 @@ fn jobs() -> proscenium::JobRegistry {
         #[cfg(target_os = "linux")]
         severed::jobs(),
         sources::jobs(),
+        #[cfg(target_os = "linux")]
+        spread::jobs(),
         staffing::jobs(),
         supervision::jobs(),
         timers::jobs(),

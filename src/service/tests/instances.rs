@@ -1,10 +1,14 @@
 //! How instances fail, and what becomes of their callers.
 
+use std::{sync::mpsc, time::Duration};
+
 use super::support::{
     Act, Alone, Double, Hosted, Later, LaterInActor, LoseReply, Note, Panic, PanicInActor, Stage, StopYourself,
-    in_background, next,
+    in_background, next, poll_once,
 };
 use crate::{
+    blocking::block_on,
+    host::Fence,
     job::Limits,
     protocol::ServiceEvent,
     service::{CallError, Fate, Origin},
@@ -29,7 +33,7 @@ fn a_panicking_handler_fails_its_caller_and_leaves_the_queue_to_the_next_instanc
         let service = service.clone();
         async move { service.call(Panic).await }
     });
-    while hosted.recipe.gate().queued() < 2 {
+    while hosted.queued() < 2 {
         std::thread::yield_now();
     }
     service.tell(Note("after".into())).blocking().expect("there is room");
@@ -37,7 +41,7 @@ fn a_panicking_handler_fails_its_caller_and_leaves_the_queue_to_the_next_instanc
         let service = service.clone();
         async move { service.call(Double(2)).await }
     });
-    while hosted.recipe.gate().queued() < 4 {
+    while hosted.queued() < 4 {
         std::thread::yield_now();
     }
 
@@ -47,13 +51,13 @@ fn a_panicking_handler_fails_its_caller_and_leaves_the_queue_to_the_next_instanc
     assert_eq!(failed().fate(), Fate::Failed);
     hosted.expect_failure(0, "Panic: as told");
     assert_eq!(*hosted.world.log.lock(), ["started", "before", "stopped"]);
-    assert_eq!(hosted.recipe.gate().queued(), 2);
+    assert_eq!(hosted.queued(), 2);
 
     hosted.start(1);
     hosted.expect(1, ServiceEvent::Started);
     assert_eq!(next(&queued, "the queued call"), Ok(4));
     assert_eq!(*hosted.world.log.lock(), ["started", "before", "stopped", "started", "after"]);
-    assert_eq!((hosted.recipe.gate().handled(), hosted.recipe.gate().queued()), (4, 0));
+    assert_eq!((hosted.handled(), hosted.queued()), (4, 0));
     hosted.no_more_reports();
 }
 
@@ -185,7 +189,7 @@ fn a_reply_passes_while_the_actor_waits_for_another_future() {
     assert_eq!(next(&later, "the reply beside the waiting actor"), Ok(1));
     // The actor handles nothing until its own future has ended.
     let double = in_background(service.call(Double(2)));
-    while hosted.recipe.gate().queued() < 1 {
+    while hosted.queued() < 1 {
         std::thread::yield_now();
     }
     assert!(double.try_recv().is_err());
@@ -202,7 +206,7 @@ fn a_start_on_a_closed_arbiter_fails_and_keeps_the_queue() {
     stage.close();
     hosted.start(0);
     hosted.expect_failure(0, "its thread ended");
-    assert_eq!(hosted.recipe.gate().queued(), 1);
+    assert_eq!(hosted.queued(), 1);
 }
 
 #[test]
@@ -215,4 +219,35 @@ fn an_instance_whose_arbiter_ends_runs_its_hook_and_fails_its_callers() {
     assert!(matches!(hosted.report(), (0, ServiceEvent::Failed { .. })));
     assert_eq!(next(&call, "the call in progress"), Err(failed()));
     assert_eq!(hosted.world.noted("stopped"), 1);
+}
+
+#[test]
+fn behind_a_closed_fence_no_code_of_a_service_runs_and_it_can_still_be_given_up() {
+    let stage = Stage::new();
+    let fence = Fence::new(&stage.host);
+    fence.open_until(stage.host.running_for() + Duration::from_secs(3600));
+    let mut hosted = Hosted::new(&stage, &Limits::default());
+    hosted.fence = fence.clone();
+    hosted.start(0);
+    hosted.expect(0, ServiceEvent::Started);
+    let service = hosted.service(Origin::Outside);
+    assert_eq!(service.call(Double(1)).blocking(), Ok(2));
+    fence.close();
+    block_on(fence.vacated());
+    let mut call = service.call(Double(2));
+    assert!(poll_once(&mut call).is_pending());
+    // Behind the turn in which it would have been handled.
+    let (turned, turn) = mpsc::channel();
+    stage.arbiter.spawn_fn(move || turned.send(()).expect("the test waits"));
+    next(&turn, "a turn of the thread");
+    assert_eq!(hosted.queued(), 1);
+    hosted.recipe.abandon();
+    assert_eq!(block_on(call), Err(CallError::Stopping { service: "probe".into() }));
+    hosted.expect(0, ServiceEvent::Stopped { hook_panicked: false });
+    // Nor is one made.
+    let mut other = Hosted::new(&stage, &Limits::default());
+    other.fence = fence;
+    other.start(0);
+    other.expect_failure(0, "the lease of its worker is over");
+    assert_eq!(*other.world.log.lock(), Vec::<String>::new());
 }

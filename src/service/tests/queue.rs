@@ -12,7 +12,7 @@ use std::{
 use super::support::{Double, Hang, Hosted, Later, Note, Stage, in_background, next, poll_once};
 use crate::{
     blocking::block_on,
-    job::Limits,
+    job::{Limits, ServiceId},
     protocol::ServiceEvent,
     service::{CallError, Fate, Origin},
 };
@@ -32,7 +32,7 @@ fn a_call_is_answered_and_tells_are_handled_in_order() {
     assert_eq!(service.call(Double(21)).blocking(), Ok(42));
     let log = hosted.world.log.lock();
     assert!(log[1..].iter().map(String::as_str).eq((0..1000).map(|i| i.to_string())));
-    assert_eq!((hosted.recipe.gate().handled(), hosted.recipe.gate().queued()), (1001, 0));
+    assert_eq!((hosted.handled(), hosted.queued()), (1001, 0));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn never_more_than_the_bound_waits_and_room_is_granted_in_order() {
     for tell in &mut waiting {
         assert_eq!(poll_once(tell), Poll::Pending);
     }
-    assert_eq!(hosted.recipe.gate().queued(), 4);
+    assert_eq!(hosted.queued(), 4);
     // A sender that gives up has not sent.
     drop(waiting.remove(1));
 
@@ -130,7 +130,7 @@ fn a_call_that_timed_out_in_the_queue_is_skipped() {
     hosted.start(0);
     assert_eq!(service.call(Double(1)).blocking(), Ok(2));
     assert_eq!(*hosted.world.log.lock(), ["started"]);
-    assert_eq!((hosted.recipe.gate().handled(), hosted.recipe.gate().queued()), (1, 0));
+    assert_eq!((hosted.handled(), hosted.queued()), (1, 0));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn other_actors_of_the_thread_get_turns() {
         async move {
             let mut seen = 0;
             while seen < 4000 {
-                let handled = gate.handled();
+                let handled = gate.counts(ServiceId(0)).handled();
                 most.fetch_max(handled - seen, Ordering::Relaxed);
                 seen = handled;
                 actix_rt::task::yield_now().await;

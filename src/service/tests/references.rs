@@ -68,7 +68,7 @@ fn wrong_names_types_and_messages_are_refused_in_words() {
         let Some(CallError::NotAccepted { message, accepted, .. }) = error else { panic!("{error:?}") };
         assert!(message.ends_with("Unlisted") && accepted.contains(&"double".to_owned()));
     }
-    assert_eq!(hosted.recipe.gate().handled(), 0);
+    assert_eq!(hosted.handled(), 0);
 }
 
 #[test]

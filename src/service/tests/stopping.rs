@@ -78,7 +78,7 @@ fn a_stop_answers_what_was_queued_and_what_is_in_flight() {
     let alone = in_background(service.call(Alone(3)));
     hosted.world.wait_until_begun();
     let queued = in_background(service.call(Double(4)));
-    while hosted.recipe.gate().queued() < 1 {
+    while hosted.queued() < 1 {
         std::thread::yield_now();
     }
 
@@ -105,7 +105,7 @@ fn a_stop_that_comes_before_the_instance_runs_is_obeyed() {
     let stage = Stage::new();
     let hosted = Hosted::new(&stage, &Limits::default());
     let call = in_background(hosted.service(Origin::Outside).call(Double(5)));
-    while hosted.recipe.gate().queued() < 1 {
+    while hosted.queued() < 1 {
         std::thread::yield_now();
     }
     hosted.start(0);
@@ -204,7 +204,7 @@ fn giving_up_a_hanging_service_tells_everyone() {
     assert_eq!(block_on(hanging), Err(failed()));
     assert_eq!(block_on(taken), Err(stopping()));
     assert_eq!(block_on(queued), Err(stopping()));
-    assert_eq!(hosted.recipe.gate().queued(), 0);
+    assert_eq!(hosted.queued(), 0);
 
     // Should it return after all, it handles nothing more and ends.
     hosted.world.unhang.send(()).expect("the handler hangs");

@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     blocking::block_on,
-    host::{Host, TimerThread},
-    job::{Incarnation, JobId, Limits},
+    host::{Fence, Host, TimerThread},
+    job::{Incarnation, JobId, Limits, ServiceId},
     protocol::ServiceEvent,
     service::{
         ErasedService, MessageTable, Origin, Service, ServiceContext, ServiceDirectory, ServiceRef, service_plan,
@@ -103,9 +103,18 @@ pub(crate) struct Hosted {
     reports: mpsc::Receiver<(Incarnation, ServiceEvent)>,
     sink: mpsc::Sender<(Incarnation, ServiceEvent)>,
     arbiter: ArbiterHandle,
+    pub(crate) fence: Fence,
 }
 
 impl Hosted {
+    pub(crate) fn handled(&self) -> u64 {
+        self.recipe.gate().counts(ServiceId(0)).handled()
+    }
+
+    pub(crate) fn queued(&self) -> u64 {
+        self.recipe.gate().counts(ServiceId(0)).queued()
+    }
+
     pub(crate) fn new(stage: &Stage, limits: &Limits) -> Self {
         Self::acting(stage, limits, Act::default())
     }
@@ -124,7 +133,7 @@ impl Hosted {
         let recipe = plan.host(&gate, None);
         let directory = ServiceDirectory::new(JobId::random(), vec![gate], stage.host.clone(), limits.call_deadline);
         let (sink, reports) = mpsc::channel();
-        Self { recipe, directory, world, reports, sink, arbiter: stage.arbiter.clone() }
+        Self { recipe, directory, world, reports, sink, arbiter: stage.arbiter.clone(), fence: Fence::default() }
     }
 
     /// With limits that suit most tests, and running.
@@ -136,7 +145,7 @@ impl Hosted {
     }
 
     pub(crate) fn start(&self, incarnation: u32) {
-        let context = ServiceContext::new(Arc::clone(&self.directory), "probe");
+        let context = ServiceContext::new(Arc::clone(&self.directory), "probe").behind(self.fence.clone());
         let sink = self.sink.clone();
         let events = Arc::new(move |incarnation, event| drop(sink.send((incarnation, event))));
         if let Some(launch) = self.recipe.start(Incarnation(incarnation), context, events) {

@@ -14,13 +14,11 @@
 
 mod away;
 mod home;
-mod outbox;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{away::CallsAtWorker, home::CallsAtHome};
 use crate::{
-    codec,
     job::JobId,
     service::{CallError, Origin},
 };
@@ -34,9 +32,6 @@ const WINDOW_BYTES: usize = 4 << 20;
 
 /// What a message costs besides its bytes.
 const MESSAGE_OVERHEAD: usize = 64;
-
-/// Bytes of a message or a reply at most, as over any connection.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 fn cost_of(bytes: usize) -> u32 {
     u32::try_from((bytes + MESSAGE_OVERHEAD).min(WINDOW_BYTES)).unwrap_or(u32::MAX)
@@ -71,26 +66,4 @@ enum FromHome {
         route: u64,
         error: CallError,
     },
-}
-
-/// What is said, behind its length, and what follows it.
-fn joined(head: &impl Serialize, rest: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; LENGTH_BYTES];
-    codec::encode_into(head, &mut bytes).expect("it is short and plain");
-    let length = u32::try_from(bytes.len() - LENGTH_BYTES).expect("it is short");
-    bytes[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(rest);
-    bytes
-}
-
-const LENGTH_BYTES: usize = size_of::<u32>();
-
-/// What [`joined`] has joined.
-fn split<H: DeserializeOwned>(bytes: &[u8]) -> Result<(H, &[u8]), String> {
-    let split = bytes.split_first_chunk().and_then(|(length, rest)| {
-        let length = u32::from_le_bytes(*length);
-        rest.split_at_checked(length as usize)
-    });
-    let (head, rest) = split.ok_or("a message without its beginning")?;
-    Ok((codec::decode(head).map_err(|error| error.to_string())?, rest))
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod inputs;
+mod instances;
 mod outputs;
 
 use std::{

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Heard, PATIENCE, Site, block_on, facts,
-    fakes::{Done, FakeWorker, prepared},
+    fakes::{Done, FakeWorker, counts, prepared},
     host, over, prepare,
     raw::Raw,
     started, term, worker_key,
@@ -161,13 +161,13 @@ fn a_process_that_joins_a_node_does_what_the_job_manager_says() {
         let (job, heard, link) = (JobId::random(), Heard::default(), site.manager.worker());
         let graph = link.prepare(prepare(job, heard.events())).await.expect("it is prepared").graph;
         assert_eq!(graph, prepared().graph);
-        let layout = Layout { here: 1, tasks: vec![1] };
+        let layout = Layout { here: 1, tasks: vec![1], services: Vec::new() };
         let key = crate::link::AttemptKey([1; 32]);
         let connected = link.connect(Connect { job, term: term(1), layout, peers: Vec::new(), key }).await;
         assert_eq!(connected, Err(Unconnected::Peer { peer: 1, message: "away".to_owned() }));
         link.order(order(job, WorkerOrder::CloseGates));
         let progress = link.progress(job).await;
-        assert_eq!(progress, Progress { services: vec![(1, 2)], ..Progress::default() });
+        assert_eq!(progress, Progress { services: vec![counts()], ..Progress::default() });
         let events = process.worker.events.lock().clone().expect("it was prepared");
         // As from the threads of tasks.
         for task in 0..100 {

@@ -11,16 +11,21 @@ use super::until;
 use crate::{
     flow::colocation::Colocation,
     host::{Fence, Host},
-    job::{Graph, JobId},
+    job::{Graph, JobId, ServiceId},
     link::{
         Connect, Link, NearLink, Opened, OwnWorker, Prepare, Prepared, Refusal, Reply, Request, SubmitJob, Unconnected,
         Unprepared, WorkerEvents, WorkerFacts, WorkerId, WorkerLink,
     },
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
-    protocol::{Order, Progress},
+    protocol::{Order, Progress, ServiceCounts},
     schema::TypeDescription,
     service::{AnyGate, CallError, FoundService, ServiceResolver},
 };
+
+/// What is counted of a service.
+pub(super) fn counts() -> ServiceCounts {
+    ServiceCounts { service: ServiceId(3), earlier: 2, waiting: 4, taken: 7, done: 6, skipped: 1 }
+}
 
 type Joining = oneshot::Sender<Result<WorkerId, Refusal>>;
 
@@ -194,7 +199,7 @@ impl FakeWorker {
 
 pub(super) fn prepared() -> Prepared {
     let graph = Arc::new(Graph { services: vec!["desk".to_owned()], ..Graph::default() });
-    let colocation = Colocation { group_of: Vec::new(), pinned: Vec::new() };
+    let colocation = Colocation { group_of: Vec::new() };
     Prepared { graph, colocation, splits: Arc::default(), ports: None }
 }
 
@@ -218,7 +223,7 @@ impl WorkerLink for FakeWorker {
 
     fn progress(&self, job: JobId) -> BoxFuture<'static, Progress> {
         self.note(Done::Progress(job));
-        Box::pin(ready(Progress { services: vec![(1, 2)], ..Progress::default() }))
+        Box::pin(ready(Progress { services: vec![counts()], ..Progress::default() }))
     }
 
     fn address(&self) -> String {

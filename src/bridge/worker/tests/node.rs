@@ -8,7 +8,13 @@ use std::{
 use futures::future::join3;
 use serde::{Deserialize, Serialize};
 
-use super::{Heard, Site, block_on, facts, fakes::prepared, own_key, prepare, raw::Raw, started, term, worker_key};
+use super::{
+    Heard, Site, block_on, facts,
+    fakes::{counts, prepared},
+    own_key, prepare,
+    raw::Raw,
+    started, term, worker_key,
+};
 use crate::{
     bridge::{
         frame::{Kind, Lane},
@@ -53,7 +59,7 @@ impl Site {
 }
 
 fn connect(job: JobId) -> Connect {
-    let layout = Layout { here: 1, tasks: vec![0, 1] };
+    let layout = Layout { here: 1, tasks: vec![0, 1], services: Vec::new() };
     Connect { job, term: term(1), layout, peers: vec!["a:1".to_owned()], key: AttemptKey([4; 32]) }
 }
 
@@ -94,7 +100,7 @@ fn a_worker_is_asked_and_ordered_and_what_it_says_comes_back() {
         let counting = tokio::spawn(link.progress(job));
         let (id, ToWorker::Progress(asked)) = worker.order().await else { panic!("nothing to count") };
         assert_eq!(asked, job);
-        let progress = Progress { services: vec![(3, 4)], ..Progress::default() };
+        let progress = Progress { services: vec![counts()], ..Progress::default() };
         worker.says(id, FromWorker::Progressed(progress.clone())).await;
         assert_eq!(counting.await.unwrap(), progress);
 

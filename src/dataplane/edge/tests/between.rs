@@ -70,7 +70,7 @@ impl Pair {
             [Peers::new(vec![None, Some(Arc::clone(&links[0]))]), Peers::new(vec![Some(Arc::clone(&links[1])), None])];
         let limits = LaneLimits { batches: 2, bytes: 1 << 20, peer_bytes };
         let wirings = [0, 1].map(|here| {
-            let layout = Layout { here, tasks: tasks.to_vec() };
+            let layout = Layout { here, tasks: tasks.to_vec(), services: Vec::new() };
             let streams = Arc::new(Streams { outputs: Vec::new(), inputs: Vec::new() });
             let edges = vec![plan.wire(limits, &layout, Some(&peers[here as usize]))];
             Arc::new(Wiring::new(edges, Vec::new(), Vec::new(), streams))

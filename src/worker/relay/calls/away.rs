@@ -15,11 +15,7 @@ use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{
-    CREDIT_BYTES, FromHome, FromWorker, MESSAGE_BYTES_MAX, WINDOW_BYTES, cost_of, joined,
-    outbox::{Outbox, Told},
-    split,
-};
+use super::{CREDIT_BYTES, FromHome, FromWorker, WINDOW_BYTES, cost_of};
 use crate::{
     host::Host,
     job::JobId,
@@ -29,6 +25,7 @@ use crate::{
         ServiceDirectory, ServiceHome, ServiceResolver, Withdrawal,
     },
     worker::relay::{
+        outbox::{MESSAGE_BYTES_MAX, Outbox, Told, joined, split},
         pieces::Assembly,
         turning::{Turn, Turning},
     },

@@ -8,11 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{
-    CREDIT_BYTES, FromHome, FromWorker, MESSAGE_BYTES_MAX, joined,
-    outbox::{Outbox, Told},
-    split,
-};
+use super::{CREDIT_BYTES, FromHome, FromWorker};
 use crate::{
     job::JobId,
     peer::{Broken, Link, Peers, Receiver, Sink, StreamId, StreamMark},
@@ -21,6 +17,7 @@ use crate::{
         Withdraw, bound_to,
     },
     worker::relay::{
+        outbox::{MESSAGE_BYTES_MAX, Outbox, Told, joined, split},
         pieces::Assembly,
         turning::{Turn, Turning},
     },

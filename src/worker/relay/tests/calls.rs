@@ -148,8 +148,7 @@ fn what_waits_for_an_answer_is_bounded_and_kept_in_order() {
     assert_eq!(sent.collect::<Vec<_>>(), [Ok(())]);
     let mut other = probe.call(Double(1));
     assert!(poll_once(&mut other).is_pending());
-    let line = hosted.directory.gate("probe").expect("it is there");
-    assert_eq!(line.queued(), 1);
+    assert_eq!(hosted.queued(), 1);
     hosted.start(0);
     for tell in tells.drain(1..) {
         assert_eq!(block_on(tell), Ok(()));

@@ -59,7 +59,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Ends<T> {
             service: None,
         };
         let graph = Graph { tasks: vec![task], inputs: vec!["in".to_owned()], ..Graph::default() };
-        let layout = |here| Layout { here, tasks: vec![1] };
+        let layout = |here| Layout { here, tasks: vec![1], services: Vec::new() };
         let wire = Wire::to(1);
         let _carriers = wire.by_itself();
         let peers = Peers::new(vec![None, Some(Arc::clone(&wire.home))]);
