@@ -78,6 +78,9 @@ pub(crate) type EventSink = Arc<dyn Fn(Incarnation, ServiceEvent) + Send + Sync>
 /// | a `ResponseFuture` panics | [`ServiceFailed`](CallError::ServiceFailed) for that one | kept | lives on |
 /// | the job stops | answered | answered | stops |
 /// | the job gives the service up | [`ServiceFailed`](CallError::ServiceFailed) | [`Stopping`](CallError::Stopping) | ends if it can |
+/// | the [worker](crate::Workers) that runs it is lost | [`FateUnknown`](CallError::FateUnknown) or [`ServiceFailed`](CallError::ServiceFailed), also for up to a batch of those queued | [`Stopping`](CallError::Stopping) | is gone, and its job fails |
+///
+/// In a job over workers, messages and replies are encoded on their way between the queue and the instance, whoever sent them.
 ///
 /// A call whose caller no longer waits, because its deadline passed or it was dropped, is skipped when its turn comes.
 /// A service handles for about a millisecond before other services of its thread get a turn.

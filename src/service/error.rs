@@ -90,7 +90,8 @@ pub enum CallError {
         /// The service's name.
         service: String,
     },
-    /// The connection was lost after the message had been sent. It may have been handled, and is not sent again.
+    /// The connection, or the worker that ran the service, was lost after the message had been sent. It may have been handled,
+    /// and is not sent again.
     #[error("the connection was lost; what became of message `{message}` to service `{service}` is not known")]
     FateUnknown {
         /// The service's name.

@@ -37,6 +37,9 @@ use crate::{
 /// again. A [`call`](ServiceRef::call), a message of another type, and other references hear nothing of it. Who has to
 /// know what became of a message calls.
 ///
+/// Where a job has [workers](crate::Workers), the same happens between the queue and the instance to a message that a client of
+/// the environment's own process told: one that cannot be encoded, or decoded there, is lost, and a warning in the log says so.
+///
 /// # Errors
 ///
 /// Any [`CallError`] but [`Timeout`](CallError::Timeout) and [`ServiceFailed`](CallError::ServiceFailed). The message was
