@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proscenium::{
-    BuildRefusal, ControlError, Environment, JobHandle, JobId, JobState, Key, KeyRole, Limits, Node, Outcome,
-    QueryError, RemoteEnvironment, SubmitError, Worker, Workers,
+    BuildRefusal, ControlError, Environment, JobHandle, JobId, JobState, Key, KeyRole, Limits, LocalEnvironment, Node,
+    Outcome, QueryError, RemoteEnvironment, SubmitError, Worker, WorkerState, Workers, job_fn,
 };
 use tokio::task::JoinHandle;
 
@@ -24,8 +24,12 @@ struct Site {
 
 impl Site {
     async fn open(slots_deadline: Duration) -> Self {
+        Self::open_at("127.0.0.1:0", slots_deadline).await
+    }
+
+    async fn open_at(address: &str, slots_deadline: Duration) -> Self {
         let limits = Limits { slots_deadline, ..Limits::default() };
-        let node = Node::builder().jobs(crate::jobs()).address("127.0.0.1:0").key(Key::generate()).limits(limits);
+        let node = Node::builder().jobs(crate::jobs()).address(address).key(Key::generate()).limits(limits);
         let node = node.task_threads(1).workers(Workers::joining()).open().expect("a node");
         let env = deadline("a client", node.connect("test")).await.expect("a client");
         Self { node, env }
@@ -50,10 +54,10 @@ impl Site {
         .await
     }
 
-    async fn worker(&self) -> Worker {
-        let key = deadline("a key", self.env.add_key("workers", KeyRole::Worker)).await.expect("an admin's wish");
+    async fn worker(&self, name: &str) -> Worker {
+        let key = deadline("a key", self.env.add_key(name, KeyRole::Worker)).await.expect("an admin's wish");
         let address = self.node.address().expect("it listens").to_string();
-        Worker::builder().jobs(crate::jobs()).manager(address).key(key).slots(2).open().expect("a worker")
+        Worker::builder().jobs(crate::jobs()).manager(address).key(key).name(name).slots(2).open().expect("a worker")
     }
 }
 
@@ -70,7 +74,7 @@ fn a_job_waits_for_a_worker_and_says_so_and_runs_once_one_is_there() {
         let refused = job.pause().await;
         assert!(matches!(refused, Err(ControlError::Conflict { state: JobState::Starting, .. })), "{refused:?}");
         let end = tokio::spawn(job.wait());
-        let worker = site.worker().await;
+        let worker = site.worker("worker").await;
         let job = deadline("the submit", submitted).await.unwrap().unwrap();
         assert_eq!(ended(&job).await, Outcome::Completed);
         assert_eq!(deadline("the end", end).await.unwrap(), Ok(Outcome::Completed));
@@ -110,5 +114,48 @@ fn a_job_that_waits_for_a_worker_can_be_called_off() {
             assert!(matches!(end, Err(QueryError::NoSuchJob { .. })), "{how}: {end:?}");
             assert_eq!(site.env.jobs().await.unwrap(), []);
         }
+    });
+}
+
+/// Those within a process are never gone, but can be drained.
+#[test]
+fn closures_run_at_home_where_no_worker_takes_jobs_and_others_wait() {
+    block_on(async {
+        let limits = Limits { slots_deadline: Duration::from_millis(20), ..Limits::default() };
+        let env = LocalEnvironment::builder("e").task_threads(1).limits(limits).workers(Workers::inside(1));
+        let env = env.open().expect("an environment");
+        assert_eq!(env.drain_worker("inside-1").await, Ok(1));
+        assert_eq!(env.drain_worker("nobody").await, Ok(0));
+        let listed = env.workers().await.unwrap();
+        assert!(matches!(&listed[..], [worker] if worker.state == WorkerState::Draining), "{listed:?}");
+        let closure = job_fn("closure", |flow| {
+            flow.from_batch(0..10u64).collect("out");
+            Ok(())
+        });
+        let job = deadline("the submit", env.submit(closure).autostop(true)).await.unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
+        let refused = deadline("the submit", env.submit(Staffed {})).await.unwrap_err();
+        assert!(matches!(refused, SubmitError::Build(BuildRefusal::NoWorker { .. })), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_node_and_its_workers_meet_by_ipv6() {
+    // A machine may be without.
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    block_on(async {
+        let site = Site::open_at("[::1]:0", DEADLINE).await;
+        let workers = [site.worker("first").await, site.worker("second").await];
+        assert!(workers.iter().all(|worker| worker.data_address().starts_with("[::1]:")), "{workers:?}");
+        deadline("both workers", async {
+            while site.env.workers().await.expect("an open node").len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let job = deadline("the submit", site.submit()).await.unwrap().unwrap();
+        assert_eq!(ended(&job).await, Outcome::Completed);
     });
 }
