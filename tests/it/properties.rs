@@ -44,7 +44,7 @@ const SPREAD_CASES_LONG: u32 = 20_000;
 /// Those in which a worker is killed; each starts another process.
 const KILLED_CASES: u32 = 50;
 const KILLED_CASES_LONG: u32 = 1_000;
-const KILLED_LIMIT: Duration = Duration::from_secs(1_200);
+const KILLED_LIMIT: Duration = Duration::from_secs(3_600);
 
 async fn ends_as_it_should(case: Case) -> Result<(), TestCaseError> {
     drive::run(case).await.map(drop)
