@@ -7,6 +7,7 @@ mod id;
 mod options;
 mod outcome;
 mod parallelism;
+pub(crate) mod restart;
 mod status;
 
 pub(crate) use self::encoded::EncodedJob;
@@ -20,6 +21,7 @@ pub use self::options::{ErrorPolicy, Limits};
 pub(crate) use self::options::{HeldBy, JobOptions, NAME_BYTES_MAX};
 pub use self::outcome::{CancelReason, Drained, FailureCause, JobError, Outcome, Warning};
 pub use self::parallelism::Parallelism;
+pub use self::restart::Restart;
 pub use self::status::{
     ActorState, DeadLetter, DeadLetters, EnvironmentInfo, Explanation, Health, Holder, JobState, JobStatus,
     ServiceStatus, TaskCounters, TaskStatus, WorkerInfo, WorkerState,

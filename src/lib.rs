@@ -58,8 +58,8 @@ pub use handle::{BlockingChanges, BlockingJob, Changes, ControlError, JobHandle,
 pub use job::{
     ActorState, BoxError, BuildError, BuildRefusal, CancelReason, DeadLetter, DeadLetters, Drained, EnvironmentInfo,
     ErrorPolicy, Explanation, FailureCause, Graph, Health, Holder, JobError, JobId, JobState, JobStatus, Limits,
-    Outcome, Parallelism, ParseJobIdError, ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning, WorkerInfo,
-    WorkerState,
+    Outcome, Parallelism, ParseJobIdError, Restart, ServiceStatus, TaskCounters, TaskId, TaskStatus, Warning,
+    WorkerInfo, WorkerState,
 };
 pub use launch::Workers;
 pub use link::{KeyInfo, KeyRole, NodeStop};

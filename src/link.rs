@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 pub(crate) use self::role::KeyRingRefusal;
 pub use self::role::{KeyInfo, KeyRole};
 pub(crate) use self::worker::{
-    AttemptKey, Connect, JobPorts, OwnWorker, Place, Prepare, Prepared, Unconnected, Unprepared, WorkerEvents,
-    WorkerFacts, WorkerId, WorkerLink,
+    AttemptKey, Connect, Departure, JobPorts, OwnWorker, Place, Prepare, Prepared, Unconnected, Unprepared,
+    WORKER_SILENCE, WorkerEvents, WorkerFacts, WorkerId, WorkerLink,
 };
 use crate::{
     flow::JobPayload,
@@ -60,7 +60,7 @@ pub(crate) trait NearLink: Link {
     /// A worker has come. Until it leaves, jobs are placed on it.
     fn join(&self, facts: WorkerFacts, worker: Arc<dyn WorkerLink>) -> BoxFuture<'static, Result<WorkerId, Refusal>>;
     /// A worker is gone, for this reason: what it had is lost.
-    fn leave(&self, worker: WorkerId, why: String);
+    fn leave(&self, worker: WorkerId, why: String, departure: Departure);
     /// A worker wants to leave: it gets no further job, and is dismissed once those have ended that it has.
     fn drain(&self, worker: WorkerId);
 }

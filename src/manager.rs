@@ -37,7 +37,7 @@ pub(crate) use self::{
 use self::{
     dispatcher::{Dispatch, Dispatcher, JobPrepared, ToManager},
     history::{History, Lookup},
-    messages::{AskJob, CancelJob, JobEnded, JobRefused, JobReply, TakeSnapshot, WorkerGone},
+    messages::{AskJob, CancelJob, JobEnded, JobRefused, JobReply, TakeSnapshot, WorkerEnded, WorkerGone},
     placement::{Departed, Slots},
     record::Archived,
     reply::{Answer, ReplySlot},
@@ -48,7 +48,9 @@ use crate::{
     flow::JobPayload,
     host::Host,
     job::{CancelReason, EnvironmentInfo, Health, JobId, JobOptions, JobStatus, Limits},
-    link::{Holds, JobPorts, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob, WorkerId, WorkerLink},
+    link::{
+        Departure, Holds, JobPorts, JobRequest, Keep, Opened, Refusal, Reply, Request, SubmitJob, WorkerId, WorkerLink,
+    },
 };
 
 /// What a [`JobManager`] is made of.
@@ -361,14 +363,19 @@ impl Handler<JoinWorker> for JobManager {
 impl Handler<LoseWorker> for JobManager {
     type Result = ();
 
-    fn handle(&mut self, LoseWorker { worker, why }: LoseWorker, _: &mut Self::Context) {
-        let Some(Departed { facts, is_expected }) = self.slots.borrow_mut().leave(worker) else { return };
+    fn handle(&mut self, LoseWorker { worker, why, departure }: LoseWorker, _: &mut Self::Context) {
+        let Some(Departed { facts, is_expected }) = self.slots.borrow_mut().leave(worker) else {
+            if departure == Departure::Ended {
+                self.live.values().for_each(|live| live.supervisor.do_send(WorkerEnded { worker }));
+            }
+            return;
+        };
         if is_expected || self.closing == Closing::Workers {
             tracing::info!(environment = %self.environment, worker = facts.name, why, "worker left");
         } else {
             tracing::warn!(environment = %self.environment, worker = facts.name, why, "worker lost");
         }
-        let gone = WorkerGone { worker, name: facts.name, why };
+        let gone = WorkerGone { worker, name: facts.name, why, departure };
         for live in self.live.values() {
             live.supervisor.do_send(gone.clone());
         }

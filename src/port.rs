@@ -6,6 +6,7 @@
 
 mod chunk;
 mod collected;
+mod end;
 mod error;
 mod fed;
 mod input;
@@ -29,6 +30,7 @@ use futures::future::BoxFuture;
 pub(crate) use self::shown::ShownOutput;
 pub(crate) use self::{
     chunk::Chunk,
+    end::OutputEnd,
     fed::{Feed, Given, InputEnd, Within},
     queue::{AnyInput, InputPort, PortEvent},
     reader::OutputReader,

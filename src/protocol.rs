@@ -37,8 +37,13 @@ pub(crate) enum WorkerOrder {
     RefuseCalls { service: ServiceId },
     /// Give up these tasks and retire their threads.
     AbandonTasks { tasks: Vec<TaskId> },
-    /// Give up this service and retire its thread.
-    AbandonService { service: ServiceId },
+    /// Give up this instance of the service and retire its thread; if that `is_final`, also refuse what waits for another one.
+    AbandonService { service: ServiceId, is_final: bool },
+    /// End the instance at once: calls that it has taken up fail with it, and what is queued waits for the next attempt.
+    DismissService { service: ServiceId, incarnation: Incarnation },
+    /// Nothing of the attempt is live, and another one is to follow: forget everything of it. Outputs begin anew, and what tasks and
+    /// services have sent to services is dropped.
+    EndAttempt,
     /// The job has ended: forget everything of it but its outputs.
     Release,
 }
@@ -218,6 +223,8 @@ pub(crate) struct TaskReport {
     pub operators: Vec<OperatorAccount>,
     /// Of a task that is part of a loop.
     pub looped: LoopScan,
+    /// What it did, if it was on a worker of another process.
+    pub counters: Option<Box<TaskCounters>>,
 }
 
 /// What the consuming end of a channel counted, in items.

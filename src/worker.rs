@@ -1,5 +1,6 @@
 //! The worker: hosts the task and service actors of its process.
 
+mod attempts;
 mod audience;
 mod halt;
 mod link;
@@ -22,7 +23,7 @@ use self::{
     audience::Audiences,
     halt::HaltWorker,
     task::{Berth, Command, TaskActor, TaskSetup, Unstarted},
-    team::{Attendance, Laid, Unlaid},
+    team::{Attendance, HomeEnds, Laid, Unlaid},
     thread::{Occupied, Slot, Tenant, ThreadKey},
 };
 use crate::{
@@ -35,7 +36,7 @@ use crate::{
     },
     host::{Fence, Host},
     job::{BuildRefusal, Graph, Incarnation, JobId, Limits, ServiceId, TaskId, Term},
-    link::{JobPorts, Place, Prepare, Prepared, Unprepared, WorkerEvents},
+    link::{Place, Prepare, Prepared, Unprepared, WorkerEvents},
     peer::Meeting,
     protocol::{Order, Progress, ServiceEvent, TaskCommand, Wait, WorkerEvent, WorkerEventKind, WorkerOrder},
     service::{ErasedService, EventSink, Launch, Origin, ServiceContext},
@@ -77,6 +78,8 @@ struct Hosted {
     settled_events: WorkerEvents,
     /// Passed by each step of the job's tasks.
     fence: Fence,
+    /// Its attempt has ended, and another one is to follow.
+    is_between: bool,
     /// A part of the job is to be here, but its channels are not laid yet.
     unlaid: Option<Unlaid>,
     /// It is one of several workers.
@@ -91,7 +94,7 @@ struct Hosted {
     /// Those that have something here: the instances, or the gate.
     services: BTreeMap<ServiceId, HostedService>,
     /// Not known yet where the channels are to be laid and the ports are elsewhere.
-    ports: Option<Arc<JobPorts>>,
+    home: Option<HomeEnds>,
     graph: Arc<Graph>,
 }
 
@@ -187,7 +190,8 @@ struct Built {
     graph: Arc<Graph>,
     colocation: Colocation,
     splits: Arc<Splits>,
-    ports: Option<Arc<JobPorts>>,
+    read_once: Option<String>,
+    home: Option<HomeEnds>,
     laid: Option<Laid>,
     unlaid: Option<Unlaid>,
 }
@@ -237,7 +241,8 @@ impl Worker {
     }
 
     fn host(&mut self, (job, term): (JobId, Term), built: Built, events: WorkerEvents, fence: Fence) -> Prepared {
-        let Built { limits, graph, colocation, splits, ports, laid, unlaid } = built;
+        let Built { limits, graph, colocation, splits, read_once, home, laid, unlaid } = built;
+        let ports = home.as_ref().map(|home| Arc::clone(&home.ports));
         let hosted = graph.tasks.iter().map(|_| HostedTask {
             address: None,
             counters: Arc::new(SharedCounters::new()),
@@ -255,6 +260,7 @@ impl Worker {
             settled_events: Arc::clone(&events),
             events,
             fence,
+            is_between: false,
             unlaid,
             attendance: None,
             tasks: hosted.collect(),
@@ -262,12 +268,12 @@ impl Worker {
             unstarted,
             early: Vec::new(),
             services: BTreeMap::new(),
-            ports: ports.clone(),
+            home,
             graph: Arc::clone(&graph),
         };
         self.jobs.insert(job, hosted);
         self.host_services(job, services);
-        Prepared { graph, colocation, splits, ports }
+        Prepared { graph, colocation, splits, ports, read_once }
     }
 
     /// Drops what holds values of the user's: their `Drop` may take its time or panic, and this is the control thread.
@@ -277,7 +283,7 @@ impl Worker {
 
     fn start_tasks(&mut self, job: JobId, placed: &[(TaskId, u32)]) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
-        let Some(ports) = hosted.ports.clone() else { return };
+        let Some(ports) = hosted.home.as_ref().map(|home| Arc::clone(&home.ports)) else { return };
         let Some((plans, wiring)) = hosted.unstarted.take() else { return };
         let mut plans: Vec<Option<TaskPlan>> = plans.into_iter().map(Some).collect();
         for &(id, slot) in placed {
@@ -358,9 +364,9 @@ impl Worker {
             let kind = WorkerEventKind::Service { service, incarnation, event };
             events(WorkerEvent { job, term, kind });
         });
-        let Some(ports) = &hosted.ports else { return };
+        let Some(home) = &hosted.home else { return };
         let context =
-            ServiceContext::new(Arc::clone(&ports.directory), host.recipe.name()).behind(hosted.fence.clone());
+            ServiceContext::new(Arc::clone(&home.ports.directory), host.recipe.name()).behind(hosted.fence.clone());
         if let Some(launch) = host.recipe.start(incarnation, context, sink) {
             host.launch(launch);
         }
@@ -393,10 +399,14 @@ impl Worker {
         }
     }
 
-    fn abandon_service(&mut self, job: JobId, service: ServiceId) {
+    fn abandon_service(&mut self, job: JobId, service: ServiceId, is_final: bool) {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         let Some(host) = hosted.services.get_mut(&service) else { return };
-        host.recipe.abandon();
+        if is_final {
+            host.recipe.abandon();
+        } else {
+            host.recipe.forget_instance();
+        }
         let unlaunched = host.take_waiting();
         let (slot, thread) = (host.slot, host.thread.clone());
         if let Some(thread) = thread {
@@ -449,7 +459,11 @@ impl Worker {
             }
             (node.id, counters, wait)
         });
-        let services = hosted.services.iter().map(|(service, host)| host.recipe.gate().counts(*service));
+        // Between two attempts there are gates alone.
+        let gates =
+            hosted.home.iter().filter(|_| hosted.is_between).flat_map(|home| (0..).map(ServiceId).zip(&home.gates));
+        let gates = gates.map(|(service, gate)| gate.counts(service));
+        let services = hosted.services.iter().map(|(service, host)| host.recipe.gate().counts(*service)).chain(gates);
         let held = hosted.services.iter().filter_map(|(service, host)| {
             let (job, holder) = host.thread.as_ref()?.held_by()?;
             Some((*service, job, ServiceId(holder)))
@@ -482,20 +496,27 @@ impl Handler<PrepareJob> for Worker {
         // `build` is user code that may block: it must not run on the control thread.
         let host = self.config.host.clone();
         let halts = self.halts;
+        let kept = match self.kept_ports(job, place, options.splits.is_some()) {
+            Ok(kept) => kept,
+            Err(gone) => return Box::pin(std::future::ready(Err(gone)).into_actor(self)),
+        };
+        let is_kept = kept.is_some();
         let planned = self.config.host.blocking(move || {
             let mut plan = plan(&payload, options)?;
             plan.graph.check_names()?;
-            let splits = Arc::clone(&plan.splits);
+            let (splits, read_once) = (Arc::clone(&plan.splits), plan.first_not_replayable.take());
             let (graph, colocation) = (Arc::new(std::mem::take(&mut plan.graph)), plan.colocation.clone());
-            let unlaid = Self::unlaid((plan, &graph), (job, place), &limits, &host);
-            let ports = unlaid.home.as_ref().map(|home| Arc::clone(&home.ports));
+            let unlaid = Self::unlaid((plan, &graph), (job, place), kept, &limits, &host);
+            let home = unlaid.home.clone();
             let (laid, unlaid) = if place == Place::Alone { (unlaid.lay_alone(), None) } else { (None, Some(unlaid)) };
-            Ok::<_, Unplanned>(Built { limits, splits, graph, colocation, ports, laid, unlaid })
+            Ok::<_, Unplanned>(Built { limits, splits, read_once, graph, colocation, home, laid, unlaid })
         });
         Box::pin(planned.into_actor(self).map(move |planned, worker, _ctx| {
             let planned = planned.map_err(|error| Unplanned::from(BuildRefusal::Panicked(error.to_string())));
             let built = planned.flatten().map_err(Unprepared::Unplanned)?;
-            if worker.halts != halts {
+            // Whose job has ended meanwhile nobody waits for.
+            let has_ended = is_kept && !worker.jobs.contains_key(&job);
+            if worker.halts != halts || has_ended {
                 worker.drop_elsewhere(built);
                 return Err(Unprepared::Gone);
             }
@@ -510,7 +531,13 @@ impl Handler<Order> for Worker {
     fn handle(&mut self, Order { job, term, order }: Order, _ctx: &mut Context<Self>) {
         tracing::trace!(%job, ?term, ?order, "worker order");
         // One of a term that is over changes nothing: what it was about is gone.
-        let Some(hosted) = self.jobs.get_mut(&job).filter(|hosted| hosted.term == term) else { return };
+        // To end an attempt that was to follow ends what is left of the one before.
+        let ends = matches!(order, WorkerOrder::EndAttempt | WorkerOrder::Release);
+        let is_meant = |hosted: &&mut Hosted| {
+            let was = hosted.term;
+            was == term || ends && hosted.is_between && was.generation == term.generation && was < term
+        };
+        let Some(hosted) = self.jobs.get_mut(&job).filter(is_meant) else { return };
         match order {
             WorkerOrder::StartService { service, incarnation } => self.start_service(job, service, incarnation),
             WorkerOrder::StartTasks { tasks } => self.start_tasks(job, &tasks),
@@ -520,7 +547,7 @@ impl Handler<Order> for Worker {
             }
             WorkerOrder::CommandTasks { command } => self.command_tasks(job, command),
             WorkerOrder::CloseGates => {
-                hosted.services.values().for_each(|host| host.recipe.gate().close_to_outside());
+                hosted.home.iter().flat_map(|home| &home.gates).for_each(|gate| gate.close_to_outside());
             }
             WorkerOrder::StopService { service, incarnation } => {
                 let may_stop = hosted.attendance.as_ref().is_none_or(|here| here.may_stop(service, incarnation));
@@ -534,11 +561,17 @@ impl Handler<Order> for Worker {
                 }
             }
             WorkerOrder::AbandonTasks { tasks } => self.abandon_tasks(job, &tasks),
-            WorkerOrder::AbandonService { service } => self.abandon_service(job, service),
+            WorkerOrder::AbandonService { service, is_final } => self.abandon_service(job, service, is_final),
+            WorkerOrder::DismissService { service, incarnation } => {
+                if let Some(host) = hosted.services.get(&service) {
+                    host.recipe.dismiss(incarnation);
+                }
+            }
+            WorkerOrder::EndAttempt => self.end_attempt(job, term.attempt),
             WorkerOrder::Release => {
                 if let Some(hosted) = self.jobs.remove(&job) {
                     // Callers still queued in front of a service that will not come back are told so.
-                    hosted.services.values().for_each(|host| host.recipe.gate().release());
+                    hosted.home.iter().flat_map(|home| &home.gates).for_each(|gate| gate.release());
                     self.drop_elsewhere(hosted);
                 }
             }

@@ -28,7 +28,7 @@ use sha2::Sha256;
 use super::key::{Key, KeyId};
 
 /// The version of everything that is said over a bridge. Raised by every change to it.
-pub(super) const PROTOCOL_VERSION: u16 = 4;
+pub(super) const PROTOCOL_VERSION: u16 = 5;
 
 /// The encoding of `crate::codec`.
 const CODEC: u16 = 1;
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn the_bytes_of_a_hello_do_not_change() {
         let hello = Hello::new(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10, [0xaa; 32]);
-        let mut expected = b"PROSCNM\n\x04\x00\x01\x00\x00\x00\x00\x00".to_vec();
+        let mut expected = b"PROSCNM\n\x05\x00\x01\x00\x00\x00\x00\x00".to_vec();
         expected.extend([0x10, 0x0f, 0x0e, 0x0d, 0x0c, 0x0b, 0x0a, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
         expected.extend([0xaa; 32]);
         assert_eq!(hello.to_bytes().to_vec(), expected);
@@ -269,8 +269,8 @@ mod tests {
             let proof = Transcript { client: &client, node: &node, binding }.prove(&key(), role);
             proof.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         };
-        assert_eq!(proof(Role::Client, b""), "5a62c10a9330b7e63c5d5320aadc47a75f8b4a09bcd75d8b045bb79b344ddd75");
-        assert_eq!(proof(Role::Node, b""), "818ed89a23ddab49127f110e7b5a33bd7a092cfea32e31034f931f7aa75f2a77");
+        assert_eq!(proof(Role::Client, b""), "3e57733acbecf4cf9da167cfc252663bd217e9e2c6155b6517cd2260d6ff0833");
+        assert_eq!(proof(Role::Node, b""), "a8786b5f4fe2f473ed66a79b145970597aa0033238df6aab4776da3a5aa55db9");
         assert_ne!(proof(Role::Client, b""), proof(Role::Client, b"binding"));
     }
 
@@ -279,7 +279,7 @@ mod tests {
         let mut bytes = Hello::new(1, [1; 32]).to_bytes();
         bytes[8] = 9;
         let error = Hello::from_bytes(&bytes).unwrap_err();
-        assert_eq!(error, HelloError::Version { here: 4, there: 9 });
+        assert_eq!(error, HelloError::Version { here: 5, there: 9 });
         assert!(error.to_string().contains("version 9"), "{error}");
         let mut bytes = Hello::new(1, [1; 32]).to_bytes();
         bytes[10] = 3;

@@ -5,6 +5,8 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::job::Restart;
+
 /// Runs jobs in this process, or has them run by a node (a JobManager that is reached over TCP).
 #[derive(Debug, Parser)]
 #[command(subcommand_required = true, arg_required_else_help = true, after_help = EXIT_CODES)]
@@ -337,6 +339,10 @@ pub(super) struct NewJob {
     /// Set items aside that cannot be processed, instead of failing.
     #[arg(long)]
     pub skip_errors: bool,
+    /// Begin anew if it fails: `never`; `N:DELAY`, N times; `N/WITHIN:DELAY`, N times within so long; `exponential`, after 1 s, 2 s and
+    /// so on up to a minute. `3:1s`, `5/1h:10s` [default: never].
+    #[arg(long, value_name = "HOW", value_parser = restart)]
+    pub restart: Option<Restart>,
 }
 
 #[derive(Debug, Args)]
@@ -383,6 +389,24 @@ fn lease(text: &str) -> Result<Duration, String> {
         }
         lease => Ok(lease),
     }
+}
+
+/// Whether and how often a job begins anew.
+pub(super) fn restart(text: &str) -> Result<Restart, String> {
+    match text {
+        "never" => return Ok(Restart::never()),
+        "exponential" => return Ok(Restart::exponential()),
+        _ => {}
+    }
+    let how = "it is `never`, `exponential`, `N:DELAY` or `N/WITHIN:DELAY`, as in `3:1s` or `5/1h:10s`";
+    let (times, delay) = text.split_once(':').ok_or(how)?;
+    let delay = duration(delay)?;
+    let (times, within) = times.split_once('/').map_or((times, None), |(times, within)| (times, Some(within)));
+    let times: u32 = times.parse().map_err(|_| how)?;
+    Ok(match within {
+        Some(within) => Restart::rate(times, duration(within)?, delay),
+        None => Restart::fixed(times, delay),
+    })
 }
 
 /// `300`, `300s`, `5m`, `1h 30m`; a number alone counts seconds.

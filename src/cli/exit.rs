@@ -225,6 +225,7 @@ impl From<OutputError> for Failure {
             | OutputError::NoSuchOutput { .. }
             | OutputError::WrongType { .. }
             | OutputError::Incomplete { .. }
+            | OutputError::BegunAnew { .. }
             | OutputError::ReaderTaken { .. }
             | OutputError::Disk { .. }
             | OutputError::Decode { .. }

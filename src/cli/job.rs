@@ -83,6 +83,9 @@ fn submit(
     if let Some(limit) = job.run_limit {
         submit = submit.run_limit(limit);
     }
+    if let Some(restart) = job.restart {
+        submit = submit.restart(restart);
+    }
     if let Some(lease) = lease {
         submit = submit.lease(*lease);
     }

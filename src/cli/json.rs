@@ -50,6 +50,8 @@ pub(super) fn job(status: &JobStatus) -> Value {
         "task_count": status.task_count,
         "service_count": status.service_count,
         "restarts": status.restarts,
+        "attempt": status.attempt,
+        "last_failure": status.last_failure.as_ref().map(ToString::to_string),
         "dead_letters": status.dead_letters,
         "warnings": status.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "lease_seconds": status.lease.map(|lease| lease.as_secs_f64()),

@@ -94,18 +94,29 @@ pub(super) fn print(job: &JobHandle, name: &str, limit: u64, screen: &mut Screen
             format!("the items of output `{name}` can only be read by code that has their type: {untraceable}");
         return Err(Unprinted::Other(Failure::new(Code::Refused, message)));
     }
-    let mut output = block_on(job.shown_output(name, description))?;
+    let mut output = block_on(job.shown_output(name, description.clone()))?;
     let mut out = screen.buffered();
-    for _ in 0..limit {
+    let mut left = limit;
+    while left > 0 {
         let item = match output.next().now_or_never() {
-            Some(item) => item?,
+            Some(item) => item,
             None => {
                 // Whoever reads along sees all there is while the next one is waited for.
                 out.flush()?;
-                block_on(output.next())?
+                block_on(output.next())
             }
         };
+        let item = match item {
+            Err(error @ OutputError::BegunAnew { .. }) => {
+                out.flush()?;
+                eprintln!("{error}");
+                output = block_on(job.shown_output(name, description.clone()))?;
+                continue;
+            }
+            item => item?,
+        };
         let Some(item) = item else { break };
+        left -= 1;
         writeln!(out, "{}", json_text(&item))?;
     }
     out.flush()?;

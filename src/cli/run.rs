@@ -27,6 +27,9 @@ pub(super) fn run(RunJob { job, output }: RunJob, jobs: &JobRegistry, screen: &m
     if let Some(limit) = job.run_limit {
         run = run.run_limit(limit);
     }
+    if let Some(restart) = job.restart {
+        run = run.restart(restart);
+    }
     let (accepted, is_accepted) = mpsc::channel();
     // Nobody listens if this thread broke off.
     let run = run.accepted(move |job| drop(accepted.send(job)));

@@ -72,6 +72,9 @@ pub(super) fn age(status: &JobStatus) -> Duration {
 pub(super) fn standing(status: &JobStatus) -> String {
     match &status.outcome {
         Some(outcome) => super::json::outcome_name(outcome).to_owned(),
+        None if status.attempt > 1 && status.state == JobState::Running => {
+            format!("running (attempt {})", status.attempt)
+        }
         None if status.state == JobState::Idle && status.service_count > 0 => "idle (services run)".to_owned(),
         None => status.state.to_string(),
     }
@@ -142,6 +145,10 @@ pub(super) fn job(status: &JobStatus) -> String {
     field("state", status.state.to_string());
     if let Some(outcome) = &status.outcome {
         field("outcome", outcome.to_string());
+    }
+    if let Some(failure) = &status.last_failure {
+        field("attempt", status.attempt.to_string());
+        field("failed by", failure.to_string());
     }
     field("autostop", if status.autostop { "yes" } else { "no" }.to_owned());
     if let Some(lease) = status.lease {

@@ -23,6 +23,8 @@ fn job(id: &str, name: &str) -> JobStatus {
         task_count: 0,
         service_count: 0,
         restarts: 0,
+        attempt: 1,
+        last_failure: None,
         dead_letters: 0,
         warnings: Vec::new(),
         submitted_at: SystemTime::now(),

@@ -192,6 +192,7 @@ impl TaskState {
             sent: parts.sent.into_iter().map(|(_, sent)| sent).collect(),
             operators: parts.operators,
             looped: self.looped.as_ref().map(LoopPart::scan).unwrap_or_default(),
+            counters: None,
         }
     }
 

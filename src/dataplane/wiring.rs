@@ -14,7 +14,7 @@ use std::{
 use crate::{
     dataplane::loops::LoopWatch,
     job::{ServiceId, TaskNode},
-    port::{AnyInput, OutputStore},
+    port::{AnyInput, OutputEnd, OutputStore},
     protocol::{LoopId, Wait},
     service::{AnyRequests, RequestPort},
 };
@@ -55,6 +55,8 @@ pub(crate) struct Wiring {
     /// By service: of those that tasks answer for.
     requests: Vec<Option<Arc<dyn AnyRequests>>>,
     streams: Arc<Streams>,
+    /// By which the attempt writes its outputs.
+    outputs: Vec<OutputEnd>,
 }
 
 impl Wiring {
@@ -64,7 +66,8 @@ impl Wiring {
         requests: Vec<Option<Arc<dyn AnyRequests>>>,
         streams: Arc<Streams>,
     ) -> Self {
-        Self { edges, loops, requests, streams }
+        let outputs = streams.outputs.iter().map(|(_, store)| store.end()).collect();
+        Self { edges, loops, requests, streams, outputs }
     }
 
     pub fn all_requests(&self) -> &[Option<Arc<dyn AnyRequests>>] {
@@ -103,8 +106,8 @@ impl Wiring {
     /// # Panics
     ///
     /// Panics if the plan has no such output.
-    pub fn output(&self, id: OutputId) -> Arc<OutputStore> {
-        Arc::clone(&self.streams.outputs[id.0].1)
+    pub fn output(&self, id: OutputId) -> OutputEnd {
+        self.outputs[id.0].clone()
     }
 
     /// # Panics

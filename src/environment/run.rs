@@ -15,7 +15,7 @@ use crate::{
     blocking::block_on,
     environment::submit::{Submit, SubmitError},
     handle::{JobHandle, QueryError},
-    job::{Drained, ErrorPolicy, JobError, Outcome},
+    job::{Drained, ErrorPolicy, JobError, Outcome, Restart},
 };
 
 /// The exit code of a process that was told to end by Ctrl+C.
@@ -68,6 +68,11 @@ impl Run {
     /// As [`Submit::run_limit`].
     pub fn run_limit(self, limit: Duration) -> Self {
         Self { submit: self.submit.run_limit(limit), ..self }
+    }
+
+    /// As [`Submit::restart`].
+    pub fn restart(self, restart: Restart) -> Self {
+        Self { submit: self.submit.restart(restart), ..self }
     }
 
     /// As [`Submit::error_policy`].

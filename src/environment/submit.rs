@@ -8,7 +8,7 @@ use crate::{
     blocking::block_on,
     flow::JobPayload,
     handle::JobHandle,
-    job::{BuildRefusal, ErrorPolicy, HeldBy, JobId, JobOptions, JobRefusal, NotSendable},
+    job::{BuildRefusal, ErrorPolicy, HeldBy, JobId, JobOptions, JobRefusal, NotSendable, Restart},
     link::{Link, Refusal, SubmitJob},
 };
 
@@ -79,6 +79,33 @@ impl Submit {
     /// [`LeaseExpired`](crate::CancelReason::LeaseExpired). [`JobStatus::held_by`](crate::JobStatus::held_by) says who held it last.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = Some(lease);
+        self
+    }
+
+    /// Whether the job begins anew if it fails, how often and after what delay: see [`Restart`]. Default: it does not.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proscenium::{LocalEnvironment, ParallelRange, Restart, job_fn};
+    ///
+    /// let env = LocalEnvironment::new("doc");
+    /// let job = job_fn("squares", |flow| {
+    ///     flow.from_batch(ParallelRange::new(1..4)).map(|x| x * x).collect("squares");
+    ///     Ok(())
+    /// });
+    /// let job = env.submit(job).restart(Restart::fixed(3, Duration::from_secs(1))).parallelism(1).blocking()?;
+    /// let squares: Vec<u64> = job.output("squares").blocking()?;
+    /// assert_eq!(squares, [1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildRefusal::ReadOnce`] at submit, if the job may begin anew and one of its sources cannot be read again: an iterator, a
+    /// stream, or an input.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.options.restart = restart;
         self
     }
 

@@ -46,7 +46,6 @@ pub(crate) struct Plan {
     /// What the instances of replayable sources read: as given, or else as made by this very build.
     pub splits: Arc<Splits>,
     /// The operator of the first source that cannot be read again, if there is one: then the job cannot start anew.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by whoever starts a job anew"))]
     pub first_not_replayable: Option<String>,
 }
 

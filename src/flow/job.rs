@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc, sync::Arc};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -164,6 +165,45 @@ impl<J: Job> ErasedJob for Typed<J> {
 
     fn describe(&self) -> Option<Arc<TypeDescription>> {
         Some(TypeDescription::of::<J>())
+    }
+}
+
+/// A job whose flow may be built more than once in this process.
+pub(crate) struct KeptJob {
+    name: String,
+    job: Arc<Mutex<JobPayload>>,
+}
+
+impl KeptJob {
+    pub(crate) fn new(job: JobPayload) -> Self {
+        Self { name: job.0.name().to_owned(), job: Arc::new(Mutex::new(job)) }
+    }
+
+    /// The job, to be built once.
+    pub(crate) fn payload(&self) -> JobPayload {
+        JobPayload(Box::new(Self { name: self.name.clone(), job: Arc::clone(&self.job) }))
+    }
+}
+
+impl ErasedJob for KeptJob {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn build(&self, flow: &mut Flow) -> Result<(), Unbuilt> {
+        self.job.lock().0.build(flow)
+    }
+
+    fn encode(&self) -> Result<EncodedJob, NotSendable> {
+        self.job.lock().0.encode()
+    }
+
+    fn again(&self) -> Result<JobPayload, NotSendable> {
+        self.job.lock().0.again()
+    }
+
+    fn describe(&self) -> Option<Arc<TypeDescription>> {
+        self.job.lock().0.describe()
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -19,7 +18,7 @@ use crate::{
         mark::Mark,
     },
     job::FailureCause,
-    port::{OutputStore, WriteError, WriteFailure},
+    port::{OutputEnd, WriteError, WriteFailure},
     protocol::Wait,
 };
 
@@ -302,12 +301,12 @@ impl<S: Sink> Stage<S::Item> for SinkStage<S> {
 /// Encodes items into a named output of the job.
 pub(crate) struct OutputStage {
     meter: Meter,
-    store: Arc<OutputStore>,
+    output: OutputEnd,
 }
 
 impl OutputStage {
-    pub fn new(meter: Meter, store: Arc<OutputStore>) -> Self {
-        Self { meter, store }
+    pub fn new(meter: Meter, output: OutputEnd) -> Self {
+        Self { meter, output }
     }
 }
 
@@ -316,7 +315,7 @@ impl<T: Serialize> Stage<T> for OutputStage {
         let count = items.len();
         let before = self.meter.account.received;
         let mut cursor = self.meter.receive(count);
-        let written = self.store.write(items.iter().inspect(|_| cursor.advance()));
+        let written = self.output.write(items.iter().inspect(|_| cursor.advance()));
         drop(cursor);
         items.clear();
         match written {
@@ -337,7 +336,7 @@ impl<T: Serialize> Stage<T> for OutputStage {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        match self.store.poll_room(cx) {
+        match self.output.poll_room(cx) {
             Poll::Ready(()) => Poll::Ready(Ok(())),
             Poll::Pending => {
                 self.meter.task.wait.set(Wait::Reader);

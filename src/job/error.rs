@@ -106,6 +106,14 @@ pub enum BuildRefusal {
         /// What went wrong.
         message: String,
     },
+    /// A job that is to [begin anew](crate::Restart) when it fails has a source that cannot be read again.
+    #[error(
+        "`{operator}` cannot be read again, so the job cannot begin anew when it fails: use a source that can, or `Restart::never()`"
+    )]
+    ReadOnce {
+        /// The operator of the source.
+        operator: String,
+    },
     /// Two services have one name.
     #[error("service `{service}` is registered twice")]
     DuplicateService {

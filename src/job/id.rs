@@ -130,6 +130,10 @@ pub(crate) struct Generation(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Attempt(pub u32);
 
+impl Attempt {
+    pub(crate) const FIRST: Self = Self(1);
+}
+
 /// An attempt, of all that a job has in its life. Whatever names another than the present one changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Term {

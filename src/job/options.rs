@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Restart;
+
 /// What happens to an item that user code could not process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -31,6 +33,7 @@ pub(crate) struct JobOptions {
     pub run_limit: Option<Duration>,
     pub error_policy: ErrorPolicy,
     pub lease: Option<Duration>,
+    pub restart: Restart,
     /// Who submits it, and so is the first to hold it.
     pub by: HeldBy,
 }

@@ -281,6 +281,12 @@ pub enum FailureCause {
         /// How that was noticed.
         cause: String,
     },
+    /// The job was to begin [anew](crate::Restart), and its flow could not be built or its workers not meet.
+    #[error("the job could not begin anew: {message}")]
+    NotBegunAnew {
+        /// What was in the way.
+        message: String,
+    },
     /// One input of an operator that pairs items was further ahead of the other than the limit allows.
     #[error(
         "operator `{operator}` (instance {instance}) outgrew its limit of {limit_bytes} bytes: \

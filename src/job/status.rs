@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{JobId, Outcome, TaskId, Warning};
+use crate::job::{FailureCause, JobId, Outcome, TaskId, Warning};
 
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub enum JobState {
     Pausing,
     /// Sources are held and nothing is in flight; services stay callable.
     Paused,
+    /// An attempt of the job has failed, and it is going to [begin anew](crate::Restart): tasks and services of that attempt are
+    /// being ended, the delay runs, or workers build the flow.
+    Restarting,
     /// Sources have been ended by `stop`, or tasks are being cancelled; what remains is worked off.
     Draining,
     /// All tasks finished, and the job is without autostop and has services: they stay callable until `stop`. A job without
@@ -42,6 +45,7 @@ impl fmt::Display for JobState {
             Self::Running => "running",
             Self::Pausing => "pausing",
             Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Draining => "draining",
             Self::Idle => "idle",
             Self::StoppingServices => "stopping services",
@@ -72,6 +76,12 @@ pub struct JobStatus {
     pub service_count: usize,
     /// Restarts of services so far.
     pub restarts: u32,
+    /// How often the job was begun, from 1: more if it failed and [began anew](crate::Restart).
+    #[serde(default = "first_attempt")]
+    pub attempt: u32,
+    /// Why the attempt before this one failed; of a job that is about to begin anew, why the last one did.
+    #[serde(default)]
+    pub last_failure: Option<FailureCause>,
     /// Dead letters so far.
     pub dead_letters: u64,
     /// What went wrong without changing the outcome.
@@ -92,6 +102,11 @@ pub struct JobStatus {
     pub tasks: Vec<TaskStatus>,
     /// Each service, in order of registration.
     pub services: Vec<ServiceStatus>,
+}
+
+/// Of jobs that were recorded before there were more.
+fn first_attempt() -> u32 {
+    1
 }
 
 impl JobStatus {
@@ -185,7 +200,7 @@ pub struct TaskStatus {
 }
 
 /// What a task did so far. Counters are updated once per batch, so they may trail by one batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TaskCounters {
     /// Items taken from the task's source or input channels.

@@ -1,6 +1,6 @@
 //! How the JobManager speaks to a worker, wherever that is.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,9 @@ pub(crate) struct Prepared {
     /// Of a worker in this process that has them.
     #[serde(skip)]
     pub ports: Option<Arc<JobPorts>>,
+    /// The operator of the first source that cannot be read again, if there is one.
+    #[serde(skip)]
+    pub read_once: Option<String>,
 }
 
 /// What is shared within a process goes to another one by itself.
@@ -164,6 +167,18 @@ pub(crate) struct WorkerFacts {
 /// A worker that has joined a JobManager, by its number there. None is given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct WorkerId(pub u32);
+
+/// What is known of a worker that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It has ended, or taken its leave: nothing of it runs any more.
+    Ended,
+    /// It cannot be reached, and may go on until its lease is over.
+    Unreachable,
+}
+
+/// A worker that was silent for so long is lost, and does nothing any more: its lease is over.
+pub(crate) const WORKER_SILENCE: Duration = Duration::from_secs(5);
 
 /// Why a worker does not host a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

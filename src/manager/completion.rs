@@ -6,28 +6,36 @@
 //!
 //! Which event does what in which state is a table in ARCHITECTURE.md, *Completion*, which a test makes from this code.
 //!
+//! A job that may begin anew ([`attempts`]) fails, in one of its attempts, without that it is settled that it has failed.
+//!
 //! Three things are fixed at three points, and never change afterwards: the *course* (cancelled, or failed, whichever
 //! came first), the *verdict* (once no awaited task is live; while the job is idle, the failure of a service still replaces it)
 //! and the *outcome* (the verdict, once no service is live either). *Awaited* are the significant tasks, and all of them
 //! once the job drops what is in flight.
 
 mod accounts;
+mod attempts;
 mod loops;
 #[cfg(test)]
 mod model;
 mod services;
 mod setup;
+mod strategy;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::setup::{ChannelSetup, Setup, TaskSetup};
 use self::{
     loops::{Loop, Members},
     services::Service,
+    strategy::Attempts,
     tasks::{Census, Task},
+};
+pub(crate) use self::{
+    setup::{ChannelSetup, Setup, TaskSetup},
+    strategy::Between,
 };
 use crate::{
     job::{
@@ -41,13 +49,11 @@ use crate::{
 pub(crate) enum Event {
     /// The job is to run. Until then no service and no task is started.
     Begin,
-    /// `at` is a reading of a clock, the same for all services, that need not start at zero.
     Service {
         attempt: Attempt,
         service: ServiceId,
         incarnation: Incarnation,
         event: ServiceEvent,
-        at: Duration,
     },
     Task {
         attempt: Attempt,
@@ -62,6 +68,15 @@ pub(crate) enum Event {
         tasks: Vec<TaskId>,
         services: Vec<ServiceId>,
         gone: bool,
+        cause: FailureCause,
+    },
+    /// The workers are ready for this attempt, which was to be deployed.
+    Deployed {
+        attempt: Attempt,
+    },
+    /// This attempt could not be deployed, and nothing of it is left anywhere.
+    Undeployed {
+        attempt: Attempt,
         cause: FailureCause,
     },
     /// A client wants the sources ended and the rest worked off.
@@ -87,6 +102,8 @@ pub(crate) enum Deadline {
     Loops,
     /// The job has to end.
     RunLimit,
+    /// The job begins anew. The one deadline that is armed once for each attempt; see [`Completion::restart_delay`].
+    Restart,
 }
 
 /// What the JobSupervisor has to do, in the order given.
@@ -99,6 +116,10 @@ pub(crate) enum Command {
     },
     /// Place the tasks and order the worker to start them all; the rules know nothing of slots.
     StartTasks {
+        attempt: Attempt,
+    },
+    /// Have everything of this attempt made anew, and say whether it is.
+    Deploy {
         attempt: Attempt,
     },
     Arm(Deadline),
@@ -118,10 +139,12 @@ pub(crate) struct Conflict {
     pub state: JobState,
 }
 
-/// Where the job is headed; the first to leave `Onward` wins.
+/// Where the job is headed; the first to leave `Onward` wins, and of what comes while the job is to begin anew, the first of all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Course {
     Onward,
+    /// This attempt has failed, and another one is to follow.
+    Anew,
     Cancelled(CancelReason),
     Failed(FailureCause),
 }
@@ -155,6 +178,9 @@ pub(crate) struct Completion {
     run_limit_armed: bool,
     warnings: Vec<Warning>,
     restarts: u32,
+    attempts: Attempts,
+    /// By the clock of whoever feeds it, which need not start at zero: when the event that is taken in just now happened.
+    now: Duration,
     version: u64,
 }
 
@@ -181,31 +207,40 @@ impl Completion {
             run_limit_armed: false,
             warnings: Vec::new(),
             restarts: 0,
+            attempts: Attempts::new(setup.restart),
+            now: Duration::ZERO,
             version: 0,
             setup: Arc::new(setup),
         }
     }
 
-    /// Takes in one event and says what has to be done about it.
+    /// Takes in one event, which happened `at` this time, and says what has to be done about it.
     ///
     /// # Errors
     ///
     /// [`Conflict`], for [`Event::Pause`] only, if the job is neither running nor pausing nor paused.
-    pub(crate) fn apply(&mut self, event: Event) -> Result<Vec<Command>, Conflict> {
+    pub(crate) fn apply(&mut self, event: Event, at: Duration) -> Result<Vec<Command>, Conflict> {
+        self.now = at;
         let mut out = Vec::new();
         match event {
             Event::Pause => self.pause(&mut out)?,
             _ if self.state == JobState::Ended => {}
             Event::Begin => self.begin(&mut out),
-            Event::Service { attempt, .. } | Event::Task { attempt, .. } | Event::Lost { attempt, .. }
+            Event::Service { attempt, .. }
+            | Event::Task { attempt, .. }
+            | Event::Lost { attempt, .. }
+            | Event::Deployed { attempt }
+            | Event::Undeployed { attempt, .. }
                 if attempt != self.attempt => {}
-            Event::Service { service, incarnation, event, at, .. } => {
-                self.hear_service(service, incarnation, event, at, &mut out);
+            Event::Service { service, incarnation, event, .. } => {
+                self.hear_service(service, incarnation, event, &mut out);
             }
             Event::Task { task, event, .. } => self.hear_task(task, event, &mut out),
             Event::Lost { tasks, services, gone, cause, .. } => {
                 self.lose_worker((&tasks, &services), gone, cause, &mut out);
             }
+            Event::Deployed { .. } => self.deployed(&mut out),
+            Event::Undeployed { cause, .. } => self.undeployed(cause, &mut out),
             Event::Stop => self.stop(&mut out),
             Event::LeaseExpired(warning) => {
                 self.warn(warning);
@@ -298,6 +333,8 @@ impl Completion {
                 self.limit_loops(out);
                 self.enter(JobState::Draining);
             }
+            JobState::Starting if self.attempt > Attempt(1) => self.give_up_restarting(out),
+            JobState::Restarting => self.give_up_restarting(out),
             JobState::Starting | JobState::Idle => self.conclude(out),
             JobState::Draining | JobState::StoppingServices | JobState::Ended => {}
         }
@@ -315,6 +352,7 @@ impl Completion {
     }
 
     fn resume(&mut self, out: &mut Vec<Command>) {
+        self.attempts.hold_again = false;
         if matches!(self.state, JobState::Pausing | JobState::Paused) {
             self.command_tasks(TaskCommand::Resume, out);
             self.enter(JobState::Running);
@@ -333,20 +371,34 @@ impl Completion {
                 self.run_limit_armed = false;
                 self.divert(Course::Cancelled(CancelReason::Deadline), out);
             }
-            Deadline::Tasks | Deadline::Loops | Deadline::RunLimit => {}
+            Deadline::Restart if self.attempts.delay_armed => {
+                self.attempts.delay_armed = false;
+                self.begin_anew(out);
+            }
+            Deadline::Tasks | Deadline::Loops | Deadline::RunLimit | Deadline::Restart => {}
         }
     }
 
     /// Takes a new course, unless one was taken before or the outcome is already earned; then whatever has to follow.
     fn divert(&mut self, course: Course, out: &mut Vec<Command>) {
         if self.turn(course) {
-            if self.live_tasks() > 0 { self.cancel_tasks(out) } else { self.conclude(out) }
+            self.follow(out);
         }
     }
 
-    /// Whether the new course was taken: the first one wins, and none after the services began to stop.
+    /// Has happen what a new course asks for.
+    fn follow(&mut self, out: &mut Vec<Command>) {
+        match self.live_tasks() {
+            0 => self.conclude(out),
+            // They are being cancelled already, for the job was to begin anew.
+            _ if self.tasks_deadline_armed => self.enter(JobState::Draining),
+            _ => self.cancel_tasks(out),
+        }
+    }
+
+    /// Whether the new course was taken: the first one that is final wins, and none after the services began to stop.
     fn turn(&mut self, course: Course) -> bool {
-        let open = self.course == Course::Onward && self.state != JobState::StoppingServices;
+        let open = matches!(self.course, Course::Onward | Course::Anew) && self.state != JobState::StoppingServices;
         if open {
             self.course = course;
         }
@@ -355,13 +407,14 @@ impl Completion {
 
     /// No awaited task is live and none will be started: settles what the job has earned, then idles or stops the services.
     fn conclude(&mut self, out: &mut Vec<Command>) {
+        if self.course == Course::Anew {
+            return self.end_attempt(out);
+        }
         let sealed = self.verdict.is_some();
         let verdict = self.judge();
         self.release_loops(out);
-        if self.tasks_deadline_armed {
-            self.tasks_deadline_armed = false;
-            out.push(Command::Disarm(Deadline::Tasks));
-        }
+        self.disarm_tasks(out);
+        self.disarm_delay(out);
         if !sealed {
             out.push(Command::SealOutputs { complete: verdict.is_drained() });
         }
@@ -374,6 +427,12 @@ impl Completion {
         } else {
             self.drop_unstarted(out);
             self.stop_services(out);
+        }
+    }
+
+    fn disarm_tasks(&mut self, out: &mut Vec<Command>) {
+        if std::mem::take(&mut self.tasks_deadline_armed) {
+            out.push(Command::Disarm(Deadline::Tasks));
         }
     }
 
@@ -392,23 +451,28 @@ impl Completion {
                 outcome
             }
             // The job was idle, and its tasks' reports have been judged.
-            (Course::Onward, Some(earned)) => earned.clone(),
+            (Course::Onward | Course::Anew, Some(earned)) => earned.clone(),
             // `stop` came before the tasks were started: what they would have read was cut off whole.
-            (Course::Onward, None)
+            (Course::Onward | Course::Anew, None)
                 if self.state == JobState::Starting && self.setup.tasks.iter().any(TaskSetup::is_significant) =>
             {
                 Outcome::Stopped
             }
-            (Course::Onward, None) => match accounts::check(&self.setup, &reports, TaskSetup::is_significant) {
-                Err(cause) => Outcome::Failed(cause),
-                Ok(()) if reports.iter().flatten().any(|report| report.cut_short) => Outcome::Stopped,
-                Ok(()) => Outcome::Completed,
-            },
+            (Course::Onward | Course::Anew, None) => {
+                match accounts::check(&self.setup, &reports, TaskSetup::is_significant) {
+                    Err(cause) => Outcome::Failed(cause),
+                    Ok(()) if reports.iter().flatten().any(|report| report.cut_short) => Outcome::Stopped,
+                    Ok(()) => Outcome::Completed,
+                }
+            }
         }
     }
 
     /// No service is live either.
     fn end(&mut self, out: &mut Vec<Command>) {
+        if self.state == JobState::Restarting {
+            return self.await_next_attempt(out);
+        }
         self.enter(JobState::Ended);
         let verdict = self.verdict.clone().expect("services are stopped only after the verdict");
         out.push(Command::Ended(verdict));

@@ -1,38 +1,39 @@
 //! Turns a submitted job into placed, started actors.
 
+mod attempts;
+mod waiting;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    pin::pin,
     rc::Rc,
     sync::Arc,
 };
 
+use self::attempts::{Kept, cause_of};
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WeakAddr, WrapFuture,
 };
 use futures::future::join_all;
 
 use crate::{
     flow::{JobPayload, job::Unplanned, splits::Splits},
     host::{Fence, Host},
-    job::{
-        Attempt, BuildRefusal, Generation, Graph, JobId, JobOptions, JobState, JobStatus, Limits, NotSendable, TaskId,
-        TaskNode, Term,
-    },
+    job::{Attempt, BuildRefusal, Generation, Graph, JobId, JobOptions, Limits, NotSendable, TaskId, TaskNode, Term},
     link::{
-        AttemptKey, Connect, Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents,
-        WorkerId, WorkerLink,
+        AttemptKey, Connect, Departure, Holds, JobPorts, Place, Prepare, Prepared, Refusal, Unconnected, Unprepared,
+        WorkerEvents, WorkerId, WorkerLink,
     },
     manager::{
         archive::PlainJob,
         messages::{
-            CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, JobWaits, StartJob, WorkerGone,
+            AttemptUndeployed, CheckLease, DeployTasks, DiscardJob, FreeSlots, JobEnded, JobRefused, JobWaits,
+            StartJob, WorkerGone,
         },
         placement::{Seat, Slots, TaskDescription},
         record::{DeadLetterBox, JobRecord},
         supervisor::{JobSupervisor, SupervisorSetup},
-        team::{Member, Places, Team},
+        team::{Deployment, Member, Places, Team},
     },
     protocol::{Layout, Order, WorkerOrder},
 };
@@ -40,14 +41,17 @@ use crate::{
 /// A job lives and dies with one JobManager.
 const GENERATION: Generation = Generation(1);
 
-/// One for each job: has the flow built, brings the JobSupervisor into being, and places the tasks of each attempt.
+/// One for each job: has the flow built, brings the JobSupervisor into being, and deploys each attempt.
 pub(crate) struct Dispatcher {
     job: JobId,
     environment: Arc<str>,
     options: JobOptions,
     limits: Arc<Limits>,
-    /// Taken by `Prepare`.
+    /// Taken by the first `Prepare`.
     payload: Option<JobPayload>,
+    attempt: Attempt,
+    /// What later attempts are made of, if there may be any.
+    kept: Option<Kept>,
     worker: Arc<dyn WorkerLink>,
     has_workers: bool,
     /// The JobManager, for what it is told of the job.
@@ -60,6 +64,8 @@ pub(crate) struct Dispatcher {
     name: String,
     /// Once the job runs.
     team: Option<Rc<Team>>,
+    deployment: Rc<Deployment>,
+    supervisor: Option<WeakAddr<JobSupervisor>>,
     /// Where the tasks of the attempt were placed.
     seats: Vec<Seat>,
     /// The same of the services; none for those of this process.
@@ -81,7 +87,8 @@ struct Unstarted {
 
 /// What is needed between the steps of preparing a job.
 struct Making {
-    context: Context<JobSupervisor>,
+    /// Of the JobSupervisor, which comes with the first attempt.
+    context: Option<Context<JobSupervisor>>,
     events: WorkerEvents,
     parallelism: usize,
     /// What the sources read, once this process has built the flow.
@@ -156,6 +163,8 @@ impl Dispatcher {
             options,
             limits,
             payload: Some(payload),
+            attempt: Attempt::FIRST,
+            kept: None,
             worker,
             has_workers,
             manager,
@@ -165,13 +174,15 @@ impl Dispatcher {
             stage: Stage::Preparing,
             name,
             team: None,
+            deployment: Rc::default(),
+            supervisor: None,
             seats: Vec::new(),
             service_seats: Vec::new(),
         }
     }
 
     fn term(&self) -> Term {
-        Term { generation: GENERATION, attempt: Attempt(1) }
+        Term { generation: GENERATION, attempt: self.attempt }
     }
 
     fn prepare_on(&self, place: Place, payload: JobPayload, making: &Making) -> Prepare {
@@ -189,9 +200,11 @@ impl Dispatcher {
         }
     }
 
-    fn prepare(&mut self, ctx: &mut Context<Self>) {
-        let Some(payload) = self.payload.take() else { return };
-        let others = self.slots.borrow().team();
+    /// Has the attempt prepared by this process and by the workers that get a part of it, `avoid` not among them if there are
+    /// others enough.
+    fn send(&mut self, payload: JobPayload, avoid: &[WorkerId], ctx: &mut Context<Self>) {
+        let tasks = self.kept.as_ref().and_then(|kept| kept.built.as_ref()).map_or(0, |(graph, _)| graph.tasks.len());
+        let others = self.slots.borrow().team_without(avoid, tasks);
         let waits = others.is_empty() && self.has_workers;
         if others.is_empty() && !waits {
             return self.build(payload, others, Vec::new(), ctx);
@@ -208,75 +221,31 @@ impl Dispatcher {
             Ok((payload, Ok(copies))) => this.build(payload, others, copies, ctx),
             // It cannot be sent to another process.
             Ok((payload, Err(NotSendable::Closure { .. }))) => this.build(payload, Vec::new(), Vec::new(), ctx),
-            Ok((_, Err(refusal))) => this.refuse(Refusal::NotSendable(refusal), ctx),
-            Err(error) => this.refuse(Refusal::Internal(error.to_string()), ctx),
+            Ok((_, Err(refusal))) => this.fail(Refusal::NotSendable(refusal), None, ctx),
+            Err(error) => this.fail(Refusal::Internal(error.to_string()), None, ctx),
         }));
-    }
-
-    /// Prepares the job once a worker is there, or refuses it.
-    fn wait(&mut self, payload: JobPayload, ctx: &mut Context<Self>) {
-        let (limit, slots) = (self.limits.slots_deadline, Rc::clone(&self.slots));
-        self.manager.waits.do_send(JobWaits {
-            status: Box::new(self.status()),
-            sentence: format!("no worker has joined; if none has after {} s, the job is refused", limit.as_secs_f64()),
-        });
-        let host = self.host.clone();
-        let waited = async move {
-            let arrivals = slots.borrow().arrivals();
-            host.timeout(limit, async {
-                loop {
-                    let mut arrival = pin!(arrivals.notified());
-                    arrival.as_mut().enable();
-                    if slots.borrow().is_staffed() {
-                        return;
-                    }
-                    arrival.await;
-                }
-            })
-            .await
-        };
-        ctx.spawn(waited.into_actor(self).map(move |waited, this, ctx| match waited {
-            Ok(()) => {
-                this.payload = Some(payload);
-                this.prepare(ctx);
-            }
-            Err(_) => this.refuse(Refusal::Build(BuildRefusal::NoWorker { waited: limit }), ctx),
-        }));
-    }
-
-    /// How the job reads before it is built.
-    fn status(&self) -> JobStatus {
-        JobStatus {
-            id: self.job,
-            name: self.name.clone(),
-            state: JobState::Starting,
-            outcome: None,
-            autostop: self.options.autostop,
-            version: 0,
-            task_count: 0,
-            service_count: 0,
-            restarts: 0,
-            dead_letters: 0,
-            warnings: Vec::new(),
-            submitted_at: self.host.wall(),
-            started_at: None,
-            ended_at: None,
-            lease: self.options.lease,
-            held_by: None,
-            tasks: Vec::new(),
-            services: Vec::new(),
-        }
     }
 
     /// Has the flow built in this process. `copies` are the job once more for each of `others`.
     fn build(&mut self, payload: JobPayload, others: Vec<Member>, copies: Vec<JobPayload>, ctx: &mut Context<Self>) {
-        // The supervisor's address has to exist before anything can be reported to it, and the supervisor itself
-        // cannot exist before the flow is built: so its context is made first.
-        let context = Context::<JobSupervisor>::new();
-        let supervisor = context.address();
-        let events: WorkerEvents = Arc::new(move |event| supervisor.do_send(event));
-        let parallelism = self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism(&others));
-        let making = Making { context, events, parallelism, splits: None, is_alone: others.is_empty(), others, copies };
+        let is_alone = others.is_empty();
+        let (payload, making) = match &self.kept {
+            Some(Kept { events, parallelism, built: Some((_, splits)), .. }) => {
+                let (events, parallelism, splits) = (Arc::clone(events), *parallelism, Some(Arc::clone(splits)));
+                (payload, Making { context: None, events, parallelism, splits, is_alone, others, copies })
+            }
+            _ => {
+                // The supervisor's address has to exist before anything can be reported to it, and the supervisor itself
+                // cannot exist before the flow is built: so its context is made first.
+                let context = Context::<JobSupervisor>::new();
+                let supervisor = context.address();
+                let events: WorkerEvents = Arc::new(move |event| supervisor.do_send(event));
+                let parallelism = self.options.parallelism.unwrap_or_else(|| self.slots.borrow().parallelism(&others));
+                let payload = self.keep_job(payload, &events, parallelism);
+                let context = Some(context);
+                (payload, Making { context, events, parallelism, splits: None, is_alone, others, copies })
+            }
+        };
         let place = if making.is_alone { Place::Alone } else { Place::Home };
         let answer = self.worker.prepare(self.prepare_on(place, payload, &making));
         ctx.spawn(answer.into_actor(self).map(move |answer, this, ctx| this.prepared(answer, making, ctx)));
@@ -286,9 +255,13 @@ impl Dispatcher {
     fn prepared(&mut self, answer: Result<Prepared, Unprepared>, mut making: Making, ctx: &mut Context<Self>) {
         let prepared = match answer {
             Ok(prepared) => prepared,
-            Err(unprepared) => return self.refuse(refusal_of(unprepared), ctx),
+            Err(unprepared) => return self.fail(refusal_of(unprepared), None, ctx),
         };
         making.splits = Some(Arc::clone(&prepared.splits));
+        if let Err(refusal) = self.keep(&prepared) {
+            let team = Team::new(vec![self.home()], Places::default());
+            return self.fail(refusal, Some(&team), ctx);
+        }
         let describe = |task: &TaskNode| TaskDescription::new(task.name.clone(), task.instance, task.is_source);
         let tasks: Vec<TaskDescription> = prepared.graph.tasks.iter().map(describe).collect();
         self.seats = self.slots.borrow_mut().take(&tasks, &making.others, &prepared.colocation);
@@ -298,14 +271,7 @@ impl Dispatcher {
         let mut copies = std::mem::take(&mut making.copies);
         making.others.retain(|member| member.id.is_some_and(|id| used.contains(&id)));
         copies.truncate(making.others.len());
-        let home = Member {
-            id: None,
-            name: String::new(),
-            address: self.worker.address(),
-            link: Arc::clone(&self.worker),
-            stay: None,
-        };
-        let members: Vec<Member> = std::iter::once(home).chain(making.others.iter().cloned()).collect();
+        let members: Vec<Member> = std::iter::once(self.home()).chain(making.others.iter().cloned()).collect();
         let numbers: BTreeMap<Option<WorkerId>, u32> = members.iter().map(|member| member.id).zip(0..).collect();
         let number = |worker: &Option<WorkerId>| numbers.get(worker).copied().unwrap_or(Layout::HOME);
         let places = Places {
@@ -338,6 +304,17 @@ impl Dispatcher {
         self.slots.borrow_mut().take_services(&graph.services, others, |service| of_tasks.get(&service).copied())
     }
 
+    /// The worker of this process.
+    fn home(&self) -> Member {
+        Member {
+            id: None,
+            name: String::new(),
+            address: self.worker.address(),
+            link: Arc::clone(&self.worker),
+            stay: None,
+        }
+    }
+
     /// The flow is built everywhere, or not.
     fn compare(
         &mut self,
@@ -359,12 +336,12 @@ impl Dispatcher {
                 Err(Unprepared::Gone) => worker_lost(member),
                 Err(unprepared) => refusal_of(unprepared),
             };
-            return self.call_off(&team, refusal, ctx);
+            return self.fail(refusal, Some(&team), ctx);
         }
         let mut key = AttemptKey([0; 32]);
         if let Err(error) = self.host.fill(&mut key.0) {
             let refusal = Refusal::Internal(format!("there are no random bytes: {error}"));
-            return self.call_off(&team, refusal, ctx);
+            return self.fail(refusal, Some(&team), ctx);
         }
         let peers: Vec<String> = team.members().iter().map(|member| member.address.clone()).collect();
         let connected = (0..).zip(team.members()).map(|(here, member)| {
@@ -390,21 +367,30 @@ impl Dispatcher {
                     Refusal::Build(BuildRefusal::WorkersApart { a: name(number), b: name(peer as usize), message })
                 }
             };
-            this.call_off(&team, refusal, ctx);
+            this.fail(refusal, Some(&team), ctx);
         }));
     }
 
-    /// The workers forget the job, which will not be.
-    fn call_off(&mut self, team: &Team, refusal: Refusal, ctx: &mut Context<Self>) {
-        team.order(Order { job: self.job, term: self.term(), order: WorkerOrder::Release });
+    /// The attempt, or the whole job if it is the first one, will not be; `team` has prepared it.
+    fn fail(&mut self, refusal: Refusal, team: Option<&Team>, ctx: &mut Context<Self>) {
         self.free_slots();
-        self.refuse(refusal, ctx);
+        let is_first = self.attempt == Attempt::FIRST;
+        let order = if is_first { WorkerOrder::Release } else { WorkerOrder::EndAttempt };
+        if let Some(team) = team {
+            team.order(Order { job: self.job, term: self.term(), order });
+        }
+        if is_first {
+            return self.refuse(refusal, ctx);
+        }
+        if let Some(supervisor) = self.supervisor.as_ref().and_then(WeakAddr::upgrade) {
+            supervisor.do_send(AttemptUndeployed { attempt: self.attempt, cause: cause_of(refusal) });
+        }
     }
 
     /// Everything is ready to host the job.
     fn complete(&mut self, prepared: Prepared, making: Making, team: Rc<Team>, ctx: &mut Context<Self>) {
+        let Some(context) = making.context else { return self.deployed(team, ctx) };
         let Some(ports) = prepared.ports else { return self.refuse(Refusal::EnvironmentClosed, ctx) };
-        let context = making.context;
         let address = context.address();
         let holds = match self.options.lease {
             Some(_) => {
@@ -422,12 +408,14 @@ impl Dispatcher {
             generation: GENERATION,
             limits: Arc::clone(&self.limits),
             run_limit: self.options.run_limit,
+            restart: self.options.restart,
             record: JobRecord {
                 id: self.job,
                 name: self.name.clone(),
                 autostop: self.options.autostop,
                 workers: team.workers(),
                 service_workers: team.service_workers(),
+                counted: BTreeMap::new(),
                 graph: prepared.graph,
                 submitted_at: self.host.wall(),
                 started_at: None,
@@ -440,7 +428,9 @@ impl Dispatcher {
             team: Rc::clone(&team),
             host: self.host.clone(),
             ended: self.manager.ended.clone(),
+            deployment: Rc::clone(&self.deployment),
             deploy: ctx.address().recipient(),
+            deploy_attempt: ctx.address().recipient(),
             free: ctx.address().recipient(),
         });
         let record = self.archived.then(|| Box::new(supervisor.first_record()));
@@ -495,13 +485,19 @@ impl Actor for Dispatcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.prepare(ctx);
+        if let Some(payload) = self.payload.take() {
+            self.send(payload, &[], ctx);
+        }
     }
 }
 
 impl Drop for Dispatcher {
     fn drop(&mut self) {
         self.free_slots();
+        // The job is a value of the user's.
+        if let Some(kept) = self.kept.take() {
+            self.host.blocking(move || drop(kept));
+        }
         if matches!(self.stage, Stage::Preparing) {
             // Only a panic in here leads past an answer, and whoever submitted must not wait for ever.
             let refusal = Refusal::Internal("the dispatcher broke off".to_owned());
@@ -519,12 +515,14 @@ impl Handler<StartJob> for Dispatcher {
             self.team = Some(Rc::clone(&team));
             // From here on the supervisor holds this actor's address; with it, this actor ends.
             let supervisor = context.run(supervisor);
+            self.supervisor = Some(supervisor.downgrade());
             // The JobManager tells those of a loss who run when it happens.
             let slots = self.slots.borrow();
             for member in team.members() {
                 if let Some(worker) = member.id.filter(|id| !slots.has(*id)) {
                     let why = "it went while the job was being prepared".to_owned();
-                    supervisor.do_send(WorkerGone { worker, name: member.name.clone(), why });
+                    let departure = Departure::Unreachable;
+                    supervisor.do_send(WorkerGone { worker, name: member.name.clone(), why, departure });
                 }
             }
         }

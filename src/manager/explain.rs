@@ -3,7 +3,7 @@
 use crate::{
     job::{ActorState, Explanation, JobState, ServiceId, TaskNode},
     manager::{
-        completion::Completion,
+        completion::{Between, Completion},
         record::{JobRecord, service_id},
     },
     protocol::{Progress, ServiceCounts, Wait},
@@ -21,6 +21,7 @@ pub(crate) fn explain(
     let mut waits = Vec::new();
     match state {
         JobState::Starting => starting(record, completion, &mut waits),
+        JobState::Restarting => restarting(completion, &mut waits),
         JobState::Paused => waits.push("paused: waits for `resume`, `stop` or `cancel`".to_owned()),
         JobState::Idle => waits.push(idle(record)),
         JobState::StoppingServices => stopping(record, completion, progress, &mut waits),
@@ -72,6 +73,20 @@ fn starting(record: &JobRecord, completion: &Completion, waits: &mut Vec<String>
 /// Where the service runs, if that is in another process.
 fn place_of(record: &JobRecord, service: ServiceId) -> String {
     record.service_worker(service).map_or_else(String::new, |worker| format!(" on worker `{worker}`"))
+}
+
+fn restarting(completion: &Completion, waits: &mut Vec<String>) {
+    let (attempt, next) = (completion.attempt().0, completion.attempt().0 + 1);
+    if let Some(cause) = completion.last_failure() {
+        let failed = if completion.between() == Some(Between::Deployment) { attempt - 1 } else { attempt };
+        waits.push(format!("attempt {failed} failed: {cause}"));
+    }
+    waits.push(match completion.between() {
+        Some(Between::Tasks) => format!("tasks of attempt {attempt} are being cancelled"),
+        Some(Between::Services) => format!("services of attempt {attempt} are being ended"),
+        Some(Between::Delay) => format!("attempt {next} begins after a delay of {:?}", completion.restart_delay()),
+        Some(Between::Deployment) | None => format!("attempt {attempt} is being prepared on its workers"),
+    });
 }
 
 fn idle(record: &JobRecord) -> String {

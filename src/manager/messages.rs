@@ -11,8 +11,10 @@ use super::{
     reply::ReplySlot,
 };
 use crate::{
-    job::{Attempt, CancelReason, JobId, JobStatus},
-    link::{JobPorts, JobRequest, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink},
+    job::{Attempt, CancelReason, FailureCause, JobId, JobStatus},
+    link::{
+        Departure, JobPorts, JobRequest, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink,
+    },
     protocol::WorkerEvent,
 };
 
@@ -73,6 +75,7 @@ pub(crate) struct JoinWorker {
 pub(crate) struct LoseWorker {
     pub(crate) worker: WorkerId,
     pub(crate) why: String,
+    pub(crate) departure: Departure,
 }
 
 /// A worker wants to leave.
@@ -141,6 +144,30 @@ pub(super) struct DeployTasks {
     pub(super) attempt: Attempt,
 }
 
+/// To a Dispatcher: have everything of this attempt made anew.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct DeployAttempt {
+    pub(super) attempt: Attempt,
+    /// Workers that did not reach each other: they are left out, as long as there are slots enough without them.
+    pub(super) avoid: Vec<WorkerId>,
+}
+
+/// From a Dispatcher: the attempt is deployed, on the team that is [next](super::team::Deployment). Answered with whether it is wanted.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(super) struct AttemptDeployed {
+    pub(super) attempt: Attempt,
+}
+
+/// From a Dispatcher: the attempt could not be deployed, and nothing of it is left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct AttemptUndeployed {
+    pub(super) attempt: Attempt,
+    pub(super) cause: FailureCause,
+}
+
 /// To a Dispatcher: the tasks have ended, and are no load any more.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -169,6 +196,14 @@ pub(super) struct WorkerGone {
     pub(super) worker: WorkerId,
     pub(super) name: String,
     pub(super) why: String,
+    pub(super) departure: Departure,
+}
+
+/// To a JobSupervisor: a worker that was lost before has ended for certain.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub(super) struct WorkerEnded {
+    pub(super) worker: WorkerId,
 }
 
 /// To a JobSupervisor: a snapshot for the list of jobs.

@@ -316,6 +316,14 @@ impl Slots {
         self.joined.iter().filter(|(_, station)| !station.tenancy.is_draining.get()).map(member).collect()
     }
 
+    /// As [`team`](Self::team), without these, as long as the others have a slot for each of so many tasks.
+    pub(crate) fn team_without(&self, avoid: &[WorkerId], tasks: usize) -> Vec<Member> {
+        let all = self.team();
+        let others: Vec<Member> =
+            all.iter().filter(|member| member.id.is_none_or(|id| !avoid.contains(&id))).cloned().collect();
+        if self.seats(&others).len() >= tasks { others } else { all }
+    }
+
     /// How many instances an operator has that says nothing of it: one for each slot of those that a job is placed on, but no
     /// more than keys can be dealt out to, so that a flow is not refused for the number of cores.
     pub(crate) fn parallelism(&self, team: &[Member]) -> usize {

@@ -1,15 +1,15 @@
 //! What is kept of a job: while it runs, and after it has ended.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use crate::{
     job::{
-        ChannelNode, DeadLetter, DeadLetters, Explanation, Graph, JobId, JobState, JobStatus, Outcome, ServiceId,
-        ServiceStatus, TaskNode, TaskStatus,
+        ChannelNode, DeadLetter, DeadLetters, Explanation, Graph, JobId, JobState, JobStatus, Limits, Outcome, Restart,
+        ServiceId, ServiceStatus, TaskCounters, TaskId, TaskNode, TaskStatus,
     },
     link::{Control, Holds, JobRequest, Opened, OutputTypes, Refusal, Reply},
     manager::{
@@ -31,6 +31,8 @@ pub(crate) struct JobRecord {
     pub(crate) workers: Vec<Option<String>>,
     /// The same by service.
     pub(crate) service_workers: Vec<Option<String>>,
+    /// Last counters of tasks that ended on workers of other processes, which may be gone since.
+    pub(crate) counted: BTreeMap<TaskId, TaskCounters>,
     pub(crate) submitted_at: SystemTime,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) ended_at: Option<SystemTime>,
@@ -41,7 +43,7 @@ pub(crate) struct JobRecord {
 
 impl JobRecord {
     /// What the completion rules need to know of the job.
-    pub(crate) fn setup(&self, run_limit: bool, restarts_max: u32, restart_window: Duration) -> Setup {
+    pub(crate) fn setup(&self, run_limit: bool, limits: &Limits, restart: Restart) -> Setup {
         let task = |task: &TaskNode| TaskSetup {
             name: task.name.clone(),
             operators: task.operators.clone(),
@@ -56,8 +58,9 @@ impl JobRecord {
             loops: self.graph.loops.clone(),
             autostop: self.autostop,
             run_limit,
-            restarts_max,
-            restart_window,
+            restarts_max: limits.restarts_max,
+            restart_window: limits.restart_window,
+            restart,
         }
     }
 
@@ -90,6 +93,8 @@ impl JobRecord {
             task_count: completion.live_tasks(),
             service_count: completion.live_services(),
             restarts: completion.restarts(),
+            attempt: completion.attempt().0,
+            last_failure: completion.last_failure().cloned(),
             dead_letters: self.dead.total,
             warnings: completion.warnings().to_vec(),
             submitted_at: self.submitted_at,
@@ -116,7 +121,7 @@ impl JobRecord {
             instance: task.instance,
             state: completion.task_state(task.id),
             worker: self.workers.get(task.id.index()).cloned().flatten(),
-            ..TaskStatus::default()
+            counters: self.counted.get(&task.id).copied().unwrap_or_default(),
         }
     }
 }
@@ -157,6 +162,12 @@ impl DeadLetterBox {
         self.newest.extend(newest);
         let surplus = self.newest.len().saturating_sub(self.kept_max);
         self.newest.drain(..surplus);
+    }
+
+    /// Forgets them: another attempt sets them aside again.
+    pub(crate) fn clear(&mut self) {
+        self.total = 0;
+        self.newest.clear();
     }
 
     pub(crate) fn letters(&self) -> DeadLetters {

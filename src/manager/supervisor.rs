@@ -1,10 +1,11 @@
 //! Hears every task and service of one job, and carries out what the completion rules decide.
 
 mod answers;
+mod attempts;
 mod lease;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,17 +19,17 @@ use actix::{
 use self::answers::Read;
 use crate::{
     host::Host,
-    job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Term},
-    link::{JobPorts, JobRequest, Refusal, Reply},
+    job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Restart, TaskId, Term},
+    link::{JobPorts, JobRequest, Refusal, Reply, WorkerId},
     manager::{
         archive::PlainJob,
         completion::{Command, Completion, Conflict, Deadline, Event},
         messages::{
-            AskJob, CancelJob, CheckLease, DeployTasks, Dismiss, FreeSlots, JobEnded, JobReply, TakeRecord,
-            TakeSnapshot, WorkerGone,
+            AskJob, CancelJob, CheckLease, DeployAttempt, DeployTasks, Dismiss, FreeSlots, JobEnded, JobReply,
+            TakeRecord, TakeSnapshot, WorkerGone,
         },
         record::{EndedJob, JobRecord},
-        team::Team,
+        team::{Deployment, Team},
     },
     protocol::{Layout, Order, Progress, TaskEvent, WorkerEvent, WorkerEventKind, WorkerOrder},
 };
@@ -42,6 +43,7 @@ pub(crate) struct JobSupervisor {
     record: JobRecord,
     ports: Arc<JobPorts>,
     completion: Completion,
+    restart: Restart,
     host: Host,
     /// The clock of restart windows.
     begun: Instant,
@@ -60,10 +62,19 @@ pub(crate) struct JobSupervisor {
     /// be dropped.
     reads: usize,
     team: Rc<Team>,
+    /// By which the team of the next attempt comes.
+    deployment: Rc<Deployment>,
+    /// Workers that were lost at any time, for one may be lost that is going to be in the next team.
+    lost: BTreeSet<WorkerId>,
+    /// Of those that are lost and may go on all the same, until when.
+    fences: BTreeMap<WorkerId, Instant>,
+    /// Workers that did not reach each other.
+    avoid: Vec<WorkerId>,
     /// The JobManager, to be told of the end.
     ended_to: Recipient<JobEnded>,
     /// The Dispatcher, which ends when these are dropped.
     deploy: Recipient<DeployTasks>,
+    deploy_attempt: Recipient<DeployAttempt>,
     free: Recipient<FreeSlots>,
 }
 
@@ -73,14 +84,17 @@ pub(crate) struct SupervisorSetup {
     pub(crate) generation: Generation,
     pub(crate) limits: Arc<Limits>,
     pub(crate) run_limit: Option<Duration>,
+    pub(crate) restart: Restart,
     pub(crate) record: JobRecord,
     pub(crate) ports: Arc<JobPorts>,
     pub(crate) team: Rc<Team>,
+    pub(super) deployment: Rc<Deployment>,
     pub(crate) host: Host,
     /// The JobManager, to be told of the end.
     pub(super) ended: Recipient<JobEnded>,
     /// The Dispatcher.
     pub(super) deploy: Recipient<DeployTasks>,
+    pub(super) deploy_attempt: Recipient<DeployAttempt>,
     pub(super) free: Recipient<FreeSlots>,
 }
 
@@ -91,15 +105,18 @@ impl JobSupervisor {
             generation,
             limits,
             run_limit,
+            restart,
             record,
             ports,
             team,
+            deployment,
             host,
             ended,
             deploy,
+            deploy_attempt,
             free,
         } = setup;
-        let rules = record.setup(run_limit.is_some(), limits.restarts_max, limits.restart_window);
+        let rules = record.setup(run_limit.is_some(), &limits, restart);
         Self {
             environment,
             generation,
@@ -108,6 +125,7 @@ impl JobSupervisor {
             record,
             ports,
             completion: Completion::new(rules),
+            restart,
             begun: host.now(),
             host,
             deadlines: HashMap::new(),
@@ -118,8 +136,13 @@ impl JobSupervisor {
             ended: None,
             reads: 0,
             team,
+            deployment,
+            lost: BTreeSet::new(),
+            fences: BTreeMap::new(),
+            avoid: Vec::new(),
             ended_to: ended,
             deploy,
+            deploy_attempt,
             free,
         }
     }
@@ -136,7 +159,8 @@ impl JobSupervisor {
 
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) -> Result<(), Conflict> {
         let version = self.completion.version();
-        for command in self.completion.apply(event)? {
+        let at = self.host.since(self.begun);
+        for command in self.completion.apply(event, at)? {
             self.execute(command, ctx);
         }
         // The end is told by `finish`.
@@ -155,7 +179,13 @@ impl JobSupervisor {
 
     fn execute(&mut self, command: Command, ctx: &mut Context<Self>) {
         match command {
-            Command::Order { attempt, order } => self.order(attempt, order),
+            Command::Order { attempt, order } => {
+                if order == WorkerOrder::EndAttempt {
+                    self.free.do_send(FreeSlots);
+                }
+                self.order(attempt, order);
+            }
+            Command::Deploy { attempt } => self.begin_anew(attempt),
             Command::StartTasks { attempt } => self.deploy.do_send(DeployTasks { attempt }),
             Command::Arm(deadline) => self.arm(deadline, ctx),
             Command::Disarm(deadline) => {
@@ -184,9 +214,17 @@ impl JobSupervisor {
             Deadline::Loops => self.limits.loop_drain_deadline,
             Deadline::Service(_) => self.limits.service_stop_deadline,
             Deadline::RunLimit => self.run_limit.unwrap_or(Duration::MAX),
+            Deadline::Restart => self.restart_delay(),
         };
+        self.arm_after(deadline, after, ctx);
+    }
+
+    fn arm_after(&mut self, deadline: Deadline, after: Duration, ctx: &mut Context<Self>) {
         let timer = self.host.later(ctx, after, move |this, ctx| {
             this.deadlines.remove(&deadline);
+            if deadline == Deadline::Restart {
+                return this.hear(Event::Elapsed(deadline), ctx);
+            }
             tracing::warn!(environment = %this.environment, job = %this.record.id, ?deadline, "deadline passed");
             this.hear(Event::Elapsed(deadline), ctx);
         });
@@ -272,13 +310,18 @@ impl JobSupervisor {
     }
 
     /// Takes note of what the completion rules do not keep.
-    fn note(&mut self, event: &mut TaskEvent) {
+    fn note(&mut self, task: TaskId, event: &mut TaskEvent) {
         match event {
             TaskEvent::Started => {
                 let now = self.host.wall().max(self.record.submitted_at);
                 self.record.started_at.get_or_insert(now);
             }
             TaskEvent::DeadLettered { count, newest } => self.record.dead.add(*count, std::mem::take(newest)),
+            TaskEvent::Finished(report) | TaskEvent::Cancelled(report) | TaskEvent::Failed { report, .. } => {
+                if let Some(counters) = report.counters.take() {
+                    self.record.counted.insert(task, *counters);
+                }
+            }
             _ => {}
         }
     }
@@ -321,7 +364,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
         let event = match event.kind {
             WorkerEventKind::Task { task, mut event } => {
                 if attempt == self.completion.attempt() {
-                    self.note(&mut event);
+                    self.note(task, &mut event);
                 }
                 tracing::trace!(environment = %self.environment, job = %self.record.id, %task, ?event, "task");
                 Event::Task { attempt, task, event }
@@ -331,7 +374,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 tracing::debug!(
                     environment = %self.environment, job = %self.record.id, service = name, ?incarnation, ?event, "service"
                 );
-                Event::Service { attempt, service, incarnation, event, at: self.host.since(self.begun) }
+                Event::Service { attempt, service, incarnation, event }
             }
             WorkerEventKind::Severed { here, peer, message } => {
                 let name = |number: u32| self.team.members().get(number as usize).map_or("", |member| &member.name);
@@ -339,6 +382,10 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 let (lost, other) = if peer == Layout::HOME { (here, peer) } else { (peer, here) };
                 let cause = format!("its connection to {} broke: {message}", quoted_or_home(name(other)));
                 let cause = FailureCause::WorkerLost { worker: name(lost).to_owned(), cause };
+                if attempt == self.completion.attempt() {
+                    let ids = [here, peer].map(|number| self.team.members().get(number as usize)?.id);
+                    self.avoid.extend(ids.into_iter().flatten());
+                }
                 let tasks = [self.team.tasks_of(here), self.team.tasks_of(peer)].concat();
                 // Services hear of calls from home alone.
                 let services = if here.min(peer) == Layout::HOME { self.team.services_of(lost) } else { Vec::new() };
@@ -357,11 +404,9 @@ fn quoted_or_home(name: &str) -> String {
 impl Handler<WorkerGone> for JobSupervisor {
     type Result = ();
 
-    fn handle(&mut self, WorkerGone { worker, name, why }: WorkerGone, ctx: &mut Self::Context) {
-        let Some(number) = self.team.lose(worker) else { return };
-        let cause = FailureCause::WorkerLost { worker: name, cause: why };
-        let (tasks, services) = (self.team.tasks_of(number), self.team.services_of(number));
-        self.hear(Event::Lost { attempt: self.completion.attempt(), tasks, services, gone: true, cause }, ctx);
+    fn handle(&mut self, gone: WorkerGone, ctx: &mut Self::Context) {
+        self.lost.insert(gone.worker);
+        self.lose(gone, ctx);
     }
 }
 

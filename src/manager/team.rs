@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, join_all};
 
 use super::placement::Stay;
 use crate::{
-    job::{JobId, ServiceId, TaskId},
+    job::{Incarnation, JobId, ServiceId, TaskId},
     link::{WorkerId, WorkerLink},
     protocol::{Layout, Order, Progress, WorkerOrder},
 };
@@ -30,6 +30,22 @@ pub(crate) struct Member {
 pub(crate) struct Places {
     pub tasks: Vec<u32>,
     pub services: Vec<u32>,
+}
+
+/// The team of the attempt to come, from the Dispatcher to the JobSupervisor, which are on one thread.
+#[derive(Default)]
+pub(crate) struct Deployment {
+    next: RefCell<Option<Rc<Team>>>,
+}
+
+impl Deployment {
+    pub fn set_next(&self, team: Rc<Team>) {
+        *self.next.borrow_mut() = Some(team);
+    }
+
+    pub fn take_next(&self) -> Option<Rc<Team>> {
+        self.next.borrow_mut().take()
+    }
 }
 
 /// Those who host an attempt. The first is [home](Layout::HOME).
@@ -125,16 +141,30 @@ impl Team {
             WorkerOrder::StartService { service, .. }
             | WorkerOrder::StopService { service, .. }
             | WorkerOrder::RefuseCalls { service }
-            | WorkerOrder::AbandonService { service } => {
+            | WorkerOrder::AbandonService { service, .. }
+            | WorkerOrder::DismissService { service, .. } => {
                 let place = self.places.services.get(service.index()).copied().unwrap_or(Layout::HOME);
                 let at_home = match order {
                     // The thread that does not come back is not one of home.
-                    WorkerOrder::AbandonService { .. } if place != Layout::HOME => WorkerOrder::RefuseCalls { service },
+                    WorkerOrder::AbandonService { is_final: true, .. } if place != Layout::HOME => {
+                        WorkerOrder::RefuseCalls { service }
+                    }
+                    // Nor does what stands in for the instance ask which one it is.
+                    WorkerOrder::AbandonService { .. } if place != Layout::HOME => {
+                        WorkerOrder::DismissService { service, incarnation: Incarnation(0) }
+                    }
                     _ => order.clone(),
                 };
                 self.tell(Layout::HOME, Order { job, term, order: at_home });
                 if place != Layout::HOME {
                     self.tell(place, Order { job, term, order });
+                }
+            }
+            // Home keeps what lives as long as the job; the others have nothing of that.
+            WorkerOrder::EndAttempt => {
+                for (number, member) in self.present() {
+                    let order = if number == Layout::HOME { WorkerOrder::EndAttempt } else { WorkerOrder::Release };
+                    member.link.order(Order { job, term, order });
                 }
             }
             WorkerOrder::AbandonTasks { tasks } => {

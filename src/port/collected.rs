@@ -30,6 +30,7 @@ pub(super) struct Collected {
     file_len: u64,
     /// The disk refused; what is in memory stays there and nothing more is taken.
     failure: Option<String>,
+    cleared: u32,
 }
 
 /// Chunks to be written to the file, one behind the other.
@@ -38,6 +39,8 @@ pub(super) struct Spill {
     pub offset: u64,
     /// `None`: the file has yet to be made.
     pub file: Option<Arc<SpillFile>>,
+    /// How often everything had been given up before.
+    cleared: u32,
 }
 
 impl Collected {
@@ -51,6 +54,7 @@ impl Collected {
             file: None,
             file_len: 0,
             failure: None,
+            cleared: 0,
         }
     }
 
@@ -105,12 +109,12 @@ impl Collected {
             chunks.push(Arc::clone(chunk));
         }
         self.spilling = true;
-        Some(Spill { chunks, offset: self.file_len, file: self.file.clone() })
+        Some(Spill { chunks, offset: self.file_len, file: self.file.clone(), cleared: self.cleared })
     }
 
     /// The chunks of `spill` are in `file`, or why not. `None` for the file: the output was given up meanwhile.
     pub(super) fn end_spill(&mut self, spill: &Spill, written: Result<Arc<SpillFile>, String>) {
-        if !std::mem::take(&mut self.spilling) {
+        if spill.cleared != self.cleared || !std::mem::take(&mut self.spilling) {
             return;
         }
         let file = match written {
@@ -136,6 +140,9 @@ impl Collected {
         self.memory = 0;
         self.in_memory_from = 0;
         self.file = None;
+        self.file_len = 0;
+        self.failure = None;
+        self.cleared += 1;
         std::mem::take(&mut self.entries)
     }
 

@@ -63,6 +63,15 @@ pub enum OutputError {
         /// The output's name.
         output: String,
     },
+    /// The job failed and [began anew](crate::Restart): what follows are the items of this attempt, from the beginning, whatever was read
+    /// before. Of an output made by `stream_out`, told once to whoever reads it next; the next read goes on.
+    #[error("output `{output}` begins anew: the job failed, and this is attempt {attempt}")]
+    BegunAnew {
+        /// The output's name.
+        output: String,
+        /// How often the job was begun, this time included.
+        attempt: u32,
+    },
     /// What was spilled to disk could not be read back.
     #[error("output `{output}` could not be read back from disk: {message}")]
     Disk {

@@ -25,7 +25,8 @@ use crate::{blocking::block_on, codec::TypedItems, job::JobId, schema::TypeDescr
 ///   needs an `Output` of its own.
 /// * An output made by `stream_out` hands each item out once, while the job runs, to one reader at a time. When an
 ///   `Output` that read it is dropped, another goes on with the next item. Awaited as a whole it takes everything up to
-///   the end.
+///   the end. Of a job that fails and [begins anew](crate::Restart) it comes from the beginning again, which the reader is told by
+///   [`OutputError::BegunAnew`]; awaited as a whole it yields the items of the last attempt alone.
 ///
 /// The job and the name are looked up at the first read. Nothing is kept alive in the environment by an `Output`. Its
 /// futures need no particular runtime.
@@ -72,7 +73,7 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
     /// # Errors
     ///
     /// See [`OutputError`]. An error is repeated by the next call as long as its cause lasts; it never turns into the
-    /// end.
+    /// end. Only [`OutputError::BegunAnew`] is told once.
     ///
     /// # Cancel safety
     ///
@@ -103,17 +104,32 @@ impl<T: DeserializeOwned + Send + 'static> Output<T> {
         let mut items = Vec::new();
         let mut poll_some = |cx: &mut Context<'_>, items: &mut Vec<T>| {
             let (reader, decode) = ready!(self.poll_reader(cx))?;
-            reader.poll_items(cx, decode, items)
+            let polled = ready!(reader.poll_items(cx, decode, items));
+            self.look_again_if_begun_anew(&polled);
+            Poll::Ready(polled)
         };
-        while poll_fn(|cx| poll_some(cx, &mut items)).await? {
-            yield_now().await;
+        loop {
+            match poll_fn(|cx| poll_some(cx, &mut items)).await {
+                Ok(true) => yield_now().await,
+                Ok(false) => return Ok(items),
+                Err(OutputError::BegunAnew { .. }) => items.clear(),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(items)
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, OutputError>> {
         let (reader, decode) = ready!(self.poll_reader(cx))?;
-        reader.poll_item(cx, decode)
+        let polled = ready!(reader.poll_item(cx, decode));
+        self.look_again_if_begun_anew(&polled);
+        Poll::Ready(polled)
+    }
+
+    /// The output has begun anew, and so does its reader.
+    fn look_again_if_begun_anew<I>(&mut self, polled: &Result<I, OutputError>) {
+        if let Err(OutputError::BegunAnew { .. }) = polled {
+            *self.state.get_mut() = State::Unresolved;
+        }
     }
 
     fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reading<'_, T>, OutputError>> {
@@ -164,7 +180,7 @@ impl<T: DeserializeOwned + Send + 'static> IntoFuture for Output<T> {
     }
 }
 
-/// Ends after the last item or the first error.
+/// Ends after the last item or the first error, [`OutputError::BegunAnew`] excepted.
 impl<T: DeserializeOwned + Send + 'static> Stream for Output<T> {
     type Item = Result<T, OutputError>;
 
@@ -174,7 +190,7 @@ impl<T: DeserializeOwned + Send + 'static> Stream for Output<T> {
             return Poll::Ready(None);
         }
         let item = ready!(output.poll_item(cx));
-        output.ended = !matches!(item, Ok(Some(_)));
+        output.ended = !matches!(item, Ok(Some(_)) | Err(OutputError::BegunAnew { .. }));
         Poll::Ready(item.transpose())
     }
 }

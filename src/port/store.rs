@@ -1,7 +1,7 @@
 //! What a job's tasks write to a named output and its readers read.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     mem,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OutputError, OutputReader,
+    OutputEnd, OutputError, OutputReader,
     chunk::{CHUNK_BYTES, Chunk},
     collected::{Collected, Entry, Place, Spill},
     relayed::{Relayed, UNBOUNDED},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     codec::{EncodeError, Run},
     host::Host,
-    job::{FailureCause, Limits},
+    job::{Attempt, FailureCause, Limits},
     schema::TypeDescription,
 };
 
@@ -81,6 +81,8 @@ pub(crate) struct OutputStore {
 
 struct State {
     contents: Contents,
+    /// The attempt that writes.
+    attempt: Attempt,
     /// Appended so far, read or not.
     items: u64,
     bytes: u64,
@@ -136,6 +138,7 @@ impl OutputStore {
         };
         let state = State {
             contents,
+            attempt: Attempt(1),
             items: 0,
             bytes: 0,
             seal: None,
@@ -170,13 +173,45 @@ impl OutputStore {
         !self.state.lock().readers.is_empty()
     }
 
+    /// The end by which tasks of the present attempt write.
+    pub(crate) fn end(self: &Arc<Self>) -> OutputEnd {
+        OutputEnd::new(self, self.state.lock().attempt)
+    }
+
+    /// What was written is thrown away: `attempt` writes everything anew. The ends of earlier ones are given no room for waiting, and what
+    /// they write is dropped. Nothing changes for an output that is sealed.
+    pub(crate) fn begin_attempt(&self, attempt: Attempt) {
+        let mut state = self.state.lock();
+        if state.seal.is_some() {
+            return;
+        }
+        state.attempt = attempt;
+        let begin = state.items;
+        let (mut entries, mut chunks) = (Vec::new(), VecDeque::new());
+        match &mut state.contents {
+            Contents::Collected(collected) => {
+                entries = collected.clear();
+                state.items = 0;
+            }
+            Contents::Streamed(streamed) => chunks = streamed.begin_anew(begin),
+            Contents::Relayed(_) => {}
+        }
+        state.bytes = 0;
+        let mut wakers = mem::take(&mut state.writers);
+        wakers.extend(state.take_readers());
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        drop((entries, chunks));
+    }
+
     /// Encodes and appends items. Does not block.
     ///
     /// # Errors
     ///
     /// Names the first item that was not written. What encodes badly does not keep the others from being written.
-    pub(crate) fn write<'a, T: Serialize + 'a>(
+    pub(super) fn write<'a, T: Serialize + 'a>(
         self: &Arc<Self>,
+        attempt: Attempt,
         items: impl IntoIterator<Item = &'a T>,
     ) -> Result<(), WriteError> {
         let items = items.into_iter();
@@ -188,32 +223,32 @@ impl OutputStore {
                 break;
             }
             if run.len() >= CHUNK_BYTES {
-                written += self.append_run(written, &mut run)?;
+                written += self.append_run(attempt, written, &mut run)?;
             }
         }
-        self.append_run(written, &mut run)?;
+        self.append_run(attempt, written, &mut run)?;
         refused.map_or(Ok(()), Err)
     }
 
     /// Appends what the run has, behind `written` other items, and says how many items that was.
-    fn append_run(self: &Arc<Self>, written: u64, run: &mut Run) -> Result<u64, WriteError> {
+    fn append_run(self: &Arc<Self>, attempt: Attempt, written: u64, run: &mut Run) -> Result<u64, WriteError> {
         let (items, bytes) = run.take();
-        self.append(items, bytes).map_err(|error| WriteError { index: written, failure: error.into() })?;
+        self.append(attempt, items, bytes).map_err(|error| WriteError { index: written, failure: error.into() })?;
         Ok(items)
     }
 
     /// Appends `items` encoded items. Never waits: the writer asks [`poll_room`](Self::poll_room) before it makes more.
-    /// After the seal, items are thrown away, because they come from tasks that were given up.
+    /// After the seal, items are thrown away, because they come from tasks that were given up; and so are those of an earlier attempt.
     ///
     /// # Errors
     ///
     /// The items were not taken, and the job must fail.
-    pub(crate) fn append(self: &Arc<Self>, items: u64, bytes: Vec<u8>) -> Result<(), AppendError> {
+    pub(super) fn append(self: &Arc<Self>, attempt: Attempt, items: u64, bytes: Vec<u8>) -> Result<(), AppendError> {
         if items == 0 {
             return Ok(());
         }
         let mut state = self.state.lock();
-        if state.seal.is_some() {
+        if state.seal.is_some() || state.attempt != attempt {
             return Ok(());
         }
         let spill = self.take(&mut state, items, bytes)?;
@@ -261,9 +296,9 @@ impl OutputStore {
     }
 
     /// Ready when a writer should go on: at once after the seal too, because then nothing waits for readers any more.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_room(&self, attempt: Attempt, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.seal.is_some() || state.has_room() {
+        if state.seal.is_some() || state.attempt != attempt || state.has_room() {
             return Poll::Ready(());
         }
         if !state.writers.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -322,6 +357,9 @@ impl OutputStore {
         let id = state.readers_ever;
         state.readers_ever += 1;
         state.readers.insert(id, None);
+        if let Contents::Streamed(streamed) = &mut state.contents {
+            streamed.go_on(from);
+        }
         let (start, from) = match &state.contents {
             Contents::Collected(_) => (0, from),
             // What was given to nobody cannot have been read.
@@ -345,6 +383,11 @@ impl OutputStore {
         let mut state = self.state.lock();
         let seal = state.seal.clone();
         let incomplete = |why| OutputError::Incomplete { output: self.name.clone(), why };
+        if let Contents::Streamed(streamed) = &mut state.contents
+            && streamed.take_untold()
+        {
+            return Err(OutputError::BegunAnew { output: self.name.clone(), attempt: state.attempt.0 });
+        }
         let next = match (&mut state.contents, seal) {
             (Contents::Collected(_), None) => Next::Wait,
             (Contents::Collected(_), Some(Seal::Incomplete { why })) => return Err(incomplete(why)),

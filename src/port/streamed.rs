@@ -14,11 +14,25 @@ pub(super) struct Streamed {
     start: u64,
     /// The end of what a reader was given at any time.
     given: u64,
+    /// The first position of the present attempt.
+    begin: u64,
+    /// A reader has had items of an earlier attempt, and nobody has been told that they come again.
+    untold: bool,
 }
 
 impl Streamed {
     pub(super) fn new(items_max: u64, bytes_max: usize) -> Self {
-        Self { chunks: VecDeque::new(), items: 0, bytes: 0, items_max, bytes_max, start: 0, given: 0 }
+        Self {
+            chunks: VecDeque::new(),
+            items: 0,
+            bytes: 0,
+            items_max,
+            bytes_max,
+            start: 0,
+            given: 0,
+            begin: 0,
+            untold: false,
+        }
     }
 
     pub(super) fn items(&self) -> u64 {
@@ -39,7 +53,7 @@ impl Streamed {
 
     /// Items before this position were handed out.
     pub(super) fn handed_out(&mut self, position: u64) {
-        self.start = self.start.max(position.min(self.given));
+        self.start = self.start.max(position.min(self.given)).max(self.begin);
     }
 
     /// A writer that finds room may append one batch whatever its size, so a batch that alone is larger than the
@@ -53,8 +67,30 @@ impl Streamed {
         self.chunks.push_back(chunk);
     }
 
+    /// What is left is thrown away, and what comes from now on, with positions from `begin`, is from the beginning. Gives what is to be
+    /// dropped without a lock.
+    pub(super) fn begin_anew(&mut self, begin: u64) -> VecDeque<Chunk> {
+        self.untold |= self.given > self.begin;
+        (self.items, self.bytes) = (0, 0);
+        (self.start, self.given, self.begin) = (begin, begin, begin);
+        std::mem::take(&mut self.chunks)
+    }
+
+    /// A reader goes on that has had everything before this position.
+    pub(super) fn go_on(&mut self, from: u64) {
+        self.untold |= 0 < from && from <= self.begin;
+    }
+
+    /// Whether the reader is to be told that items it may have had come again. Once true.
+    pub(super) fn take_untold(&mut self) -> bool {
+        std::mem::take(&mut self.untold)
+    }
+
     /// Takes back what a reader did not consume.
     pub(super) fn push_front(&mut self, chunk: Chunk) {
+        if chunk.first < self.begin {
+            return;
+        }
         self.count(&chunk);
         self.chunks.push_front(chunk);
     }

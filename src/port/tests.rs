@@ -97,10 +97,10 @@ impl InputResolver for Fixed<Arc<dyn AnyInput>> {
     }
 }
 
-fn wait_for_room(store: &OutputStore) {
-    block_on(poll_fn(|cx| store.poll_room(cx)));
+fn wait_for_room(store: &Arc<OutputStore>) {
+    block_on(poll_fn(|cx| store.end().poll_room(cx)));
 }
 
-fn has_room(store: &OutputStore, waker: &Waker) -> bool {
-    store.poll_room(&mut Context::from_waker(waker)).is_ready()
+fn has_room(store: &Arc<OutputStore>, waker: &Waker) -> bool {
+    store.end().poll_room(&mut Context::from_waker(waker)).is_ready()
 }

@@ -24,6 +24,9 @@ pub(crate) trait AnyGate: Any + Send + Sync {
     fn entrance(self: Arc<Self>, message: &str) -> Result<Arc<dyn Entrance>, CallError>;
     /// From now on answers services only: what came from tasks or from outside and waits for room is refused.
     fn close_to_outside(&self);
+    /// Another attempt of the job is to follow: takes out what tasks and services of the last one have sent and nobody has taken up,
+    /// to be dropped where code of the user's may run. What came from outside waits for the next instance.
+    fn begin_attempt(&self) -> Box<dyn FnOnce() + Send>;
     /// The job has ended: later calls fail with `JobEnded`. Implies that nobody waits any more.
     fn release(&self);
     /// What was counted so far, as that of the service of this number.

@@ -16,17 +16,18 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::{
     codec::{self, DecodeError, DecodePrefix, EncodeError, decode_whole},
-    service::{CallError, CallWay, Receipt, Service, ServiceMessage, ServiceResolver, Withdrawal, bound_to},
+    service::{CallError, CallWay, Origin, Receipt, Service, ServiceMessage, ServiceResolver, Withdrawal, bound_to},
 };
 
 /// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
 pub(super) enum Queued<S> {
-    Tell(Box<dyn TellEnvelope<S>>),
+    Tell(Box<dyn TellEnvelope<S>>, Origin),
     Call(Arc<dyn CallEnvelope<S>>),
     /// The message at `at` of those that came over a connection together.
     Told {
         batch: Arc<dyn ToldBatch<S>>,
         at: u32,
+        origin: Origin,
     },
 }
 
@@ -72,7 +73,7 @@ impl<S> Queued<S> {
     /// The type of the message.
     pub(super) fn message(&self) -> &'static str {
         match self {
-            Self::Tell(tell) => tell.message(),
+            Self::Tell(tell, _) => tell.message(),
             Self::Call(call) => call.message(),
             Self::Told { batch, .. } => batch.message(),
         }
@@ -83,15 +84,15 @@ impl<S> Queued<S> {
         S: Service,
     {
         match self {
-            Self::Tell(tell) => tell.handle(service, ctx),
+            Self::Tell(tell, _) => tell.handle(service, ctx),
             Self::Call(call) => call.handle(service, ctx),
-            Self::Told { batch, at } => batch.handle(at, service, ctx),
+            Self::Told { batch, at, .. } => batch.handle(at, service, ctx),
         }
     }
 
     pub(super) fn give_up(self) {
         match self {
-            Self::Tell(_) | Self::Told { .. } => {}
+            Self::Tell(..) | Self::Told { .. } => {}
             Self::Call(call) => call.give_up(),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Waker,
 };
@@ -41,12 +41,13 @@ pub(crate) struct Gate<S> {
 #[repr(align(128))]
 struct Line<T>(T);
 
-/// Written by the service's thread only, apart from `abandoned`; read by anyone, at leisure.
+/// Written by the service's thread only, apart from `first_wanted`; read by anyone, at leisure.
 struct Counts {
     /// Messages taken up, those included that were then skipped.
     done: AtomicU64,
     skipped: AtomicU64,
-    abandoned: AtomicBool,
+    /// The first instance that was neither given up nor dismissed.
+    first_wanted: AtomicU32,
 }
 
 impl Counts {
@@ -87,7 +88,7 @@ impl<S: Service> Gate<S> {
     }
 
     pub(super) fn new(name: &str, capacity: usize) -> Self {
-        let counts = Counts { done: AtomicU64::new(0), skipped: AtomicU64::new(0), abandoned: AtomicBool::new(false) };
+        let counts = Counts { done: AtomicU64::new(0), skipped: AtomicU64::new(0), first_wanted: AtomicU32::new(0) };
         Self {
             name: name.into(),
             table: MessageTable::new(),
@@ -187,7 +188,7 @@ impl<S> Gate<S> {
         mut messages: impl Iterator<Item = (u32, usize)>,
         mut admission: impl FnMut(usize) -> Admission,
     ) -> Result<usize, CallError> {
-        let message = |at| Queued::Told { batch: Arc::clone(batch), at };
+        let message = |at| Queued::Told { batch: Arc::clone(batch), at, origin };
         let mut inner = self.inner.0.lock();
         let phase = inner.phase;
         if !phase.answers(origin) {
@@ -238,7 +239,8 @@ impl<S> Gate<S> {
     /// Takes the next messages, for the instance `incarnation`, into the empty `batch`.
     pub(super) fn take(&self, incarnation: Incarnation, batch: &mut VecDeque<Queued<S>>, waker: &Waker) -> Take {
         let mut inner = self.inner.0.lock();
-        if inner.phase >= Phase::Stopped || inner.live.as_ref().map(|live| live.incarnation) != Some(incarnation) {
+        let is_live = inner.live.as_ref().map(|live| live.incarnation) == Some(incarnation);
+        if inner.phase >= Phase::Stopped || !is_live || self.is_dismissed(incarnation) {
             return Take::Dismissed;
         }
         inner.outstanding = 0;
@@ -355,8 +357,9 @@ impl<S> Gate<S> {
         bump(&self.counts.0.skipped);
     }
 
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.counts.0.abandoned.load(Ordering::Relaxed)
+    /// Whether the instance was given up or dismissed, and is to end.
+    pub(super) fn is_dismissed(&self, incarnation: Incarnation) -> bool {
+        incarnation.0 < self.counts.0.first_wanted.load(Ordering::Relaxed)
     }
 
     /// Announces an instance. False if the service was given up.
@@ -410,6 +413,31 @@ impl<S> Gate<S> {
         if live { Stop::Begun } else { Stop::NothingLive }
     }
 
+    /// Has the instance end at once, and leave what it has not handled to the next one. False if it does not live.
+    pub(super) fn dismiss(&self, incarnation: Incarnation) -> bool {
+        let mut inner = self.inner.0.lock();
+        if inner.live.as_ref().is_none_or(|live| live.incarnation != incarnation) {
+            return false;
+        }
+        self.counts.0.first_wanted.fetch_max(incarnation.0 + 1, Ordering::Relaxed);
+        let wakers = inner.wakers();
+        drop(inner);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        true
+    }
+
+    /// Waits no longer for the instance that lives, if one does: who waits for what it has taken up is told.
+    pub(super) fn forget_instance(&self) {
+        let mut inner = self.inner.0.lock();
+        let Some(live) = inner.live.take() else { return };
+        self.counts.0.first_wanted.fetch_max(live.incarnation.0 + 1, Ordering::Relaxed);
+        inner.outstanding = 0;
+        let left = inner.give_up_in_hand();
+        drop(inner);
+        left.tell();
+        live.waker.into_iter().for_each(Waker::wake);
+    }
+
     /// Tells everyone who waits that nothing more is to come, and the instance, should it ever return, to end.
     pub(super) fn abandon(&self) {
         self.end(Phase::Stopped);
@@ -419,8 +447,8 @@ impl<S> Gate<S> {
         let mut inner = self.inner.0.lock();
         inner.phase = inner.phase.max(phase);
         let phase = inner.phase;
-        // Set under the lock, so that an instance which is dismissed by `take` sees it set.
-        self.counts.0.abandoned.store(true, Ordering::Relaxed);
+        // Set under the lock, so that an instance which `take` tells to go sees it set.
+        self.counts.0.first_wanted.store(u32::MAX, Ordering::Relaxed);
         let left = inner.give_up();
         let wakers = inner.wakers();
         drop(inner);
@@ -475,6 +503,21 @@ impl<S: Service> AnyGate for Gate<S> {
 
     fn release(&self) {
         self.end(Phase::JobEnded);
+    }
+
+    fn begin_attempt(&self) -> Box<dyn FnOnce() + Send> {
+        let mut inner = self.inner.0.lock();
+        let (told, kept) = std::mem::take(&mut inner.queue).into_iter().partition(Queued::ends_with_attempt);
+        inner.queue = kept;
+        let mut left = inner.refuse_waiting(|origin| origin != Origin::Outside);
+        left.queue = told;
+        // Counted anew: what an instance has taken, here or in another process, and not handled is gone with it.
+        let (done, skipped) = self.done();
+        inner.earlier += done.saturating_sub(skipped);
+        inner.taken = 0;
+        self.count_elsewhere(0, 0);
+        drop(inner);
+        Box::new(move || left.tell())
     }
 
     fn counts(&self, service: ServiceId) -> ServiceCounts {

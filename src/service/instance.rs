@@ -5,7 +5,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -44,6 +47,13 @@ pub(crate) trait ErasedService: Send {
     fn stop(&self, incarnation: Incarnation);
     /// Stops waiting for the service: whoever waits for it is told. An instance that is still able to ends.
     fn abandon(&self);
+    /// Has the instance end at once, for another attempt is to follow: calls that it has taken up fail with it, and what is queued
+    /// waits. If there is none, that is reported.
+    fn dismiss(&self, incarnation: Incarnation);
+    /// As [`abandon`](Self::abandon), for the instance alone: what is queued waits for another attempt.
+    fn forget_instance(&self);
+    /// From now on nothing happens to the gate when this is dropped: another attempt is to follow.
+    fn leave_gate(&self);
 }
 
 /// A service whose instances are made by `factory`, one for each (re)start. It runs on the service's thread and never twice at
@@ -56,7 +66,12 @@ pub(super) fn host<S: Service>(
     gate: &Arc<dyn AnyGate>,
     factory: impl Fn(&ServiceContext) -> S + Send + 'static,
 ) -> Box<dyn ErasedService> {
-    Box::new(Recipe { gate: Gate::known(gate), factory: Arc::new(Mutex::new(factory)), events: Mutex::new(None) })
+    Box::new(Recipe {
+        gate: Gate::known(gate),
+        factory: Arc::new(Mutex::new(factory)),
+        events: Mutex::new(None),
+        leaves_gate: AtomicBool::new(false),
+    })
 }
 
 struct Recipe<S, F> {
@@ -65,6 +80,7 @@ struct Recipe<S, F> {
     factory: Arc<Mutex<F>>,
     /// Where the last instance reports to.
     events: Mutex<Option<EventSink>>,
+    leaves_gate: AtomicBool,
 }
 
 impl<S, F> ErasedService for Recipe<S, F>
@@ -95,13 +111,8 @@ where
     fn stop(&self, incarnation: Incarnation) {
         let stop = self.gate.stop(incarnation);
         tracing::debug!(service = self.name(), incarnation = incarnation.0, ?stop, "service told to stop");
-        if stop != Stop::NothingLive {
-            return;
-        }
-        // Cloned, so that the sink is called with the lock released.
-        let events = self.events.lock().clone();
-        if let Some(events) = events {
-            events(incarnation, ServiceEvent::Stopped { hook_panicked: false });
+        if stop == Stop::NothingLive {
+            self.report_stopped(incarnation);
         }
     }
 
@@ -109,12 +120,40 @@ where
         tracing::debug!(service = self.name(), "service abandoned");
         self.gate.abandon();
     }
+
+    fn dismiss(&self, incarnation: Incarnation) {
+        tracing::debug!(service = self.name(), incarnation = incarnation.0, "service dismissed");
+        if !self.gate.dismiss(incarnation) {
+            self.report_stopped(incarnation);
+        }
+    }
+
+    fn forget_instance(&self) {
+        tracing::debug!(service = self.name(), "service instance given up");
+        self.gate.forget_instance();
+    }
+
+    fn leave_gate(&self) {
+        self.leaves_gate.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<S, F> Recipe<S, F> {
+    fn report_stopped(&self, incarnation: Incarnation) {
+        // Cloned, so that the sink is called with the lock released.
+        let events = self.events.lock().clone();
+        if let Some(events) = events {
+            events(incarnation, ServiceEvent::Stopped { hook_panicked: false });
+        }
+    }
 }
 
 impl<S, F> Drop for Recipe<S, F> {
     // Without the recipe there is no next instance: nobody may wait for one.
     fn drop(&mut self) {
-        self.gate.abandon();
+        if !*self.leaves_gate.get_mut() {
+            self.gate.abandon();
+        }
     }
 }
 
@@ -195,7 +234,7 @@ impl<S: Service> Future for Instance<S> {
             this.gate.instance_runs(this.shared.incarnation, cx.waker());
         }
         loop {
-            if this.gate.is_abandoned() {
+            if this.gate.is_dismissed(this.shared.incarnation) {
                 this.end(None, cx);
                 return Poll::Ready(());
             }
@@ -267,7 +306,7 @@ impl<S: Service> Instance<S> {
         self.gate.instance_ended(self.shared.incarnation);
 
         let failure = self.shared.failure.take();
-        let ordered = self.shared.told_to_stop.get() || self.gate.is_abandoned();
+        let ordered = self.shared.told_to_stop.get() || self.gate.is_dismissed(self.shared.incarnation);
         let event = match (failure, panic) {
             (Some(message), _) => ServiceEvent::Failed { message },
             (None, Some(_)) if ordered && was_stopping => ServiceEvent::Stopped { hook_panicked: true },

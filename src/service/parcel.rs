@@ -13,7 +13,7 @@ impl<S> Queued<S> {
     /// wanted any more, of which whoever waits is told.
     pub(super) fn parcel(self, gate: &Gate<S>, number: u64, withdrawal: Arc<dyn Withdrawal>) -> Option<(u32, Parcel)> {
         let (message, bytes, sender) = match self {
-            Self::Tell(tell) => {
+            Self::Tell(tell, _) => {
                 let name = tell.message();
                 let (message, bytes) = tell.encode();
                 let bytes = bytes.map_err(|error| error.to_string()).and_then(fitting).inspect_err(|why| {
@@ -33,7 +33,7 @@ impl<S> Queued<S> {
                     }
                 }
             }
-            Self::Told { batch, at } => {
+            Self::Told { batch, at, .. } => {
                 let (message, bytes, receipt) = batch.encoded(at);
                 (message, bytes, Sender::Teller(Some(receipt)))
             }

@@ -92,11 +92,12 @@ impl<S: Service> Pump<S> {
                 if turn.is_over(&self.gate.home().host) {
                     return Pause::TurnOver;
                 }
-                let Some(queued) = self.batch.pop_front() else { break };
-                if self.gate.is_abandoned() {
-                    queued.give_up();
-                    continue;
+                if self.gate.is_dismissed(self.shared.incarnation) {
+                    // What is left goes back to the gate, which knows what becomes of it.
+                    ctx.terminate();
+                    return Pause::ActorWaits;
                 }
+                let Some(queued) = self.batch.pop_front() else { break };
                 message = queued.message();
                 self.gate.count_done();
                 match queued.handle(service, ctx) {

@@ -72,6 +72,14 @@ impl Phase {
     }
 }
 
+impl<S> Queued<S> {
+    /// Whether nobody waits for it any more once the attempt that it came from is over: what a task or a service has told. Of a call
+    /// that sent it the caller is gone by then, and it is skipped.
+    pub(super) fn ends_with_attempt(&self) -> bool {
+        matches!(self, Self::Tell(_, origin) | Self::Told { origin, .. } if *origin != Origin::Outside)
+    }
+}
+
 /// What is told, and dropped, once the lock has been released.
 pub(super) struct Left<S> {
     pub(super) queue: VecDeque<Queued<S>>,
@@ -174,6 +182,10 @@ impl<S> Inner<S> {
     pub(super) fn refuse_waiting(&mut self, refused: impl Fn(Origin) -> bool) -> Left<S> {
         let waiting = self.waiting.extract_if(.., |_, waiting| refused(waiting.origin)).map(|(_, waiting)| waiting);
         Left { waiting: waiting.collect(), ..Left::default() }
+    }
+
+    pub(super) fn give_up_in_hand(&mut self) -> Left<S> {
+        Left { in_hand: std::mem::take(&mut self.in_hand), ..Left::default() }
     }
 
     pub(super) fn give_up(&mut self) -> Left<S> {

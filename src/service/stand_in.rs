@@ -8,7 +8,10 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -33,7 +36,12 @@ const WINDOW_BYTES: usize = 4 << 20;
 ///
 /// Panics if the gate is of another type of service.
 pub(super) fn stand_in<S: Service>(gate: &Arc<dyn AnyGate>, there: Arc<dyn Elsewhere>) -> Box<dyn ErasedService> {
-    Box::new(StandIn { gate: Gate::<S>::known(gate), there, stands: Mutex::new(false) })
+    Box::new(StandIn {
+        gate: Gate::<S>::known(gate),
+        there,
+        stands: Mutex::new(false),
+        leaves_gate: AtomicBool::new(false),
+    })
 }
 
 struct StandIn<S> {
@@ -41,6 +49,7 @@ struct StandIn<S> {
     there: Arc<dyn Elsewhere>,
     /// It was started: it outlives the instances.
     stands: Mutex<bool>,
+    leaves_gate: AtomicBool,
 }
 
 impl<S: Service> ErasedService for StandIn<S> {
@@ -79,11 +88,26 @@ impl<S: Service> ErasedService for StandIn<S> {
     fn abandon(&self) {
         self.gate.abandon();
     }
+
+    /// Nothing more is handed over; which instance there is to end, and whether it has, the other process says.
+    fn dismiss(&self, _: Incarnation) {
+        self.gate.forget_instance();
+    }
+
+    fn forget_instance(&self) {
+        self.gate.forget_instance();
+    }
+
+    fn leave_gate(&self) {
+        self.leaves_gate.store(true, Ordering::Relaxed);
+    }
 }
 
 impl<S> Drop for StandIn<S> {
     fn drop(&mut self) {
-        self.gate.abandon();
+        if !*self.leaves_gate.get_mut() {
+            self.gate.abandon();
+        }
     }
 }
 
@@ -132,9 +156,12 @@ impl<S: Service> Handing<S> {
             this.gate.instance_runs(this.incarnation, cx.waker());
         }
         loop {
+            if this.gate.is_dismissed(this.incarnation) {
+                return Poll::Ready(());
+            }
             let standing = this.there.standing(cx.waker());
             this.gate.count_elsewhere(standing.done, standing.skipped);
-            if this.gate.is_abandoned() || standing.stage == Stage::Lost {
+            if standing.stage == Stage::Lost {
                 return Poll::Ready(());
             }
             if standing.stage == Stage::Starting || standing.bytes >= WINDOW_BYTES {

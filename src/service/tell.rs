@@ -96,7 +96,7 @@ where
         let (gate, origin) = self.service.gate().expect("a tell is sent once its service is resolved");
         gate.admits::<M>()?;
         let mut waiting = None;
-        let place = gate.push(Queued::Tell(Box::new(TellMessage(message))), origin, || {
+        let place = gate.push(Queued::Tell(Box::new(TellMessage(message)), origin), origin, || {
             waiting = Some(Arc::new(Admission::new(cx.waker().clone())));
             waiting.clone()
         })?;

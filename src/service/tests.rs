@@ -1,5 +1,6 @@
 //! The promises of services, tested without a job around them.
 
+mod attempts;
 mod instances;
 mod queue;
 mod references;

@@ -24,6 +24,8 @@ fn job(id: JobId, outcome: Option<Outcome>) -> PlainJob {
         task_count: usize::from(!ended),
         service_count: 0,
         restarts: 1,
+        attempt: 1,
+        last_failure: None,
         dead_letters: 1,
         warnings: Vec::new(),
         submitted_at: SystemTime::now(),

@@ -30,9 +30,9 @@ impl Handler<HaltWorker> for Worker {
                     self.task_slots[task.slot].retire(thread);
                 }
             }
+            hosted.home.iter().flat_map(|home| &home.gates).for_each(|gate| gate.release());
             for service in hosted.services.values() {
                 service.recipe.abandon();
-                service.recipe.gate().release();
                 unlaunched.extend(service.take_waiting());
                 if let Some(thread) = &service.thread {
                     self.service_slots[service.slot].retire(thread);

@@ -33,7 +33,9 @@ pub(super) struct Unlaid {
     pub home: Option<HomeEnds>,
 }
 
-/// Where the outside reaches into a job, and its gates once more as what they are.
+/// Where the outside reaches into a job, and its gates once more as what they are. They live as long as the job, whichever attempts
+/// it makes.
+#[derive(Clone)]
 pub(super) struct HomeEnds {
     pub ports: Arc<JobPorts>,
     pub gates: Vec<Arc<dyn AnyGate>>,
@@ -46,6 +48,7 @@ pub(super) struct Laid {
     /// Those whose instances are here, and at home what stands in for the others.
     pub services: Vec<(ServiceId, Box<dyn ErasedService>)>,
     pub ports: Arc<JobPorts>,
+    pub gates: Vec<Arc<dyn AnyGate>>,
     pub attendance: Option<Attendance>,
 }
 
@@ -65,7 +68,7 @@ impl Unlaid {
         let layout = Layout::alone(plan.tasks.len());
         let wiring = plan.wire(&ports.streams, &layout, None);
         let services = plan.host_services(&layout, &gates, &wiring, &BTreeMap::new());
-        Some(Laid { tasks: plan.tasks, wiring, services, ports, attendance: None })
+        Some(Laid { tasks: plan.tasks, wiring, services, ports, gates, attendance: None })
     }
 
     /// A part of the job is, and others are where `peers` leads.
@@ -104,7 +107,7 @@ impl Unlaid {
             (services, Relays::Away { outputs, _calls: calls, _inputs: inputs, instances })
         };
         let attendance = Some(Attendance { layout, channels_of: channels_of(&graph), relays, peers });
-        Laid { tasks: plan.tasks, wiring, services, ports, attendance }
+        Laid { tasks: plan.tasks, wiring, services, ports, gates, attendance }
     }
 }
 
@@ -287,11 +290,12 @@ impl Worker {
     pub(super) fn unlaid(
         (plan, graph): (Plan, &Arc<Graph>),
         prepare: (JobId, Place),
+        kept: Option<HomeEnds>,
         limits: &Limits,
         host: &Host,
     ) -> Unlaid {
         let (job, place) = prepare;
-        let home = (place != Place::Away).then(|| HomeEnds::open(&plan, job, limits, host));
+        let home = (place != Place::Away).then(|| kept.unwrap_or_else(|| HomeEnds::open(&plan, job, limits, host)));
         Unlaid { plan, graph: Arc::clone(graph), home }
     }
 
@@ -337,7 +341,7 @@ impl Worker {
             self.drop_elsewhere(laid);
             return Err(Unconnected::Gone);
         };
-        let Laid { tasks, wiring, services, ports, attendance } = laid;
+        let Laid { tasks, wiring, services, ports, gates, attendance } = laid;
         if let Some(attendance) = &attendance {
             let here = attendance.layout.here;
             for (_, link) in attendance.peers.iter() {
@@ -366,7 +370,7 @@ impl Worker {
             }
         });
         hosted.unstarted = Some((tasks, wiring));
-        hosted.ports = Some(ports);
+        hosted.home = Some(HomeEnds { ports, gates });
         hosted.attendance = attendance;
         self.host_services(job, services);
         Ok(())
@@ -417,6 +421,11 @@ impl Handler<Ended> for Worker {
         // A task that failed or was cancelled waits for no reader: the job drops what is in flight.
         let node = hosted.graph.tasks.get(task.index()).filter(|_| finished);
         let written = node.map(|node| node.outputs.clone()).unwrap_or_default();
+        // They go with the worker, which may be lost before the job has ended.
+        let counters = hosted.tasks.get(task.index()).map(|task| task.counters.read(self.config.host.now()).0);
+        if let Some(report) = report_of(&mut event) {
+            report.counters = counters.map(Box::new);
+        }
         let (settled, events) = (attendance.settle(&outgoing, written), Arc::clone(&hosted.events));
         ctx.spawn(settled.into_actor(self).map(move |settled, _, _| {
             match settled {

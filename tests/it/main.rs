@@ -26,6 +26,7 @@ mod parallelism;
 mod parity;
 mod remote;
 mod replays;
+mod restarts;
 mod services;
 mod several;
 mod severed;
@@ -84,6 +85,7 @@ fn jobs() -> proscenium::JobRegistry {
         replays::jobs(),
         #[cfg(target_os = "linux")]
         severed::jobs(),
+        restarts::jobs(),
         sources::jobs(),
         #[cfg(target_os = "linux")]
         spread::jobs(),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{
     Answer, Counter, Door, Doorway, Echo, Increment, Journal, block_on, cancel, completed, deadline, each_environment,
-    each_environment_with, ended, idle, job, reached, read, refusal, registered, sorted, start,
+    each_environment_with, ended, idle, job, reached, read, refusal, registered, sorted, start, until,
 };
 
 registered![
@@ -123,6 +123,8 @@ fn a_request_that_is_dropped_answers_that_there_is_no_reply() {
             assert_eq!(square(&job, n).await, Ok(Err(NoReply)), "{n}");
         }
         assert_eq!(square(&job, 9).await, Ok(Ok(81)));
+        // The reply may come before the task has said of its step what it set aside.
+        until(&job, "the dead letter", |status| status.dead_letters > 0).await;
         let letters = deadline("dead letters", job.dead_letters()).await.unwrap();
         assert_eq!((letters.total, letters.newest[0].cause.as_str()), (1, "seven"));
         assert_eq!(NoReply.to_string(), "the pipeline gave no reply to the request");

@@ -213,8 +213,8 @@ fn peers_of_version_1_are_told_so_in_words_or_in_tls() {
     let mut first = client_hello().to_bytes();
     first[8] = 1;
     let (result, heard) = run(node_hears(&first));
-    assert_eq!(result, Err(HelloError::Version { here: 4, there: 1 }));
-    let text = b"the peer speaks version 4 of the protocol and this side version 1: use the same release on both";
+    assert_eq!(result, Err(HelloError::Version { here: 5, there: 1 }));
+    let text = b"the peer speaks version 5 of the protocol and this side version 1: use the same release on both";
     assert_eq!(heard, [&[REFUSE, text.len() as u8, 0], &text[..]].concat());
     // What a node of version 1 answers, recorded.
     let text = b"the peer speaks version 1 of the protocol and this side version 2: use the same release on both";
@@ -274,9 +274,9 @@ fn another_version_is_refused_in_a_sentence_that_is_right_for_the_reader() {
     let (mut by_client, _) = recorded();
     by_client[8] = 9;
     let (result, heard) = run(node_hears(&by_client));
-    assert_eq!(result, Err(HelloError::Version { here: 4, there: 9 }));
+    assert_eq!(result, Err(HelloError::Version { here: 5, there: 9 }));
     let (client, _) = run(client_hears(&heard));
-    let sentence = "the peer refused: the peer speaks version 4 of the protocol and this side version 9: use the same \
+    let sentence = "the peer refused: the peer speaks version 5 of the protocol and this side version 9: use the same \
                     release on both";
     assert_eq!(client.unwrap_err().to_string(), sentence);
 }

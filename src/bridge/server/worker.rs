@@ -33,7 +33,8 @@ use crate::{
     host::{Host, LocalTasks},
     job::{JobId, NAME_BYTES_MAX, NotSendable, Term},
     link::{
-        Connect, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents, WorkerFacts, WorkerId, WorkerLink,
+        Connect, Departure, Prepare, Prepared, Refusal, Unconnected, Unprepared, WorkerEvents, WorkerFacts, WorkerId,
+        WorkerLink,
     },
     protocol::{Order, Progress, WorkerEvent, WorkerOrder},
 };
@@ -294,7 +295,7 @@ impl WorkerSession {
         if let Some(joined) = self.joined.take()
             && let Ok(Ok(worker)) = joined.await
         {
-            self.server.link.leave(worker, end.clone());
+            self.server.link.leave(worker, end.clone(), Departure::Unreachable);
         }
         self.tasks.shutdown().await;
         end

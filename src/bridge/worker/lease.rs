@@ -17,6 +17,7 @@ use crate::{
         outbound::Outbound,
     },
     host::{Fence, Host},
+    link::WORKER_SILENCE,
 };
 
 /// How often a worker pings.
@@ -26,7 +27,7 @@ pub(in crate::bridge) const PING: Duration = Duration::from_secs(1);
 pub(in crate::bridge) const LEASE: Duration = Duration::from_secs(4);
 
 /// A worker that was silent for so long is lost. Longer than its lease, which it so has let run out before.
-pub(in crate::bridge) const SILENCE: Duration = Duration::from_secs(5);
+pub(in crate::bridge) const SILENCE: Duration = WORKER_SILENCE;
 
 /// How long after its end code of the user's may still run that was running then: the node's silence, which begins with the
 /// last ping that was answered or later, is longer than the two together.

@@ -18,7 +18,7 @@ use crate::{
     flow::JobRegistry,
     host::thread,
     launch::{Ended, Launch, Launcher, Program},
-    link::{NearLink, WorkerId},
+    link::{Departure, NearLink, WorkerId},
 };
 
 /// How long all processes together may take to join.
@@ -132,7 +132,7 @@ impl Crew {
 /// Tells the JobManager that a process is gone, before its connection's lease says so.
 fn telling(link: &Arc<dyn NearLink>) -> Ended {
     let link = Arc::clone(link);
-    Arc::new(move |number, why| link.leave(WorkerId(number), why.to_owned()))
+    Arc::new(move |number, why| link.leave(WorkerId(number), why.to_owned(), Departure::Ended))
 }
 
 impl Drop for Crew {

@@ -13,7 +13,7 @@ use crate::{
     environment::interrupts,
     host::Host,
     job::{JobId, check_name},
-    link::{Link, NearLink, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink},
+    link::{Departure, Link, NearLink, Opened, Refusal, Reply, Request, SubmitJob, WorkerFacts, WorkerId, WorkerLink},
     manager::{self, Close, DrainWorker, FindPorts, JobManager, JoinWorker, LoseWorker, Ports},
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     schema::TypeDescription,
@@ -187,9 +187,9 @@ impl NearLink for LocalLink {
         self.send(move |room| JoinWorker { facts, link, room })
     }
 
-    fn leave(&self, worker: WorkerId, why: String) {
+    fn leave(&self, worker: WorkerId, why: String, departure: Departure) {
         // Past the mailbox's bound: there is one for each worker that joined.
-        self.manager.do_send(LoseWorker { worker, why });
+        self.manager.do_send(LoseWorker { worker, why, departure });
     }
 
     fn drain(&self, worker: WorkerId) {

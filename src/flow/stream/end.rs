@@ -106,8 +106,8 @@ impl<T: Send + 'static> Stream<T> {
         };
         self.end(kind, move |_| {
             Box::new(move |meter| {
-                let store = meter.task.wiring.output(id);
-                Box::new(OutputStage::new(meter, store))
+                let output = meter.task.wiring.output(id);
+                Box::new(OutputStage::new(meter, output))
             })
         });
     }

@@ -8,6 +8,7 @@
 //! Always-ends is checked without `eventually`, which stateright does not decide reliably where paths join: each step
 //! lowers a rank ([`World::rank`]), so no path is infinite, and no path stops before the end ([`ends_or_is_awaited`]).
 
+mod attempts;
 mod world;
 
 use stateright::{Checker, Model, Property};
@@ -72,10 +73,16 @@ impl Model for Job {
                 Fault::EndUnderCalls => {
                     ("a pipeline ends after its service has answered", |_, world| !world.saw(Fault::EndUnderCalls))
                 }
+                Fault::AnewUnended => ("an attempt begins once nothing of the one before lives", |_, world| {
+                    !world.saw(Fault::AnewUnended)
+                }),
+                Fault::AnewUnasked => ("a job begins anew only after a failure, and as often as it may", |_, world| {
+                    !world.saw(Fault::AnewUnasked)
+                }),
                 Fault::Unbegun => ("tasks start once all services are up", |_, world| !world.saw(Fault::Unbegun)),
             }
         };
-        let rules: [(&'static str, Condition); 13] = [
+        let rules: [(&'static str, Condition); 14] = [
             ("always ends", ends_or_is_awaited),
             ("a failed job never reads as completed", |_, world| {
                 world.first != Some(First::Failure) || world.outcome_is(Outcome::is_failed)
@@ -93,6 +100,9 @@ impl Model for Job {
                     || world.significant().all(|task| !task.is_live() || task.holds_for(epoch))
             }),
             ("outputs are complete only if the tasks' verdict is", sealed_as_earned),
+            ("outputs are open while the job is to begin anew", |_, world| {
+                world.machine.state() != JobState::Restarting || world.sealed.is_none()
+            }),
             ("an earned outcome changes only by a failure while the job is idle", earned_stays),
             ("late and repeated events change nothing", stale_events_change_nothing),
         ];
@@ -155,7 +165,10 @@ fn failure_is_earned(_: &Job, world: &World) -> bool {
     match world.machine.outcome() {
         Some(Outcome::Failed(FailureCause::Accounts { .. })) => world.first.is_none() && lost,
         Some(Outcome::Failed(
-            FailureCause::Operator { .. } | FailureCause::ServiceFailed { .. } | FailureCause::WorkerLost { .. },
+            FailureCause::Operator { .. }
+            | FailureCause::ServiceFailed { .. }
+            | FailureCause::WorkerLost { .. }
+            | FailureCause::NotBegunAnew { .. },
         )) => world.first == Some(First::Failure),
         Some(Outcome::Failed(_)) => false,
         _ => true,
@@ -199,23 +212,34 @@ fn earned_stays(_: &Job, world: &World) -> bool {
 fn stale_events_change_nothing(_: &Job, world: &World) -> bool {
     let mut machine = world.machine.clone();
     let stale = stale_events(world);
-    let silent = stale.into_iter().all(|event| machine.apply(event).is_ok_and(|commands| commands.is_empty()));
+    let silent = stale
+        .into_iter()
+        .all(|event| machine.apply(event, std::time::Duration::ZERO).is_ok_and(|commands| commands.is_empty()));
     let pausable = matches!(machine.state(), JobState::Running | JobState::Pausing | JobState::Paused);
-    let refused = pausable || machine.apply(Event::Pause).is_err();
+    let refused = pausable || machine.apply(Event::Pause, std::time::Duration::ZERO).is_err();
     silent && refused && machine == world.machine
 }
 
 fn stale_events(world: &World) -> Vec<Event> {
     let mut stale = vec![Event::Begin];
     let ended = world.machine.state() == JobState::Ended;
+    let current = world.machine.attempt();
+    // Earlier and later ones, and the present one for what is over.
+    let attempts = |over: bool| {
+        let others = [Attempt(0), Attempt(current.0 - 1), Attempt(current.0 + 1)];
+        others.into_iter().chain(over.then_some(current))
+    };
+    for attempt in attempts(ended || !world.deploying) {
+        let cause = FailureCause::NotBegunAnew { message: "late".into() };
+        stale.extend([Event::Deployed { attempt }, Event::Undeployed { attempt, cause }]);
+    }
     if ended {
         stale.extend([Event::Stop, Event::Resume, Event::Cancel(crate::job::CancelReason::Deleted)]);
     }
     for (at, task) in world.tasks.iter().enumerate() {
         let id = super::task_id(at);
         let over = ended || !task.is_live() && !world.awaits_report_of(at);
-        let attempts = [Attempt(0), Attempt(2), Attempt(1)].into_iter().take(if over { 3 } else { 2 });
-        for attempt in attempts {
+        for attempt in attempts(over) {
             let failure =
                 TaskEvent::Failed { cause: FailureCause::Internal("late".into()), report: TaskReport::default() };
             let events = [TaskEvent::Finished(TaskReport::default()), failure, TaskEvent::Held { epoch: 1 }];
@@ -226,33 +250,33 @@ fn stale_events(world: &World) -> Vec<Event> {
     let services = || (0..world.services.len()).map(super::service_id).collect();
     let nothing_lives = world.machine.live_tasks() == 0 && world.machine.live_services() == 0;
     let over = ended || world.machine.state() != JobState::Starting && nothing_lives;
-    for attempt in [Attempt(0), Attempt(2), Attempt(1)].into_iter().take(if over { 3 } else { 2 }) {
+    for attempt in attempts(over) {
         let cause = FailureCause::Internal("late".into());
         let lost = |gone, cause| Event::Lost { attempt, tasks: all(), services: services(), gone, cause };
         stale.extend([lost(true, cause.clone()), lost(false, cause)]);
     }
     for (at, service) in world.services.iter().enumerate() {
         let id = super::service_id(at);
-        let (_, restarts) = world.machine.service_state(id);
+        let now = service.incarnation;
         let over = ended || !service.is_live() && !world.awaits_report_of_service(at);
-        let incarnations = (0..restarts + u32::from(over)).chain([restarts + 1]).map(Incarnation);
+        let incarnations = (0..now + u32::from(over)).chain([now + 1]).map(Incarnation);
         for incarnation in incarnations {
             let failure = ServiceEvent::Failed { message: "late".into() };
             let events = [ServiceEvent::Started, failure, ServiceEvent::Stopped { hook_panicked: true }];
-            let at = std::time::Duration::ZERO;
-            let attempt = Attempt(1);
-            stale.extend(events.map(|event| Event::Service { attempt, service: id, incarnation, event, at }));
+            let attempt = current;
+            stale.extend(events.map(|event| Event::Service { attempt, service: id, incarnation, event }));
         }
-        for attempt in [Attempt(0), Attempt(2)] {
+        for attempt in attempts(false) {
             let failure = ServiceEvent::Failed { message: "of another attempt".into() };
             let events = [ServiceEvent::Started, failure, ServiceEvent::Stopped { hook_panicked: false }];
-            let (incarnation, at) = (Incarnation(restarts), std::time::Duration::ZERO);
-            stale.extend(events.map(|event| Event::Service { attempt, service: id, incarnation, event, at }));
+            let incarnation = Incarnation(now);
+            stale.extend(events.map(|event| Event::Service { attempt, service: id, incarnation, event }));
         }
     }
     let deadlines = (0..world.services.len()).map(|at| Deadline::Service(super::service_id(at)));
-    let silent =
-        deadlines.chain([Deadline::Tasks, Deadline::Loops, Deadline::RunLimit]).filter(|it| !world.is_armed(*it));
+    let silent = deadlines
+        .chain([Deadline::Tasks, Deadline::Loops, Deadline::RunLimit, Deadline::Restart])
+        .filter(|it| !world.is_armed(*it));
     stale.extend(silent.map(Event::Elapsed));
     stale
 }
@@ -315,6 +339,11 @@ impl Job {
 
     fn run_limit(mut self) -> Self {
         self.setup.run_limit = true;
+        self
+    }
+
+    fn restarting(mut self, restarts: u32) -> Self {
+        self.setup.restart = crate::job::Restart::fixed(restarts, std::time::Duration::ZERO);
         self
     }
 

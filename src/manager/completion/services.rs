@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Command, Completion, Course, Deadline, TaskSetup, accounts, service_id};
+use super::{Command, Completion, Course, Deadline, TaskSetup, accounts, service_id, strategy::Between};
 use crate::{
     job::{ActorState, FailureCause, Incarnation, JobState, ServiceId, TaskId, Warning},
     protocol::{ServiceEvent, TaskCommand, WorkerOrder},
@@ -15,11 +15,13 @@ pub(super) struct Service {
     incarnation: Incarnation,
     /// When it failed, within the restart window; bounded by the restart intensity.
     failures: VecDeque<Duration>,
+    /// Over all attempts.
+    restarts: u32,
 }
 
 impl Default for Service {
     fn default() -> Self {
-        Self { stage: Stage::Waiting, incarnation: Incarnation(0), failures: VecDeque::new() }
+        Self { stage: Stage::Waiting, incarnation: Incarnation(0), failures: VecDeque::new(), restarts: 0 }
     }
 }
 
@@ -35,6 +37,8 @@ enum Stage {
     StartingToStop,
     /// Told to stop.
     Stopping,
+    /// Told to end at once, for another attempt is to follow.
+    Dismissed,
     /// Of a pipeline: no instance is left, so nothing comes in any more, and its tasks were told to end.
     EndingTasks(ActorState),
     /// No instance is left, and none will come.
@@ -53,19 +57,26 @@ impl Service {
 
     /// Whether the deadline of its stop is running.
     pub(super) fn is_stopping(&self) -> bool {
-        matches!(self.stage, Stage::StartingToStop | Stage::Stopping | Stage::EndingTasks(_))
+        matches!(self.stage, Stage::StartingToStop | Stage::Stopping | Stage::Dismissed | Stage::EndingTasks(_))
     }
 
     pub(super) fn visible(&self) -> (ActorState, u32) {
-        let restarts = self.incarnation.0;
+        let restarts = self.restarts;
         let state = match self.stage {
             Stage::Waiting => ActorState::Waiting,
-            Stage::Starting | Stage::StartingToStop if restarts == 0 => ActorState::Waiting,
+            Stage::Starting | Stage::StartingToStop if self.failures.is_empty() => ActorState::Waiting,
             Stage::Starting | Stage::StartingToStop => ActorState::Restarting,
-            Stage::Running | Stage::Stopping | Stage::EndingTasks(_) => ActorState::Running,
+            Stage::Running | Stage::Stopping | Stage::Dismissed | Stage::EndingTasks(_) => ActorState::Running,
             Stage::Gone(state) => state,
         };
         (state, restarts)
+    }
+
+    /// It has never been ordered to start in the attempt that begins. No incarnation comes twice.
+    pub(super) fn begin_anew(&mut self) {
+        self.stage = Stage::Waiting;
+        self.incarnation.0 += 1;
+        self.failures.clear();
     }
 
     /// Counts a failure; returns how many there were within the window.
@@ -112,7 +123,6 @@ impl Completion {
         id: ServiceId,
         incarnation: Incarnation,
         event: ServiceEvent,
-        at: Duration,
         out: &mut Vec<Command>,
     ) {
         let current = |service: &&Service| service.has_instance() && service.incarnation == incarnation;
@@ -122,28 +132,32 @@ impl Completion {
                 self.put(id, Stage::Running);
                 self.start_next_service(out);
             }
-            (ServiceEvent::Started, Stage::StartingToStop) => {
-                self.put(id, Stage::Stopping);
-                self.order(WorkerOrder::StopService { service: id, incarnation }, out);
-            }
+            (ServiceEvent::Started, Stage::StartingToStop) => self.order_stop(id, out),
             // A repeated `Started`. A lost reply concerns its caller only.
             (ServiceEvent::Started | ServiceEvent::ReplyLost, _) => {}
-            (ServiceEvent::Failed { message }, _) => self.fail_service(id, message, at, out),
+            (ServiceEvent::Failed { message }, _) => self.fail_service(id, message, out),
             (ServiceEvent::Stopped { hook_panicked }, stage) => {
                 if hook_panicked {
                     self.warn(Warning::StopHookPanicked { service: self.service_name(id) });
                 }
-                if stage == Stage::Stopping {
+                if matches!(stage, Stage::Stopping | Stage::Dismissed) {
+                    if stage == Stage::Dismissed && self.state == JobState::StoppingServices {
+                        // No further attempt follows after all, which is what those in its queue waited for.
+                        self.order(WorkerOrder::RefuseCalls { service: id }, out);
+                    }
                     self.lose_service(id, ActorState::Finished, out);
                 } else {
-                    self.fail_service(id, "stopped without being told to".to_owned(), at, out);
+                    self.fail_service(id, "stopped without being told to".to_owned(), out);
                 }
             }
         }
     }
 
     /// Restarts the service within its restart intensity; beyond it, or once services are being stopped, it is gone.
-    fn fail_service(&mut self, id: ServiceId, message: String, at: Duration, out: &mut Vec<Command>) {
+    fn fail_service(&mut self, id: ServiceId, message: String, out: &mut Vec<Command>) {
+        if self.between() == Some(Between::Services) {
+            return self.lose_service(id, ActorState::Failed, out);
+        }
         if self.state == JobState::StoppingServices {
             // Its hook has run, which is all that stopping could still do; but what it had accepted is not answered.
             self.order(WorkerOrder::RefuseCalls { service: id }, out);
@@ -151,23 +165,32 @@ impl Completion {
             self.lose_service(id, ActorState::Failed, out);
             return;
         }
-        let window = self.setup.restart_window;
+        let (window, at) = (self.setup.restart_window, self.now);
         let service = &mut self.services[id.index()];
         let failures = u32::try_from(service.count_failure(at, window)).unwrap_or(u32::MAX);
         if failures <= self.setup.restarts_max {
             service.incarnation.0 += 1;
+            service.restarts += 1;
             self.restarts += 1;
             self.start_service(id, out);
             return;
         }
         self.put(id, Stage::Gone(ActorState::Failed));
-        self.order(WorkerOrder::RefuseCalls { service: id }, out);
         let cause = FailureCause::ServiceFailed { service: self.service_name(id), failures, window, message };
-        self.divert(Course::Failed(cause), out);
+        let failed_now = self.turn_to_failure(cause);
+        // Those who wait for a service of a job that begins anew wait for its next instance.
+        if self.course != Course::Anew {
+            self.order(WorkerOrder::RefuseCalls { service: id }, out);
+        }
+        if failed_now {
+            self.follow(out);
+        }
     }
 
     /// The verdict is in: closes the gates and stops the services, the last one first.
     pub(super) fn stop_services(&mut self, out: &mut Vec<Command>) {
+        // Dismissed, for the job was to begin anew: whoever waits for a next instance is told that none comes.
+        let dismissed = if self.between().is_some() { self.services_ordered } else { 0 };
         self.enter(JobState::StoppingServices);
         if self.run_limit_armed {
             self.run_limit_armed = false;
@@ -176,7 +199,8 @@ impl Completion {
         if !self.services.is_empty() {
             self.order(WorkerOrder::CloseGates, out);
         }
-        for at in self.services_ordered..self.services.len() {
+        let dismissed = (0..dismissed).filter(|&at| !self.services[at].is_live());
+        for at in dismissed.chain(self.services_ordered..self.services.len()) {
             self.order(WorkerOrder::RefuseCalls { service: service_id(at) }, out);
         }
         self.services_left = self.services_ordered;
@@ -184,7 +208,7 @@ impl Completion {
     }
 
     /// Turns to the last service that is live, unless it is being stopped already; ends the job if there is none.
-    fn stop_last_service(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn stop_last_service(&mut self, out: &mut Vec<Command>) {
         // One that is gone by now does not come back.
         while self.services[..self.services_left].last().is_some_and(|last| !last.is_live()) {
             self.services_left -= 1;
@@ -196,14 +220,23 @@ impl Completion {
         let (id, service) = (service_id(last), &self.services[last]);
         match service.stage {
             Stage::Starting => self.put(id, Stage::StartingToStop),
-            Stage::Running => {
-                let incarnation = service.incarnation;
-                self.put(id, Stage::Stopping);
-                self.order(WorkerOrder::StopService { service: id, incarnation }, out);
-            }
-            Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::EndingTasks(_) | Stage::Gone(_) => return,
+            Stage::Running => self.order_stop(id, out),
+            Stage::Waiting | Stage::StartingToStop | Stage::Stopping | Stage::Dismissed => return,
+            Stage::EndingTasks(_) | Stage::Gone(_) => return,
         }
         out.push(Command::Arm(Deadline::Service(id)));
+    }
+
+    /// Has the instance end: it answers what was accepted first, or leaves it to the next attempt.
+    fn order_stop(&mut self, id: ServiceId, out: &mut Vec<Command>) {
+        let incarnation = self.services[id.index()].incarnation;
+        if self.state == JobState::Restarting {
+            self.put(id, Stage::Dismissed);
+            self.order(WorkerOrder::DismissService { service: id, incarnation }, out);
+        } else {
+            self.put(id, Stage::Stopping);
+            self.order(WorkerOrder::StopService { service: id, incarnation }, out);
+        }
     }
 
     /// An instance is gone while services are being stopped: ends the tasks that answered for it, or goes on with the next one.
@@ -229,7 +262,14 @@ impl Completion {
     /// The worker of these live services is gone, and they do not come back.
     pub(super) fn lose_services(&mut self, ids: &[ServiceId], cause: &FailureCause, out: &mut Vec<Command>) {
         for &id in ids.iter().rev() {
-            self.order(WorkerOrder::RefuseCalls { service: id }, out);
+            if self.between() == Some(Between::Services) {
+                self.lose_service(id, ActorState::Failed, out);
+                continue;
+            }
+            // Those who wait for a service of a job that begins anew wait for its next instance.
+            if self.course != Course::Anew {
+                self.order(WorkerOrder::RefuseCalls { service: id }, out);
+            }
             if self.state == JobState::StoppingServices {
                 let (service, message) = (self.service_name(id), cause.to_string());
                 self.warn(Warning::ServiceFailedLate { service, message });
@@ -285,7 +325,8 @@ impl Completion {
         let has_instance = service.has_instance();
         self.put(id, Stage::Gone(ActorState::Abandoned));
         if has_instance {
-            self.order(WorkerOrder::AbandonService { service: id }, out);
+            let is_final = self.state != JobState::Restarting;
+            self.order(WorkerOrder::AbandonService { service: id, is_final }, out);
         }
         if self.has_tasks(id) {
             self.command_tasks(TaskCommand::CancelRequests { service: id }, out);
@@ -293,6 +334,11 @@ impl Completion {
         }
         self.warn(Warning::ServiceAbandoned { service: self.service_name(id) });
         self.stop_last_service(out);
+    }
+
+    #[cfg(test)]
+    pub(super) fn incarnation(&self, id: ServiceId) -> Incarnation {
+        self.services[id.index()].incarnation
     }
 
     fn service_name(&self, id: ServiceId) -> String {

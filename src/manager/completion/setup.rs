@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::{ServiceId, TaskId};
+use crate::job::{Restart, ServiceId, TaskId};
 
 /// All that the rules need to know of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,8 @@ pub(crate) struct Setup {
     /// Failures of one service within `restart_window` that are answered by a restart.
     pub restarts_max: u32,
     pub restart_window: Duration,
+    /// Whether and how often the job begins anew.
+    pub restart: Restart,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
 //! What tasks report, and what they are told.
 
-use super::{Command, Completion, Course, Deadline, TaskSetup, task_id};
+use super::{Command, Completion, Course, Deadline, TaskSetup, strategy::Between, task_id};
 use crate::{
     job::{ActorState, FailureCause, JobState, ServiceId, TaskId, Warning},
     protocol::{TaskCommand, TaskEvent, TaskReport, WorkerOrder},
@@ -99,6 +99,8 @@ impl Completion {
         out.push(Command::StartTasks { attempt: self.attempt });
         if self.awaited_tasks() == 0 {
             self.conclude(out);
+        } else if std::mem::take(&mut self.attempts.hold_again) {
+            self.hold_tasks(out);
         }
     }
 
@@ -160,7 +162,7 @@ impl Completion {
         if self.state == JobState::StoppingServices {
             return self.lose_service_task(id, failure, out);
         }
-        let failed_now = failure.is_some_and(|cause| self.turn(Course::Failed(cause)));
+        let failed_now = failure.is_some_and(|cause| self.turn_to_failure(cause));
         if self.awaited_tasks() == 0 {
             self.conclude(out);
         } else if failed_now {
@@ -191,29 +193,28 @@ impl Completion {
                 self.census.end(&self.setup.tasks[id.index()], before.held);
                 self.touch();
             }
+        }
+        // No task was started yet; and with a part of the workers gone, none can be.
+        let concerns_all = state == JobState::Starting;
+        let is_concerned = concerns_all || !tasks.is_empty() || !services.is_empty();
+        let failed_now = is_concerned && self.turn_to_failure(cause.clone());
+        if gone {
             self.lose_services(&services, &cause, out);
         }
-        match state {
-            // No task was started; and with a part of the workers gone, none can be.
-            JobState::Starting => return self.divert(Course::Failed(cause), out),
-            // Of those that are cut off, the services stop when they are told to, and are then not fed any more.
-            JobState::StoppingServices => {
-                // What is said of a service that is lost with its tasks is said once.
-                let is_said = |id: &TaskId| {
-                    let service = self.setup.tasks[id.index()].service;
-                    gone && service.is_some_and(|service| services.contains(&service))
-                };
-                let tasks: Vec<TaskId> = tasks.into_iter().filter(|id| !is_said(id)).collect();
-                return tasks.into_iter().for_each(|id| self.lose_service_task(id, Some(cause.clone()), out));
-            }
-            _ if tasks.is_empty() && services.is_empty() => return,
-            _ => {}
+        if state == JobState::StoppingServices {
+            // Of those that are cut off, the services stop when they are told to, and are then not fed any more. What is said of
+            // a service that is lost with its tasks is said once.
+            let is_said = |id: &TaskId| {
+                let service = self.setup.tasks[id.index()].service;
+                gone && service.is_some_and(|service| services.contains(&service))
+            };
+            let tasks: Vec<TaskId> = tasks.into_iter().filter(|id| !is_said(id)).collect();
+            return tasks.into_iter().for_each(|id| self.lose_service_task(id, Some(cause.clone()), out));
         }
-        let failed_now = self.turn(Course::Failed(cause));
-        if self.awaited_tasks() == 0 {
+        if failed_now {
+            self.follow(out);
+        } else if !tasks.is_empty() && self.awaited_tasks() == 0 {
             self.conclude(out);
-        } else if failed_now {
-            self.cancel_tasks(out);
         }
     }
 
@@ -240,7 +241,12 @@ impl Completion {
         self.command_tasks(TaskCommand::Cancel, out);
         self.tasks_deadline_armed = true;
         out.push(Command::Arm(Deadline::Tasks));
-        self.enter(JobState::Draining);
+        if self.course == Course::Anew {
+            self.attempts.between = Between::Tasks;
+            self.enter(JobState::Restarting);
+        } else {
+            self.enter(JobState::Draining);
+        }
     }
 
     pub(super) fn abandon_tasks(&mut self, out: &mut Vec<Command>) {

@@ -1,6 +1,7 @@
 //! One test for each rule of completion.
 
 mod accounts;
+mod attempts;
 mod loops;
 mod pausing;
 mod services;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use super::{ChannelSetup, Command, Completion, Conflict, Deadline, Event, Setup, TaskSetup};
 use crate::{
     job::{
-        ActorState, Attempt, CancelReason, FailureCause, Incarnation, JobState, Outcome, ServiceId, TaskId, Warning,
+        ActorState, Attempt, CancelReason, FailureCause, Incarnation, JobState, Outcome, Restart, ServiceId, TaskId,
+        Warning,
     },
     protocol::{OperatorAccount, Received, Sent, ServiceEvent, TaskCommand, TaskEvent, TaskReport, WorkerOrder},
 };
@@ -39,6 +41,7 @@ fn setup(tasks: u32, services: usize) -> Setup {
         run_limit: false,
         restarts_max: 3,
         restart_window: WINDOW,
+        restart: Restart::never(),
     }
 }
 
@@ -64,7 +67,12 @@ impl Job {
     }
 
     fn tell(&mut self, event: Event) -> &mut Self {
-        self.commands.extend(self.machine.apply(event).expect("no event but a pause can conflict"));
+        self.tell_at(event, 0)
+    }
+
+    fn tell_at(&mut self, event: Event, at_secs: u64) -> &mut Self {
+        let commands = self.machine.apply(event, Duration::from_secs(at_secs));
+        self.commands.extend(commands.expect("no event but a pause can conflict"));
         self
     }
 
@@ -73,7 +81,7 @@ impl Job {
     }
 
     fn task(&mut self, task: u32, event: TaskEvent) -> &mut Self {
-        self.tell(Event::Task { attempt: Attempt(1), task: TaskId(task), event })
+        self.tell(Event::Task { attempt: self.machine.attempt(), task: TaskId(task), event })
     }
 
     fn finish(&mut self, task: u32) -> &mut Self {
@@ -107,9 +115,8 @@ impl Job {
 
     fn service(&mut self, service: usize, event: ServiceEvent, at_secs: u64) -> &mut Self {
         let service = ServiceId(service as u32);
-        let (_, restarts) = self.machine.service_state(service);
-        let at = Duration::from_secs(at_secs);
-        self.tell(Event::Service { attempt: Attempt(1), service, incarnation: Incarnation(restarts), event, at })
+        let (attempt, incarnation) = (self.machine.attempt(), self.machine.incarnation(service));
+        self.tell_at(Event::Service { attempt, service, incarnation, event }, at_secs)
     }
 
     fn started(&mut self, service: usize) -> &mut Self {

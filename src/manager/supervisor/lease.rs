@@ -41,7 +41,12 @@ impl JobSupervisor {
             JobState::Draining => self.hear(Event::Cancel(CancelReason::LeaseExpired), ctx),
             // It ends by itself, each service within its deadline.
             JobState::StoppingServices | JobState::Ended => {}
-            JobState::Starting | JobState::Running | JobState::Pausing | JobState::Paused | JobState::Idle => {
+            JobState::Starting
+            | JobState::Running
+            | JobState::Restarting
+            | JobState::Pausing
+            | JobState::Paused
+            | JobState::Idle => {
                 let holder = self.record.holds.holder();
                 self.hear(Event::LeaseExpired(Warning::LeaseExpired { lease, holder }), ctx);
                 self.look_again(lease, ctx);

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     codec::EncodeError,
     host::Host,
-    job::{FailureCause, Limits},
+    job::{Attempt, FailureCause, Limits},
     port::{Chunk, Output, OutputKind, OutputReader, WriteError, WriteFailure, store::AppendError},
     schema::TypeDescription,
 };
@@ -38,7 +38,7 @@ fn whole<T: DeserializeOwned + Send + 'static>(store: &Arc<OutputStore>) -> Resu
 
 fn write<T: Serialize>(store: &Arc<OutputStore>, items: impl IntoIterator<Item = T>) {
     let items: Vec<T> = items.into_iter().collect();
-    store.write(&items).expect("the output takes the items");
+    store.end().write(&items).expect("the output takes the items");
 }
 
 fn small_memory() -> Limits {
@@ -174,7 +174,7 @@ fn an_output_beyond_its_limit_is_refused() {
     let store = store::<u8>(OutputKind::Collected, &limits, &pool);
     write(&store, [7u8; 60]);
     let full = AppendError::Full { output: "numbers".to_owned(), limit_bytes: 100 };
-    let refused = store.write(&[7u8; 41]).expect_err("the output is full");
+    let refused = store.end().write(&[7u8; 41]).expect_err("the output is full");
     assert_eq!(refused, WriteError { index: 0, failure: WriteFailure::Append(full.clone()) });
     assert!(matches!(FailureCause::from(full), FailureCause::OutputTooLarge { limit_bytes: 100, .. }));
     // Each of the two has a head of a byte.
@@ -197,7 +197,7 @@ fn an_item_that_cannot_be_encoded_is_named_and_those_before_it_are_written() {
     let pool = pool();
     let store = store::<u8>(OutputKind::Collected, &Limits::default(), &pool);
     let failure = WriteFailure::Encode(EncodeError::Refused("it is even".to_owned()));
-    assert_eq!(store.write(&[Odd(1), Odd(3), Odd(4), Odd(5)]), Err(WriteError { index: 2, failure }));
+    assert_eq!(store.end().write(&[Odd(1), Odd(3), Odd(4), Odd(5)]), Err(WriteError { index: 2, failure }));
     store.seal(true, "");
     assert_eq!(whole::<u8>(&store), Ok(vec![1, 3]));
 }
@@ -231,7 +231,7 @@ fn a_disk_that_cannot_be_written_frees_the_writers_and_refuses_more() {
         move || {
             loop {
                 wait_for_room(&store);
-                if let Err(error) = store.write(&[u64::MAX; 1000]) {
+                if let Err(error) = store.end().write(&[u64::MAX; 1000]) {
                     return error;
                 }
             }
@@ -340,7 +340,7 @@ fn an_item_that_cannot_be_decoded_is_named_and_is_not_skipped() {
     let pool = pool();
     let store = store::<bool>(OutputKind::Streamed, &Limits::default(), &pool);
     // A block of three items in columns.
-    store.append(3, vec![7, 1, 9, 0]).expect("the output takes the bytes");
+    store.end().append(3, vec![7, 1, 9, 0]).expect("the output takes the bytes");
     let mut reader = output::<bool>(&store);
     assert_eq!(now("an item", reader.next()), Ok(Some(true)));
     assert!(matches!(now("an item", reader.next()), Err(OutputError::Decode { position: 2, .. })));
@@ -395,4 +395,71 @@ fn what_a_reader_elsewhere_did_not_confirm_is_given_back_in_order_and_the_next_o
     drop(reader);
     store.seal(true, "");
     assert_eq!(now("the end", output::<u64>(&store).next()), Ok(None));
+}
+
+#[test]
+fn an_output_that_begins_anew_has_nothing_of_what_an_earlier_attempt_writes() {
+    let pool = pool();
+    for kind in [OutputKind::Collected, OutputKind::Streamed] {
+        let store = store::<u64>(kind, &Limits::default(), &pool);
+        let earlier = store.end();
+        earlier.write(&[1u64, 2, 3]).expect("the output takes the items");
+        store.begin_attempt(Attempt(2));
+        earlier.write(&[4u64, 5]).expect("what is dropped is no error");
+        assert!(earlier.poll_room(&mut Context::from_waker(Waker::noop())).is_ready());
+        write(&store, [6u64, 7]);
+        store.seal(true, "");
+        assert_eq!(whole::<u64>(&store), Ok(vec![6, 7]));
+        store.begin_attempt(Attempt(3));
+        write(&store, [8u64]);
+        let left = if kind == OutputKind::Collected { vec![6, 7] } else { Vec::new() };
+        assert_eq!(whole::<u64>(&store), Ok(left), "what is sealed stays");
+    }
+}
+
+#[test]
+fn what_is_being_spilled_when_an_output_begins_anew_is_no_part_of_it() {
+    let pool = pool();
+    let store = store::<u64>(OutputKind::Collected, &small_memory(), &pool);
+    for attempt in 2..20 {
+        // More than fits into memory, so that some of it is on its way to the disk.
+        write(&store, 0..100_000 + attempt);
+        store.begin_attempt(Attempt(attempt as u32));
+    }
+    write_numbers(&store, 300_000);
+    store.seal(true, "");
+    assert_eq!(whole::<u64>(&store), Ok((0..300_000).collect()));
+}
+
+#[test]
+fn the_reader_of_a_streamed_output_is_told_once_that_it_begins_anew_if_it_has_had_items() {
+    let pool = pool();
+    let store = store::<u64>(OutputKind::Streamed, &Limits::default(), &pool);
+    let told = |attempt| Err(OutputError::BegunAnew { output: "numbers".to_owned(), attempt });
+    let mut reader = output::<u64>(&store);
+    // Nobody has had anything yet.
+    write(&store, [1u64]);
+    store.begin_attempt(Attempt(2));
+    write(&store, [2u64, 3]);
+    assert_eq!(now("the first item", reader.next()), Ok(Some(2)));
+    store.begin_attempt(Attempt(3));
+    write(&store, [4u64, 5]);
+    // What it had in hand of the attempt before may still come.
+    assert_eq!(now("the rest of the chunk", reader.next()), Ok(Some(3)));
+    assert_eq!(now("the word", reader.next()), told(3));
+    assert_eq!(now("the first item again", reader.next()), Ok(Some(4)));
+    drop(reader);
+    store.begin_attempt(Attempt(4));
+    write(&store, [6u64]);
+    let mut reader = output::<u64>(&store);
+    assert_eq!(now("the word, by another reader", reader.next()), told(4));
+    assert_eq!(now("an item", reader.next()), Ok(Some(6)));
+    store.begin_attempt(Attempt(5));
+    store.begin_attempt(Attempt(6));
+    write(&store, [7u64]);
+    store.seal(true, "");
+    assert_eq!(now("the word, once", reader.next()), told(6));
+    assert_eq!(now("the last item", reader.next()), Ok(Some(7)));
+    assert_eq!(now("the end", reader.next()), Ok(None));
+    drop(reader);
 }

@@ -27,7 +27,7 @@ use crate::{
     dataplane::wiring::Streams,
     job::FailureCause,
     peer::{Broken, Link, Offered, Peers, Receiver, Sender, Sink, StreamId, StreamMark},
-    port::{AppendError, OutputKind, OutputStore},
+    port::{AppendError, OutputEnd, OutputKind, OutputStore},
 };
 
 /// Bytes that a worker may have sent to one output and that are not known to have found room.
@@ -198,7 +198,7 @@ impl OutputsAtHome {
         let mut incoming = Vec::new();
         for (_, link) in peers.iter() {
             for (stream, store) in outputs(streams) {
-                let (store, back) = (Arc::clone(store), link.sender(stream, NO_CREDIT));
+                let (store, back) = (store.end(), link.sender(stream, NO_CREDIT));
                 let coming = Incoming {
                     store,
                     back,
@@ -225,7 +225,7 @@ impl Drop for OutputsAtHome {
 
 /// What comes from one worker for one output.
 struct Incoming {
-    store: Arc<OutputStore>,
+    store: OutputEnd,
     back: Sender,
     /// Set at once.
     receiver: OnceLock<Receiver>,
@@ -267,7 +267,7 @@ impl Turn for Incoming {
             receiver.grant(owed);
         }
         let items = self.items.swap(0, Ordering::Relaxed);
-        if items > 0 && self.store.kind() == OutputKind::Streamed {
+        if items > 0 && self.store.store().kind() == OutputKind::Streamed {
             self.back.say(ROOM, &items.to_le_bytes());
         }
     }

@@ -120,7 +120,7 @@ fn proof_with(secret: &[u8], role: &[u8], hellos: &[u8]) -> [u8; 32] {
 fn hello() -> [u8; 64] {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut hello = [0; 64];
-    hello[..12].copy_from_slice(b"PROSCNM\n\x04\x00\x01\x00");
+    hello[..12].copy_from_slice(b"PROSCNM\n\x05\x00\x01\x00");
     hello[16..24].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
     hello[24..28].copy_from_slice(&std::process::id().to_le_bytes());
     hello[32..40].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());

@@ -255,7 +255,7 @@ fn peers_of_the_version_before_are_told_at_once_which_versions_differ_in_either_
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).unwrap();
         let text = format!(
-            "the peer speaks version 4 of the protocol and this side version {version}: use the same release on both"
+            "the peer speaks version 5 of the protocol and this side version {version}: use the same release on both"
         );
         assert_eq!(answer, [&[2, text.len() as u8, 0], text.as_bytes()].concat());
         assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());

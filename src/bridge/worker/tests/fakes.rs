@@ -13,8 +13,8 @@ use crate::{
     host::{Fence, Host},
     job::{Graph, JobId, ServiceId},
     link::{
-        Connect, Link, NearLink, Opened, OwnWorker, Prepare, Prepared, Refusal, Reply, Request, SubmitJob, Unconnected,
-        Unprepared, WorkerEvents, WorkerFacts, WorkerId, WorkerLink,
+        Connect, Departure, Link, NearLink, Opened, OwnWorker, Prepare, Prepared, Refusal, Reply, Request, SubmitJob,
+        Unconnected, Unprepared, WorkerEvents, WorkerFacts, WorkerId, WorkerLink,
     },
     port::{AnyInput, ChunkSource, FoundInput, InputError, InputResolver, OutputError, OutputResolver, OutputStore},
     protocol::{Order, Progress, ServiceCounts},
@@ -160,7 +160,7 @@ impl NearLink for FakeManager {
         self.changed.notify_waiters();
     }
 
-    fn leave(&self, worker: WorkerId, why: String) {
+    fn leave(&self, worker: WorkerId, why: String, _: Departure) {
         self.state.lock().left.push((worker, why));
         self.changed.notify_waiters();
     }
@@ -200,7 +200,7 @@ impl FakeWorker {
 pub(super) fn prepared() -> Prepared {
     let graph = Arc::new(Graph { services: vec!["desk".to_owned()], ..Graph::default() });
     let colocation = Colocation { group_of: Vec::new() };
-    Prepared { graph, colocation, splits: Arc::default(), ports: None }
+    Prepared { graph, colocation, splits: Arc::default(), ports: None, read_once: None }
 }
 
 impl WorkerLink for FakeWorker {

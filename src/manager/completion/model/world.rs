@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    job::{CancelReason, JobState, Outcome},
+    job::{CancelReason, JobState, Outcome, Restart, restart::Strategy},
     manager::completion::{ChannelSetup, Completion, Deadline, Event, Setup, TaskSetup, task_id},
     protocol::TaskReport,
 };
@@ -42,6 +42,8 @@ pub(super) struct Budget {
     pub(super) losses: u8,
     /// Times that nobody wants what comes out of a loop any more.
     pub(super) unwanted: u8,
+    /// Attempts that cannot be deployed.
+    pub(super) undeployed: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +82,19 @@ pub(super) struct TaskActor {
 }
 
 impl TaskActor {
+    fn new() -> Self {
+        Self {
+            stage: TaskStage::Waiting,
+            lost: false,
+            stop: false,
+            cancel: false,
+            hold: None,
+            looped: looping::Part::default(),
+            unasked: false,
+            report: None,
+        }
+    }
+
     pub(super) fn is_live(&self) -> bool {
         matches!(self.stage, TaskStage::Running | TaskStage::Hung)
     }
@@ -111,7 +126,7 @@ enum ServiceStage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ServiceActor {
     stage: ServiceStage,
-    incarnation: u32,
+    pub(super) incarnation: u32,
     /// Restart windows gone by.
     clock: u32,
     /// Failures reported within the current one.
@@ -188,6 +203,8 @@ pub(super) enum Action {
     HangService {
         service: usize,
     },
+    Deployed,
+    Undeployed,
     /// This worker is gone, or has lost another one.
     Lose {
         worker: usize,
@@ -200,7 +217,7 @@ impl Action {
     pub(super) fn is_mishap(&self) -> bool {
         match *self {
             Self::Fail { .. } | Self::HangTask { .. } | Self::HangService { .. } => true,
-            Self::Hint { .. } | Self::Unwant { .. } | Self::Lose { .. } => true,
+            Self::Hint { .. } | Self::Unwant { .. } | Self::Lose { .. } | Self::Undeployed => true,
             // A loop need not go on.
             Self::Send { .. } => true,
             Self::End { end, lost, .. } => end == End::Failed || lost,
@@ -233,10 +250,12 @@ pub(super) enum Fault {
     Unbegun,
     EndedBusy,
     EndUnderCalls,
+    AnewUnended,
+    AnewUnasked,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Endless,
         Self::AfterEnd,
         Self::SealedTwice,
@@ -249,6 +268,8 @@ impl Fault {
         Self::Unbegun,
         Self::EndedBusy,
         Self::EndUnderCalls,
+        Self::AnewUnended,
+        Self::AnewUnasked,
     ];
 }
 
@@ -271,6 +292,15 @@ pub(super) struct World {
     pub(super) budget: Budget,
     gates_closed: bool,
     ended: bool,
+    /// How often the job may still begin anew.
+    restarts_left: u8,
+    /// It is to, by the world's own account.
+    anew: bool,
+    /// Nothing of the last attempt is kept.
+    attempt_ended: bool,
+    /// The next one is being deployed.
+    pub(super) deploying: bool,
+    stopped: bool,
     faults: BTreeSet<Fault>,
 }
 
@@ -289,24 +319,19 @@ pub(super) fn setup(tasks: usize, channels: &[(u32, u32)], services: usize) -> S
         run_limit: false,
         restarts_max: RESTARTS_MAX,
         restart_window: RESTART_WINDOW,
+        restart: Restart::never(),
     }
 }
 
 impl World {
     pub(super) fn begin(setup: Setup, budget: Budget) -> Self {
-        let task = TaskActor {
-            stage: TaskStage::Waiting,
-            lost: false,
-            stop: false,
-            cancel: false,
-            hold: None,
-            looped: looping::Part::default(),
-            unasked: false,
-            report: None,
+        let restarts_left = match setup.restart.0 {
+            Strategy::Fixed { restarts, .. } => restarts as u8,
+            _ => 0,
         };
         let service = ServiceActor { stage: ServiceStage::Waiting, incarnation: 0, clock: 0, failures: 0 };
         let mut world = Self {
-            tasks: vec![task; setup.tasks.len()],
+            tasks: vec![TaskActor::new(); setup.tasks.len()],
             services: vec![service; setup.services.len()],
             machine: Completion::new(setup),
             deadlines: BTreeMap::new(),
@@ -320,6 +345,11 @@ impl World {
             budget,
             gates_closed: false,
             ended: false,
+            restarts_left,
+            anew: false,
+            attempt_ended: false,
+            deploying: false,
+            stopped: false,
             faults: BTreeSet::new(),
         };
         world.close_loop();
@@ -387,7 +417,8 @@ impl World {
             + usize::from(budget.pause) * (1 + 2 * self.tasks.len());
         let mail = self.mail.iter().map(|mail| if matches!(mail, Mail::ServiceFailed { .. }) { 7 } else { 1 });
         let tasks = self.tasks.iter().map(|task| match task.stage {
-            TaskStage::Waiting => 4,
+            // Those of a later attempt may be told to hold as they start.
+            TaskStage::Waiting => 6,
             TaskStage::Running => 3 + 2 * usize::from(matches!(task.hold, Some((_, false)))),
             TaskStage::Hung => 1,
             TaskStage::Ended(_) | TaskStage::Abandoned | TaskStage::Lost => 0,
@@ -399,11 +430,15 @@ impl World {
             ServiceStage::Hung => 1,
             ServiceStage::Gone => 0,
         });
-        let unarmed = 3 + self.services.len() - self.deadlines.len();
+        let unarmed = 4 + self.services.len() - self.deadlines.len();
         let deadlines = 2 * unarmed + self.deadlines.values().filter(|armed| **armed).count();
         requests
             + usize::from(budget.service_failures) * 8
             + usize::from(budget.losses)
+            // What a whole attempt may come to.
+            + usize::from(self.restarts_left) * 200
+            + usize::from(budget.undeployed) * 4
+            + usize::from(self.deploying)
             + mail.sum::<usize>()
             + tasks.sum::<usize>()
             + services.sum::<usize>()
@@ -423,6 +458,12 @@ impl World {
         if self.budget.losses > 0 {
             let workers = 0..self.tasks.len() + self.services.len();
             actions.extend(workers.flat_map(|worker| [true, false].map(|gone| Action::Lose { worker, gone })));
+        }
+        if self.deploying {
+            actions.push(Action::Deployed);
+            if self.budget.undeployed > 0 {
+                actions.push(Action::Undeployed);
+            }
         }
         self.loop_actions(actions);
         for (service, actor) in self.services.iter().enumerate() {

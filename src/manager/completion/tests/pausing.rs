@@ -92,7 +92,7 @@ fn a_job_that_does_not_run_cannot_be_paused() {
     for mut job in [starting, draining, idle, stopping, ended] {
         let before = job.machine.clone();
         let conflict = Conflict { state: job.state() };
-        assert_eq!(job.machine.apply(Event::Pause), Err(conflict));
+        assert_eq!(job.machine.apply(Event::Pause, Duration::ZERO), Err(conflict));
         assert_eq!(job.machine, before);
         assert_eq!(conflict.to_string(), format!("a job that is {} cannot be paused", before.state()));
     }

@@ -147,7 +147,7 @@ fn a_service_that_misses_its_stop_deadline_is_abandoned_and_the_outcome_kept() {
         }
         job.finish(0).taken();
         job.tell(Event::Elapsed(of_service(1)));
-        let abandon = order(WorkerOrder::AbandonService { service: ServiceId(1) });
+        let abandon = order(WorkerOrder::AbandonService { service: ServiceId(1), is_final: true });
         assert_eq!(job.taken(), [abandon, stop(0, 0), Command::Arm(of_service(0))]);
         let before = job.machine.clone();
         job.started(1).stopped(1).failed(1, 0).assert_unchanged_since(&before);
@@ -186,7 +186,7 @@ fn events_of_another_incarnation_are_ignored() {
         let failed = ServiceEvent::Failed { message: "late".to_owned() };
         for event in [ServiceEvent::Started, failed, ServiceEvent::Stopped { hook_panicked: true }] {
             let (service, incarnation) = (ServiceId(0), Incarnation(incarnation));
-            job.tell(Event::Service { attempt: Attempt(1), service, incarnation, event, at: Duration::ZERO });
+            job.tell(Event::Service { attempt: Attempt(1), service, incarnation, event });
         }
     }
     job.assert_unchanged_since(&before);

@@ -7,6 +7,23 @@ use super::*;
 fn states() -> Vec<(&'static str, Job)> {
     let new = || Job::new(setup(2, 1));
     let running = || Job::running_as(setup(2, 1));
+    let failed = || {
+        let mut job = Job::running_as(Setup { restart: Restart::fixed(2, Duration::ZERO), ..setup(2, 1) });
+        job.fail(0);
+        job
+    };
+    let dismissing = || {
+        let mut job = failed();
+        job.cancelled(1);
+        job
+    };
+    let delayed = || {
+        let mut job = dismissing();
+        job.stopped(0);
+        job
+    };
+    let mut deploying = delayed();
+    deploying.tell(Event::Elapsed(Deadline::Restart));
     let mut starting = new();
     starting.tell(Event::Begin);
     let mut pausing = running();
@@ -31,6 +48,10 @@ fn states() -> Vec<(&'static str, Job)> {
         ("Paused", paused),
         ("Draining", draining),
         ("Draining (dropping)", dropping),
+        ("Restarting (tasks)", failed()),
+        ("Restarting (services)", dismissing()),
+        ("Restarting (delay)", delayed()),
+        ("Restarting (deployment)", deploying),
         ("Idle", idle),
         ("StoppingServices", stopping),
         ("Ended", ended),
@@ -38,6 +59,29 @@ fn states() -> Vec<(&'static str, Job)> {
 }
 
 type Happens = fn(&mut Job);
+
+/// What can happen to a job that is to begin anew.
+fn events_between_attempts() -> Vec<(&'static str, Happens, Happens)> {
+    fn row(event: &'static str, happens: Happens) -> (&'static str, Happens, Happens) {
+        (event, |_| {}, happens)
+    }
+    vec![
+        row("the last cancelled task ends", |job| {
+            job.cancelled(1);
+        }),
+        row("the delay before the next attempt", |job| {
+            job.tell(Event::Elapsed(Deadline::Restart));
+        }),
+        row("the next attempt is deployed", |job| {
+            let attempt = job.machine.attempt();
+            job.tell(Event::Deployed { attempt });
+        }),
+        row("the next attempt cannot be deployed", |job| {
+            let (attempt, cause) = (job.machine.attempt(), FailureCause::NotBegunAnew { message: "no".to_owned() });
+            job.tell(Event::Undeployed { attempt, cause });
+        }),
+    ]
+}
 
 /// What can happen, and what happens before it without being looked at.
 fn events() -> Vec<(&'static str, Happens, Happens)> {
@@ -91,7 +135,7 @@ fn events() -> Vec<(&'static str, Happens, Happens)> {
         }),
         row("`Pause`", nothing, |job| {
             // A conflict, where it is one, changes nothing.
-            job.commands.extend(job.machine.apply(Event::Pause).unwrap_or_default());
+            job.commands.extend(job.machine.apply(Event::Pause, Duration::ZERO).unwrap_or_default());
         }),
         row("`Resume`", nothing, |job| {
             job.tell(Event::Resume);
@@ -107,6 +151,7 @@ fn events() -> Vec<(&'static str, Happens, Happens)> {
 
 fn told(command: &Command) -> String {
     match command {
+        Command::Deploy { .. } => "deploy the next attempt".to_owned(),
         Command::StartTasks { .. } => "start tasks".to_owned(),
         Command::Arm(deadline) => format!("arm {}", named(*deadline)),
         Command::Disarm(deadline) => format!("disarm {}", named(*deadline)),
@@ -116,6 +161,8 @@ fn told(command: &Command) -> String {
         Command::Order { order, .. } => match order {
             WorkerOrder::StartService { .. } => "start a service".to_owned(),
             WorkerOrder::StopService { .. } => "stop the last service".to_owned(),
+            WorkerOrder::DismissService { .. } => "dismiss the last service".to_owned(),
+            WorkerOrder::EndAttempt => "forget the attempt".to_owned(),
             WorkerOrder::AbandonService { .. } => "abandon it".to_owned(),
             WorkerOrder::RefuseCalls { .. } => "refuse its calls".to_owned(),
             WorkerOrder::CloseGates => "close the gates".to_owned(),
@@ -133,13 +180,14 @@ fn named(deadline: Deadline) -> &'static str {
         Deadline::Service(_) => "service",
         Deadline::Loops => "loops",
         Deadline::RunLimit => "run limit",
+        Deadline::Restart => "restart",
     }
 }
 
 /// One row for each reaction to an event, with the states that react so. What has no effect has no row.
 fn table() -> Vec<String> {
     let mut rows: Vec<(&str, Vec<&str>, String)> = Vec::new();
-    for (event, before, happens) in events() {
+    for (event, before, happens) in events().into_iter().chain(events_between_attempts()) {
         for (state, mut job) in states() {
             let state_before = job.state();
             before(&mut job);

@@ -36,14 +36,14 @@ impl Writer {
     }
 
     fn has_room(&self) -> bool {
-        self.store().poll_room(&mut Context::from_waker(Waker::noop())).is_ready()
+        self.store().end().poll_room(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     fn write(&mut self, items: u32, bytes: usize) -> Result<(), WriteFailure> {
         let of = self.written..self.written + items;
         let items: Vec<_> = of.map(|n| (self.number, n, "x".repeat(bytes))).collect();
         self.written += items.len() as u32;
-        self.store().write(&items).map_err(|error| error.failure)
+        self.store().end().write(&items).map_err(|error| error.failure)
     }
 }
 

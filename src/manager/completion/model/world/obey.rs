@@ -2,8 +2,8 @@
 
 use super::{Fault, ServiceActor, ServiceStage, TaskActor, TaskStage, World};
 use crate::{
-    job::Attempt,
-    manager::completion::{Command, TaskSetup},
+    job::{Attempt, Incarnation, JobState, ServiceId},
+    manager::completion::{Command, Deadline, TaskSetup},
     protocol::{TaskCommand, WorkerOrder},
 };
 
@@ -12,11 +12,12 @@ impl World {
         self.fault_if(self.ended, Fault::AfterEnd);
         match command {
             Command::Order { attempt, order } => {
-                self.fault_if(attempt != Attempt(1), Fault::Misdirected);
+                self.fault_if(attempt != self.machine.attempt(), Fault::Misdirected);
                 self.obey_order(order);
             }
+            Command::Deploy { attempt } => self.deploy(attempt),
             Command::StartTasks { attempt } => {
-                self.fault_if(attempt != Attempt(1), Fault::Misdirected);
+                self.fault_if(attempt != self.machine.attempt(), Fault::Misdirected);
                 let down = self
                     .services
                     .iter()
@@ -67,19 +68,15 @@ impl World {
             }
             WorkerOrder::StopService { service, incarnation } => {
                 self.fault_if(!self.gates_closed, Fault::OpenGate);
-                let mut tasks = self.tasks.iter().zip(&self.machine.setup.tasks);
-                // A pipeline may call the services that were registered before it.
-                let callers = tasks.any(|(task, setup)| task.is_live() && setup.service.is_none_or(|of| of > service));
-                self.fault_if(callers, Fault::StopUnderTask);
-                let later_lives = self.services[service.index() + 1..].iter().any(ServiceActor::is_live);
-                self.fault_if(later_lives, Fault::StopOutOfOrder);
-                let actor = &mut self.services[service.index()];
-                let misdirected = actor.incarnation != incarnation.0
-                    || !matches!(actor.stage, ServiceStage::Running | ServiceStage::Gone);
-                if actor.stage == ServiceStage::Running {
-                    actor.stage = ServiceStage::Told;
-                }
-                self.fault_if(misdirected, Fault::Misdirected);
+                self.tell_to_end(service, incarnation);
+            }
+            WorkerOrder::DismissService { service, incarnation } => {
+                self.fault_if(!self.anew, Fault::AnewUnasked);
+                self.tell_to_end(service, incarnation);
+            }
+            WorkerOrder::EndAttempt => {
+                self.fault_if(self.attempt_ended, Fault::Misdirected);
+                self.attempt_ended = true;
             }
             WorkerOrder::RefuseCalls { service } => {
                 let lives = self.services[service.index()].is_live();
@@ -90,7 +87,8 @@ impl World {
                     self.tasks[task.index()].stage = TaskStage::Abandoned;
                 }
             }
-            WorkerOrder::AbandonService { service } => {
+            WorkerOrder::AbandonService { service, is_final } => {
+                self.fault_if(is_final == (self.machine.state() == JobState::Restarting), Fault::Misdirected);
                 let at = service.index();
                 // It said that it runs, and was never told to stop.
                 let untold = self.services[at].stage == ServiceStage::Running && !self.awaits_report_of_service(at);
@@ -99,6 +97,43 @@ impl World {
             }
             WorkerOrder::StartTasks { .. } | WorkerOrder::Release => self.fault_if(true, Fault::Misdirected),
         }
+    }
+
+    fn tell_to_end(&mut self, service: ServiceId, incarnation: Incarnation) {
+        let mut tasks = self.tasks.iter().zip(&self.machine.setup.tasks);
+        // A pipeline may call the services that were registered before it.
+        let callers = tasks.any(|(task, setup)| task.is_live() && setup.service.is_none_or(|of| of > service));
+        self.fault_if(callers, Fault::StopUnderTask);
+        let later_lives = self.services[service.index() + 1..].iter().any(ServiceActor::is_live);
+        self.fault_if(later_lives, Fault::StopOutOfOrder);
+        let actor = &mut self.services[service.index()];
+        let misdirected =
+            actor.incarnation != incarnation.0 || !matches!(actor.stage, ServiceStage::Running | ServiceStage::Gone);
+        if actor.stage == ServiceStage::Running {
+            actor.stage = ServiceStage::Told;
+        }
+        self.fault_if(misdirected, Fault::Misdirected);
+    }
+
+    /// Everything begins from the beginning. What is late of the attempt before is tried by the stale events.
+    fn deploy(&mut self, attempt: Attempt) {
+        let lives = self.tasks.iter().any(TaskActor::is_live) || self.services.iter().any(ServiceActor::is_live);
+        let ended = std::mem::take(&mut self.attempt_ended);
+        self.fault_if(lives || !ended, Fault::AnewUnended);
+        let unasked = !std::mem::take(&mut self.anew) || self.first.is_some() || self.stopped;
+        self.fault_if(unasked || self.restarts_left == 0 || attempt.0 < 2, Fault::AnewUnasked);
+        self.restarts_left = self.restarts_left.saturating_sub(1);
+        self.tasks.fill(TaskActor::new());
+        for service in &mut self.services {
+            service.stage = ServiceStage::Waiting;
+            service.incarnation += 1;
+            service.failures = 0;
+        }
+        self.deadlines.retain(|deadline, _| *deadline == Deadline::RunLimit);
+        self.mail.clear();
+        self.dropped = 0;
+        self.close_loop();
+        self.deploying = true;
     }
 
     fn command_tasks(&mut self, command: TaskCommand) {

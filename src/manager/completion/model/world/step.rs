@@ -1,5 +1,7 @@
 //! How each step changes the world, and what it makes the rules hear.
 
+use std::time::Duration;
+
 use super::{
     Action, End, Fault, First, Mail, RESTART_WINDOW, RESTARTS_MAX, ServiceStage, TaskActor, TaskStage, World,
     looping::Inner,
@@ -30,10 +32,9 @@ impl World {
                 }
                 self.tell(Event::Elapsed(deadline));
             }
-            Action::Stop => {
-                self.budget.stop -= 1;
-                self.tell(Event::Stop);
-            }
+            Action::Deployed => self.deployed(true),
+            Action::Undeployed => self.deployed(false),
+            Action::Stop => self.stop(),
             Action::Cancel => {
                 self.budget.cancel -= 1;
                 self.note_first(First::Cancel(CancelReason::Requested));
@@ -92,6 +93,30 @@ impl World {
         }
     }
 
+    fn deployed(&mut self, is_deployed: bool) {
+        self.deploying = false;
+        let attempt = self.machine.attempt();
+        if is_deployed {
+            return self.tell(Event::Deployed { attempt });
+        }
+        self.attempt_ended = true;
+        self.budget.undeployed -= 1;
+        self.deadlines.remove(&Deadline::Restart);
+        self.note_first(First::Failure);
+        let cause = FailureCause::NotBegunAnew { message: "no".into() };
+        self.tell(Event::Undeployed { attempt, cause });
+    }
+
+    fn stop(&mut self) {
+        let again = self.machine.attempt() > Attempt(1) && self.machine.state() == JobState::Starting;
+        if self.first.is_none() && (again || self.machine.state() == JobState::Restarting) {
+            self.first = Some(First::Failure);
+        }
+        self.stopped = true;
+        self.budget.stop -= 1;
+        self.tell(Event::Stop);
+    }
+
     /// What the task reported before and has not been heard may be heard later.
     fn lose(&mut self, worker: usize, gone: bool) {
         self.budget.losses -= 1;
@@ -120,7 +145,7 @@ impl World {
         let cause = FailureCause::WorkerLost { worker: worker.to_string(), cause: "gone".into() };
         let (tasks, services) =
             (tasks.into_iter().map(task_id).collect(), services.into_iter().map(service_id).collect());
-        self.tell(Event::Lost { attempt: Attempt(1), tasks, services, gone, cause });
+        self.tell(Event::Lost { attempt: self.machine.attempt(), tasks, services, gone, cause });
     }
 
     /// Every channel carries one item from the start, and a second one if its producer gets to its end.
@@ -183,8 +208,8 @@ impl World {
             }
         };
         let at = RESTART_WINDOW * 2 * self.services[service].clock;
-        let (attempt, service, incarnation) = (Attempt(1), service_id(service), Incarnation(incarnation));
-        self.tell(Event::Service { attempt, service, incarnation, event, at });
+        let (attempt, service) = (self.machine.attempt(), service_id(service));
+        self.tell_at(Event::Service { attempt, service, incarnation: Incarnation(incarnation), event }, at);
     }
 
     fn deliver_end(&mut self, at: usize) {
@@ -218,25 +243,39 @@ impl World {
     }
 
     fn note_first(&mut self, first: First) {
-        if self.first.is_none() && self.machine.state() != JobState::StoppingServices {
+        if first == First::Failure && self.may_begin_anew() {
+            self.anew = true;
+        } else if first == First::Failure && self.anew {
+            // The attempt has failed already.
+        } else if self.first.is_none() && self.machine.state() != JobState::StoppingServices {
             let idle = self.machine.state() == JobState::Idle;
             self.first = Some(if idle && first != First::Failure { First::CancelWhileIdle } else { first });
         }
     }
 
+    /// Whether a failure now has the job begin anew.
+    fn may_begin_anew(&self) -> bool {
+        self.first.is_none() && !self.anew && !self.stopped && self.sealed.is_none() && self.restarts_left > 0
+    }
+
     pub(super) fn tell_of(&mut self, task: usize, event: TaskEvent) {
-        self.tell(Event::Task { attempt: Attempt(1), task: task_id(task), event });
+        self.tell(Event::Task { attempt: self.machine.attempt(), task: task_id(task), event });
     }
 
     /// Hands the machine an event, and obeys.
     pub(super) fn tell(&mut self, event: Event) {
+        self.tell_at(event, Duration::ZERO);
+    }
+
+    fn tell_at(&mut self, event: Event, at: Duration) {
         let before = self.visible();
-        let commands = self.machine.apply(event).expect("only a pause can be refused, and none is asked for then");
+        let commands = self.machine.apply(event, at).expect("only a pause can be refused, and none is asked for then");
         if self.visible() != before && self.machine.version == 0 {
             self.faults.insert(Fault::SilentChange);
         }
         // A version that tells how the job got here would make each state many.
         self.machine.version = 0;
+        self.machine.now = Duration::ZERO;
         self.was_idle |= self.machine.state() == JobState::Idle;
         if self.earned.is_none() {
             self.earned = self.machine.verdict().cloned();

@@ -1,0 +1,99 @@
+//! How a job that failed begins anew: what has to be waited for, and the team that takes the place of the last one.
+
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler};
+
+use super::JobSupervisor;
+use crate::{
+    job::{Attempt, FailureCause},
+    link::{Departure, WORKER_SILENCE},
+    manager::{
+        completion::{Between, Deadline, Event},
+        messages::{AttemptDeployed, AttemptUndeployed, DeployAttempt, WorkerEnded, WorkerGone},
+    },
+};
+
+impl JobSupervisor {
+    /// Before the next attempt begins: what the strategy says, and until no lost worker can go on any more.
+    pub(super) fn restart_delay(&self) -> Duration {
+        let mut delay = self.completion.restart_delay();
+        if self.restart.varies() {
+            let mut byte = [0];
+            // Without random bytes it is as long as it is.
+            if self.host.fill(&mut byte).is_ok() {
+                delay = delay.mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0);
+            }
+        }
+        let now = self.host.now();
+        let fenced = self.fences.values().map(|until| until.saturating_duration_since(now));
+        fenced.fold(delay, Duration::max)
+    }
+
+    pub(super) fn begin_anew(&mut self, attempt: Attempt) {
+        let avoid = std::mem::take(&mut self.avoid);
+        tracing::info!(
+            environment = %self.environment, job = %self.record.id, attempt = attempt.0, ?avoid, "job begins anew"
+        );
+        self.fences.clear();
+        self.record.dead.clear();
+        self.record.workers.clear();
+        self.record.service_workers.clear();
+        self.record.counted.clear();
+        self.deploy_attempt.do_send(DeployAttempt { attempt, avoid });
+    }
+
+    pub(super) fn lose(&mut self, gone: WorkerGone, ctx: &mut Context<Self>) {
+        let WorkerGone { worker, name, why, departure } = gone;
+        let Some(number) = self.team.lose(worker) else { return };
+        if departure == Departure::Unreachable {
+            self.fences.insert(worker, self.host.now() + WORKER_SILENCE);
+        }
+        let cause = FailureCause::WorkerLost { worker: name, cause: why };
+        let (tasks, services) = (self.team.tasks_of(number), self.team.services_of(number));
+        self.hear(Event::Lost { attempt: self.completion.attempt(), tasks, services, gone: true, cause }, ctx);
+    }
+}
+
+impl Handler<WorkerEnded> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, WorkerEnded { worker }: WorkerEnded, ctx: &mut Self::Context) {
+        let was_fenced = self.fences.remove(&worker).is_some();
+        if was_fenced && let Some(timer) = self.deadlines.remove(&Deadline::Restart) {
+            // It was waited for.
+            ctx.cancel_future(timer);
+            self.arm_after(Deadline::Restart, self.restart_delay(), ctx);
+        }
+    }
+}
+
+impl Handler<AttemptDeployed> for JobSupervisor {
+    type Result = bool;
+
+    fn handle(&mut self, AttemptDeployed { attempt }: AttemptDeployed, ctx: &mut Self::Context) -> bool {
+        let is_wanted = attempt == self.completion.attempt() && self.completion.between() == Some(Between::Deployment);
+        let Some(team) = self.deployment.take_next().filter(|_| is_wanted) else { return false };
+        self.record.workers = team.workers();
+        self.record.service_workers = team.service_workers();
+        self.team = team;
+        self.hear(Event::Deployed { attempt }, ctx);
+        // Those that went meanwhile.
+        let members = self.team.members().iter().filter_map(|member| Some((member.id?, member.name.clone())));
+        let gone: Vec<_> = members.filter(|(id, _)| self.lost.contains(id)).collect();
+        for (worker, name) in gone {
+            let why = "it went while the next attempt was being prepared".to_owned();
+            self.lose(WorkerGone { worker, name, why, departure: Departure::Unreachable }, ctx);
+        }
+        true
+    }
+}
+
+impl Handler<AttemptUndeployed> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, AttemptUndeployed { attempt, cause }: AttemptUndeployed, ctx: &mut Self::Context) {
+        tracing::warn!(environment = %self.environment, job = %self.record.id, %cause, "the job did not begin anew");
+        self.hear(Event::Undeployed { attempt, cause }, ctx);
+    }
+}
