@@ -19,8 +19,9 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use proptest::{
-    strategy::Strategy,
+    strategy::{Strategy, ValueTree},
     test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner},
 };
 
@@ -44,6 +45,7 @@ const SPREAD_CASES_LONG: u32 = 20_000;
 /// Those in which a worker is killed; each starts another process.
 const KILLED_CASES: u32 = 50;
 const KILLED_CASES_LONG: u32 = 1_000;
+const BEGUN_ANEW_CASES: u32 = 24;
 const KILLED_LIMIT: Duration = Duration::from_secs(3_600);
 
 async fn ends_as_it_should(case: Case) -> Result<(), TestCaseError> {
@@ -171,4 +173,29 @@ fn a_job_that_loses_a_worker_fails_by_name_or_is_whole_and_nothing_is_left() {
         );
         assert!(failed.len() > count as usize / 4, "hardly any job was hit");
     });
+}
+
+/// A worker whose connection was reset may still run, so the next attempt waits until its lease is over: several cases do so
+/// at a time.
+#[test]
+fn a_job_that_may_begin_anew_comes_to_the_same_though_it_loses_a_worker() {
+    silence_planned_panics();
+    let count = if is_long() { KILLED_CASES_LONG } else { BEGUN_ANEW_CASES };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let mut runner = TestRunner::new(Config::default());
+    let cases = strategy::begun_anew();
+    let cases = (0..count).map(|_| cases.new_tree(&mut runner).expect("small graphs are drawn").current());
+    let attempts: Vec<u32> = runtime.block_on(
+        stream::iter(cases)
+            .map(async |case| {
+                let shown = format!("{case:?}");
+                case.begins_anew().await.unwrap_or_else(|why| panic!("{why}\nby {shown}"))
+            })
+            .buffer_unordered(8)
+            .collect(),
+    );
+    let again = attempts.iter().filter(|attempt| **attempt > 1).count();
+    println!("{again} of {count} jobs began anew, in up to {:?} attempts", attempts.iter().max());
+    assert!(again > 0, "no job was hit");
 }

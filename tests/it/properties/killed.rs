@@ -1,12 +1,16 @@
 //! Random graphs over worker processes, one of which is killed: the job fails by name, and soon, or had not needed it any
 //! more; and what is left of the node goes on.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::IntoFuture,
+    time::{Duration, Instant},
+};
 
 use futures::future::pending;
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use proscenium::{
-    BuildRefusal, Environment, FailureCause, JobHandle, Limits, Outcome, OutputError, RemoteEnvironment, SubmitError,
+    BuildRefusal, Environment, FailureCause, JobHandle, Limits, Outcome, OutputError, RemoteEnvironment, Restart,
+    SubmitError,
 };
 
 use super::{
@@ -36,6 +40,8 @@ pub enum Moment {
     After(Duration),
     /// Once so many items of the first source have been seen.
     Seen(usize),
+    /// After so many hundredths of the time that it takes when it is left alone.
+    Part(u32),
 }
 
 /// What became of the job.
@@ -56,9 +62,7 @@ impl Killed {
     }
 
     fn expected(&self) -> Expected {
-        let expected = evaluate(&self.root, origins(&self.root).into_iter().map(items_of).collect());
-        // What tasks have counted goes with their worker, also where they had finished.
-        Expected { uncounted: true, ..expected }
+        evaluate(&self.root, origins(&self.root).into_iter().map(items_of).collect())
     }
 
     fn limits(&self) -> Limits {
@@ -88,7 +92,7 @@ impl Killed {
                 let _ = tokio::time::timeout(time, pending::<()>()).await;
                 Some(company.kill(self.which))
             }),
-            Moment::Seen(_) => (submitting.await, None),
+            Moment::Seen(_) | Moment::Part(_) => (submitting.await, None),
         };
         let job = match submitted {
             Ok(job) => job,
@@ -138,6 +142,51 @@ impl Killed {
     fn case(&self, record: Record) -> Case {
         let place = Place::Workers { count: self.workers, peer_channel_bytes: 0 };
         Case { job: self.job(record), plan: Plan::Watch, room: self.room.clone(), place }
+    }
+
+    /// Kills a worker of a job that may begin anew, on those that are left. Returns in which attempt it came to its end.
+    pub async fn begins_anew(self) -> Result<u32, TestCaseError> {
+        let slots = vec![self.room.task_threads; self.workers];
+        let mut company = Company::open(self.limits(), &slots).await;
+        let env = crate::support::deadline("a client", company.connect()).await.map_err(fail)?;
+        let Moment::Part(percent) = self.moment else { unreachable!("nothing of it is seen before its end") };
+        let case = self.case(Record::Nothing);
+        // The first one takes longer.
+        self.undisturbed(&env).await?;
+        let begun = Instant::now();
+        self.undisturbed(&env).await?;
+        let time = begun.elapsed() * percent / 100;
+        let restart = Restart::fixed(3, Duration::ZERO);
+        let submitting =
+            env.submit(case.job.clone()).parallelism(JOB_PARALLELISM).autostop(true).restart(restart).into_future();
+        let (job, ()) = futures::join!(submitting, async {
+            let _ = tokio::time::timeout(time, pending::<()>()).await;
+            company.kill(self.which);
+        });
+        let job = match job {
+            Ok(job) => job,
+            // It was not there yet, and may be submitted again.
+            Err(SubmitError::Build(BuildRefusal::WorkerLost { .. } | BuildRefusal::WorkersApart { .. })) => {
+                env.submit(case.job.clone()).parallelism(JOB_PARALLELISM).autostop(true).await.map_err(fail)?
+            }
+            Err(error) => return Err(fail(error)),
+        };
+        let ended = async {
+            let outcome = job.wait().await.map_err(fail)?;
+            let status = job.status().await.map_err(fail)?;
+            let mut expected = self.expected();
+            drive::check_ran(&outcome, &expected)?;
+            if outcome.is_completed() {
+                // Those that were set aside before count as well.
+                expected.takes |= status.attempt > 1;
+                drive::check_whole(&case, &job, &status, &expected, None).await?;
+            }
+            Ok(status.attempt)
+        };
+        let attempt = drive::within_the_deadline(&job, ended).await?;
+        env.close().await;
+        company.close().await;
+        Ok(attempt)
     }
 
     /// With a worker in the place of the one that was killed, the same job comes to what it has to.

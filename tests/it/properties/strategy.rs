@@ -196,6 +196,26 @@ pub fn killed() -> impl Strategy<Value = Killed> {
     })
 }
 
+/// As [`killed`], of a job that can begin anew: all of its sources can be read again.
+pub fn begun_anew() -> impl Strategy<Value = Killed> {
+    (killed(), (10..90u32).prop_map(Moment::Part)).prop_map(|(killed, moment)| {
+        let mut root = killed.root;
+        readable_again(&mut root);
+        Killed { root, moment, ..killed }
+    })
+}
+
+fn readable_again(node: &mut Node) {
+    match node {
+        Node::From(origin) => origin.kind = OriginKind::Splittable,
+        Node::Then(before, _) => readable_again(before),
+        Node::Union(left, right) | Node::Connect(left, right) | Node::Join(left, right, _) | Node::Zip(left, right) => {
+            readable_again(left);
+            readable_again(right);
+        }
+    }
+}
+
 fn workers() -> impl Strategy<Value = Place> {
     let bytes = prop_oneof![Just(1usize << 10), Just(4 << 10), Just(256 << 10)];
     (2..=4usize, bytes).prop_map(|(count, peer_channel_bytes)| Place::Workers { count, peer_channel_bytes })
