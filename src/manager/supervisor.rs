@@ -16,7 +16,7 @@ use actix::{
     WrapFuture,
 };
 
-use self::answers::Read;
+use self::{answers::Read, attempts::Fenced};
 use crate::{
     host::Host,
     job::{Attempt, FailureCause, Generation, JobState, JobStatus, Limits, Outcome, Restart, TaskId, Term},
@@ -67,7 +67,7 @@ pub(crate) struct JobSupervisor {
     /// Workers that were lost at any time, for one may be lost that is going to be in the next team.
     lost: BTreeSet<WorkerId>,
     /// Of those that are lost and may go on all the same, until when.
-    fences: BTreeMap<WorkerId, Instant>,
+    fences: BTreeMap<WorkerId, Fenced>,
     /// Workers that did not reach each other.
     avoid: Vec<WorkerId>,
     /// The JobManager, to be told of the end.

@@ -81,7 +81,9 @@ impl JobSupervisor {
         let outputs = self.ports.streams.outputs.iter();
         let unread: Vec<String> =
             outputs.filter(|(_, output)| !output.reader_present()).map(|(name, _)| name.clone()).collect();
-        explain::explain(&self.record, &self.completion, &progress, &unread)
+        let mut explanation = explain::explain(&self.record, &self.completion, &progress, &unread);
+        explanation.waits.extend(self.fence_waits());
+        explanation
     }
 
     pub(super) fn control(&mut self, control: Control, ctx: &mut Context<Self>) -> Result<Reply, Refusal> {

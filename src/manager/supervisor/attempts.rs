@@ -1,6 +1,6 @@
 //! How a job that failed begins anew: what has to be waited for, and the team that takes the place of the last one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, Context, Handler};
 
@@ -14,6 +14,12 @@ use crate::{
     },
 };
 
+/// A worker that was lost and may go on all the same.
+pub(super) struct Fenced {
+    name: String,
+    until: Instant,
+}
+
 impl JobSupervisor {
     /// Before the next attempt begins: what the strategy says, and until no lost worker can go on any more.
     pub(super) fn restart_delay(&self) -> Duration {
@@ -26,8 +32,18 @@ impl JobSupervisor {
             }
         }
         let now = self.host.now();
-        let fenced = self.fences.values().map(|until| until.saturating_duration_since(now));
+        let fenced = self.fences.values().map(|fenced| fenced.until.saturating_duration_since(now));
         fenced.fold(delay, Duration::max)
+    }
+
+    /// What the next attempt waits for beyond its delay, in sentences.
+    pub(super) fn fence_waits(&self) -> impl Iterator<Item = String> {
+        let is_waited_for = self.completion.between() == Some(Between::Delay);
+        let fenced = self.fences.values().filter(move |_| is_waited_for);
+        fenced.map(|Fenced { name, .. }| {
+            let seconds = WORKER_SILENCE.as_secs();
+            format!("worker `{name}` may go on until its lease is over, which is {seconds} s after it was lost at the latest")
+        })
     }
 
     pub(super) fn begin_anew(&mut self, attempt: Attempt) {
@@ -47,7 +63,8 @@ impl JobSupervisor {
         let WorkerGone { worker, name, why, departure } = gone;
         let Some(number) = self.team.lose(worker) else { return };
         if departure == Departure::Unreachable {
-            self.fences.insert(worker, self.host.now() + WORKER_SILENCE);
+            let until = self.host.now() + WORKER_SILENCE;
+            self.fences.insert(worker, Fenced { name: name.clone(), until });
         }
         let cause = FailureCause::WorkerLost { worker: name, cause: why };
         let (tasks, services) = (self.team.tasks_of(number), self.team.services_of(number));
