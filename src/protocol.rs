@@ -39,7 +39,8 @@ pub(crate) enum WorkerOrder {
     AbandonTasks { tasks: Vec<TaskId> },
     /// Give up this instance of the service and retire its thread; if that `is_final`, also refuse what waits for another one.
     AbandonService { service: ServiceId, is_final: bool },
-    /// End the instance at once: calls that it has taken up fail with it, and what is queued waits for the next attempt.
+    /// End the instance at once, if it is there: calls that it has taken up fail with it. What came from outside and is queued waits for
+    /// the next attempt; tasks and services of this one are refused.
     DismissService { service: ServiceId, incarnation: Incarnation },
     /// Nothing of the attempt is live, and another one is to follow: forget everything of it. Outputs begin anew, and what tasks and
     /// services have sent to services is dropped.

@@ -431,6 +431,7 @@ impl Dispatcher {
             deployment: Rc::clone(&self.deployment),
             deploy: ctx.address().recipient(),
             deploy_attempt: ctx.address().recipient(),
+            free_attempt: ctx.address().recipient(),
             free: ctx.address().recipient(),
         });
         let record = self.archived.then(|| Box::new(supervisor.first_record()));

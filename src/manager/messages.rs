@@ -168,6 +168,11 @@ pub(super) struct AttemptUndeployed {
     pub(super) cause: FailureCause,
 }
 
+/// To a Dispatcher: nothing of the attempt is left on other workers, and another one is to follow.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct FreeAttempt;
+
 /// To a Dispatcher: the tasks have ended, and are no load any more.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -23,10 +23,10 @@ use crate::{
     link::{JobPorts, JobRequest, Refusal, Reply, WorkerId},
     manager::{
         archive::PlainJob,
-        completion::{Command, Completion, Conflict, Deadline, Event},
+        completion::{Between, Command, Completion, Conflict, Deadline, Event},
         messages::{
-            AskJob, CancelJob, CheckLease, DeployAttempt, DeployTasks, Dismiss, FreeSlots, JobEnded, JobReply,
-            TakeRecord, TakeSnapshot, WorkerGone,
+            AskJob, CancelJob, CheckLease, DeployAttempt, DeployTasks, Dismiss, FreeAttempt, FreeSlots, JobEnded,
+            JobReply, TakeRecord, TakeSnapshot, WorkerGone,
         },
         record::{EndedJob, JobRecord},
         team::{Deployment, Team},
@@ -47,6 +47,8 @@ pub(crate) struct JobSupervisor {
     host: Host,
     /// The clock of restart windows.
     begun: Instant,
+    /// When the delay before the next attempt is over, as the strategy has it.
+    delayed_until: Instant,
     deadlines: HashMap<Deadline, SpawnHandle>,
     /// Armed while nobody holds a job that has a lease.
     lease_timer: Option<SpawnHandle>,
@@ -68,6 +70,8 @@ pub(crate) struct JobSupervisor {
     lost: BTreeSet<WorkerId>,
     /// Of those that are lost and may go on all the same, until when.
     fences: BTreeMap<WorkerId, Fenced>,
+    /// Links that broke before the attempt that they are of was known to be deployed.
+    early: Vec<WorkerEvent>,
     /// Workers that did not reach each other.
     avoid: Vec<WorkerId>,
     /// The JobManager, to be told of the end.
@@ -75,6 +79,7 @@ pub(crate) struct JobSupervisor {
     /// The Dispatcher, which ends when these are dropped.
     deploy: Recipient<DeployTasks>,
     deploy_attempt: Recipient<DeployAttempt>,
+    free_attempt: Recipient<FreeAttempt>,
     free: Recipient<FreeSlots>,
 }
 
@@ -95,6 +100,7 @@ pub(crate) struct SupervisorSetup {
     /// The Dispatcher.
     pub(super) deploy: Recipient<DeployTasks>,
     pub(super) deploy_attempt: Recipient<DeployAttempt>,
+    pub(super) free_attempt: Recipient<FreeAttempt>,
     pub(super) free: Recipient<FreeSlots>,
 }
 
@@ -114,6 +120,7 @@ impl JobSupervisor {
             ended,
             deploy,
             deploy_attempt,
+            free_attempt,
             free,
         } = setup;
         let rules = record.setup(run_limit.is_some(), &limits, restart);
@@ -127,6 +134,7 @@ impl JobSupervisor {
             completion: Completion::new(rules),
             restart,
             begun: host.now(),
+            delayed_until: host.now(),
             host,
             deadlines: HashMap::new(),
             lease_timer: None,
@@ -139,10 +147,12 @@ impl JobSupervisor {
             deployment,
             lost: BTreeSet::new(),
             fences: BTreeMap::new(),
+            early: Vec::new(),
             avoid: Vec::new(),
             ended_to: ended,
             deploy,
             deploy_attempt,
+            free_attempt,
             free,
         }
     }
@@ -180,10 +190,11 @@ impl JobSupervisor {
     fn execute(&mut self, command: Command, ctx: &mut Context<Self>) {
         match command {
             Command::Order { attempt, order } => {
-                if order == WorkerOrder::EndAttempt {
-                    self.free.do_send(FreeSlots);
-                }
+                let ends = order == WorkerOrder::EndAttempt;
                 self.order(attempt, order);
+                if ends {
+                    self.leave_team();
+                }
             }
             Command::Deploy { attempt } => self.begin_anew(attempt),
             Command::StartTasks { attempt } => self.deploy.do_send(DeployTasks { attempt }),
@@ -360,6 +371,11 @@ impl Handler<WorkerEvent> for JobSupervisor {
         let Term { generation, attempt } = event.term;
         if generation != self.generation {
             return;
+        }
+        let is_severed = matches!(event.kind, WorkerEventKind::Severed { .. });
+        if is_severed && attempt == self.completion.attempt() && self.completion.between() == Some(Between::Deployment)
+        {
+            return self.early.push(event);
         }
         let event = match event.kind {
             WorkerEventKind::Task { task, mut event } => {

@@ -66,6 +66,11 @@ impl Team {
         Rc::new(Self { members, places, lost })
     }
 
+    /// Home alone.
+    pub fn at_home(&self) -> Rc<Self> {
+        Self::new(self.members[..1].to_vec(), Places::default())
+    }
+
     pub fn members(&self) -> &[Member] {
         &self.members
     }

@@ -97,7 +97,7 @@ where
         let (gate, origin) = self.service.gate().expect("a call is sent once its service is resolved");
         gate.admits::<M>()?;
         let cell = Arc::new(CallCell::new(message, cx.waker().clone()));
-        let place = gate.push(Queued::Call(Arc::clone(&cell) as _), origin, || None)?;
+        let place = gate.push(Queued::Call(Arc::clone(&cell) as _, origin), origin, || None)?;
         let ticket = match place {
             Place::Queue => None,
             Place::Line(ticket) => Some(ticket),

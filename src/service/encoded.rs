@@ -74,7 +74,7 @@ where
     fn call(&self, bytes: &[u8], way: &Arc<CallWay>, call: u64) -> Option<Box<dyn Withdraw>> {
         let caller = Far { way: Arc::clone(way), call, conclude: conclude::<M> };
         let cell = Arc::new(CallCell::from_far(Encoded::new(bytes, self.decode), caller));
-        let queued: Queued<S> = Queued::Call(Arc::clone(&cell) as _);
+        let queued: Queued<S> = Queued::Call(Arc::clone(&cell) as _, way.origin);
         match self.gate.push(queued, way.origin, || None) {
             Ok(place) => {
                 let in_line = match place {

@@ -22,7 +22,7 @@ use crate::{
 /// One message in a queue. A tell owns its message; a call shares it with the caller, who may withdraw it.
 pub(super) enum Queued<S> {
     Tell(Box<dyn TellEnvelope<S>>, Origin),
-    Call(Arc<dyn CallEnvelope<S>>),
+    Call(Arc<dyn CallEnvelope<S>>, Origin),
     /// The message at `at` of those that came over a connection together.
     Told {
         batch: Arc<dyn ToldBatch<S>>,
@@ -74,7 +74,7 @@ impl<S> Queued<S> {
     pub(super) fn message(&self) -> &'static str {
         match self {
             Self::Tell(tell, _) => tell.message(),
-            Self::Call(call) => call.message(),
+            Self::Call(call, _) => call.message(),
             Self::Told { batch, .. } => batch.message(),
         }
     }
@@ -85,7 +85,7 @@ impl<S> Queued<S> {
     {
         match self {
             Self::Tell(tell, _) => tell.handle(service, ctx),
-            Self::Call(call) => call.handle(service, ctx),
+            Self::Call(call, _) => call.handle(service, ctx),
             Self::Told { batch, at, .. } => batch.handle(at, service, ctx),
         }
     }
@@ -93,7 +93,7 @@ impl<S> Queued<S> {
     pub(super) fn give_up(self) {
         match self {
             Self::Tell(..) | Self::Told { .. } => {}
-            Self::Call(call) => call.give_up(),
+            Self::Call(call, _) => call.give_up(),
         }
     }
 }

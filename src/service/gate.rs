@@ -11,7 +11,7 @@ use std::{
     task::Waker,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     job::{Incarnation, ServiceId},
@@ -156,7 +156,7 @@ impl<S> Gate<S> {
         admission: impl FnOnce() -> Option<Arc<Admission>>,
     ) -> Result<Place, CallError> {
         let mut inner = self.inner.0.lock();
-        if !inner.phase.answers(origin) {
+        if inner.refuses(origin) {
             let phase = inner.phase;
             drop(inner);
             drop(message);
@@ -191,7 +191,7 @@ impl<S> Gate<S> {
         let message = |at| Queued::Told { batch: Arc::clone(batch), at, origin };
         let mut inner = self.inner.0.lock();
         let phase = inner.phase;
-        if !phase.answers(origin) {
+        if inner.refuses(origin) {
             drop(inner);
             return Err(self.refusal(phase));
         }
@@ -300,12 +300,23 @@ impl<S> Gate<S> {
     }
 
     /// A message that was taken is not handed over: it is none any more.
-    pub(super) fn forget_one(&self) {
-        self.inner.0.lock().taken -= 1;
+    pub(super) fn forget_one(&self, incarnation: Incarnation) {
+        let mut inner = self.inner.0.lock();
+        if inner.is_live(incarnation) {
+            inner.taken -= 1;
+        }
     }
 
     /// What the process has counted that has the instances.
-    pub(super) fn count_elsewhere(&self, done: u64, skipped: u64) {
+    pub(super) fn count_elsewhere(&self, incarnation: Incarnation, done: u64, skipped: u64) {
+        // Under the lock, so that what came after it is not counted as its own.
+        let inner = self.inner.0.lock();
+        if inner.is_live(incarnation) {
+            self.set_counts(done, skipped);
+        }
+    }
+
+    fn set_counts(&self, done: u64, skipped: u64) {
         self.counts.0.done.store(done, Ordering::Relaxed);
         self.counts.0.skipped.store(skipped, Ordering::Relaxed);
     }
@@ -319,7 +330,8 @@ impl<S> Gate<S> {
         let (done, skipped) = self.counts.0.read();
         inner.earlier += done.saturating_sub(skipped);
         inner.taken = 0;
-        self.count_elsewhere(0, 0);
+        self.set_counts(0, 0);
+        inner.outside_only = false;
         inner.live = Some(Live { incarnation, waker: None });
         true
     }
@@ -368,6 +380,7 @@ impl<S> Gate<S> {
         if inner.phase >= Phase::Stopped {
             return false;
         }
+        inner.outside_only = false;
         inner.live = Some(Live { incarnation, waker: None });
         true
     }
@@ -413,17 +426,31 @@ impl<S> Gate<S> {
         if live { Stop::Begun } else { Stop::NothingLive }
     }
 
-    /// Has the instance end at once, and leave what it has not handled to the next one. False if it does not live.
+    /// Has the instance end at once, and leave what it has not handled to the next one. False if it does not live. None of those who
+    /// end with the attempt is answered any more.
     pub(super) fn dismiss(&self, incarnation: Incarnation) -> bool {
-        let mut inner = self.inner.0.lock();
-        if inner.live.as_ref().is_none_or(|live| live.incarnation != incarnation) {
-            return false;
-        }
-        self.counts.0.first_wanted.fetch_max(incarnation.0 + 1, Ordering::Relaxed);
-        let wakers = inner.wakers();
+        let inner = self.inner.0.lock();
+        let lives = inner.is_live(incarnation);
+        self.dismiss_from(inner, lives.then_some(incarnation));
+        lives
+    }
+
+    /// As [`dismiss`](Self::dismiss), whichever instance lives.
+    pub(super) fn dismiss_live(&self) {
+        let inner = self.inner.0.lock();
+        let live = inner.live.as_ref().map(|live| live.incarnation);
+        self.dismiss_from(inner, live);
+    }
+
+    fn dismiss_from(&self, mut inner: MutexGuard<'_, Inner<S>>, live: Option<Incarnation>) {
+        let left = inner.leave_to_outside();
+        let wakers = live.map(|live| {
+            self.counts.0.first_wanted.fetch_max(live.0 + 1, Ordering::Relaxed);
+            inner.wakers()
+        });
         drop(inner);
-        wakers.into_iter().flatten().for_each(Waker::wake);
-        true
+        left.tell();
+        wakers.into_iter().flatten().flatten().for_each(Waker::wake);
     }
 
     /// Waits no longer for the instance that lives, if one does: who waits for what it has taken up is told.
@@ -507,15 +534,12 @@ impl<S: Service> AnyGate for Gate<S> {
 
     fn begin_attempt(&self) -> Box<dyn FnOnce() + Send> {
         let mut inner = self.inner.0.lock();
-        let (told, kept) = std::mem::take(&mut inner.queue).into_iter().partition(Queued::ends_with_attempt);
-        inner.queue = kept;
-        let mut left = inner.refuse_waiting(|origin| origin != Origin::Outside);
-        left.queue = told;
+        let left = inner.leave_to_outside();
         // Counted anew: what an instance has taken, here or in another process, and not handled is gone with it.
         let (done, skipped) = self.done();
         inner.earlier += done.saturating_sub(skipped);
         inner.taken = 0;
-        self.count_elsewhere(0, 0);
+        self.set_counts(0, 0);
         drop(inner);
         Box::new(move || left.tell())
     }

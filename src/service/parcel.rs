@@ -21,7 +21,7 @@ impl<S> Queued<S> {
                 });
                 (message, bytes.ok()?, Sender::Teller(None))
             }
-            Self::Call(call) => {
+            Self::Call(call, _) => {
                 let name = call.message();
                 let EncodedCall { message, bytes, caller } = call.encode(number, withdrawal)?;
                 match bytes.map_err(|error| error.to_string()).and_then(fitting) {

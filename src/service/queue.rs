@@ -22,6 +22,8 @@ const IN_HAND_FEW: usize = 16;
 
 pub(super) struct Inner<S> {
     pub(super) phase: Phase,
+    /// The attempt ends: its tasks and services are refused until an instance of the next one comes.
+    pub(super) outside_only: bool,
     pub(super) queue: VecDeque<Queued<S>>,
     /// The size of the batch that the service took last. It counts against the bound until the service comes back,
     /// so never more than `capacity` messages are accepted and not handled.
@@ -73,10 +75,10 @@ impl Phase {
 }
 
 impl<S> Queued<S> {
-    /// Whether nobody waits for it any more once the attempt that it came from is over: what a task or a service has told. Of a call
-    /// that sent it the caller is gone by then, and it is skipped.
+    /// Whether it is of the attempt, and of no use to the next one: what tasks and services have sent.
     pub(super) fn ends_with_attempt(&self) -> bool {
-        matches!(self, Self::Tell(_, origin) | Self::Told { origin, .. } if *origin != Origin::Outside)
+        let (Self::Tell(_, origin) | Self::Call(_, origin) | Self::Told { origin, .. }) = self;
+        *origin != Origin::Outside
     }
 }
 
@@ -110,6 +112,7 @@ impl<S> Inner<S> {
     pub(super) fn new() -> Self {
         Self {
             phase: Phase::Open,
+            outside_only: false,
             queue: VecDeque::new(),
             outstanding: 0,
             taken: 0,
@@ -164,7 +167,7 @@ impl<S> Inner<S> {
         self.outstanding = batch.len();
         self.taken += batch.len() as u64;
         for queued in &*batch {
-            if let Queued::Call(call) = queued {
+            if let Queued::Call(call, _) = queued {
                 self.in_hand.push(Arc::clone(call));
             }
         }
@@ -182,6 +185,22 @@ impl<S> Inner<S> {
     pub(super) fn refuse_waiting(&mut self, refused: impl Fn(Origin) -> bool) -> Left<S> {
         let waiting = self.waiting.extract_if(.., |_, waiting| refused(waiting.origin)).map(|(_, waiting)| waiting);
         Left { waiting: waiting.collect(), ..Left::default() }
+    }
+
+    pub(super) fn is_live(&self, incarnation: Incarnation) -> bool {
+        self.live.as_ref().is_some_and(|live| live.incarnation == incarnation)
+    }
+
+    pub(super) fn refuses(&self, origin: Origin) -> bool {
+        !self.phase.answers(origin) || self.outside_only && origin != Origin::Outside
+    }
+
+    /// Takes out what tasks and services of the attempt have sent, and refuses what they send from now on.
+    pub(super) fn leave_to_outside(&mut self) -> Left<S> {
+        self.outside_only = true;
+        let (inside, kept) = std::mem::take(&mut self.queue).into_iter().partition(Queued::ends_with_attempt);
+        self.queue = kept;
+        Left { queue: inside, ..self.refuse_waiting(|origin| origin != Origin::Outside) }
     }
 
     pub(super) fn give_up_in_hand(&mut self) -> Left<S> {

@@ -91,7 +91,7 @@ impl<S: Service> ErasedService for StandIn<S> {
 
     /// Nothing more is handed over; which instance there is to end, and whether it has, the other process says.
     fn dismiss(&self, _: Incarnation) {
-        self.gate.forget_instance();
+        self.gate.dismiss_live();
     }
 
     fn forget_instance(&self) {
@@ -132,7 +132,7 @@ impl<S: Service> Handing<S> {
                 self.there.hand_over(self.handed, kind, parcel);
                 self.handed += 1;
             }
-            None => self.gate.forget_one(),
+            None => self.gate.forget_one(self.incarnation),
         }
     }
 }
@@ -160,7 +160,7 @@ impl<S: Service> Handing<S> {
                 return Poll::Ready(());
             }
             let standing = this.there.standing(cx.waker());
-            this.gate.count_elsewhere(standing.done, standing.skipped);
+            this.gate.count_elsewhere(this.incarnation, standing.done, standing.skipped);
             if standing.stage == Stage::Lost {
                 return Poll::Ready(());
             }

@@ -36,6 +36,8 @@ impl Worker {
         let Some(hosted) = self.jobs.get_mut(&job) else { return };
         for service in hosted.services.values() {
             service.recipe.leave_gate();
+            // What is left of it, here or in another process, has no say any more.
+            service.recipe.forget_instance();
         }
         let empty = Hosted {
             term: hosted.term,

@@ -47,6 +47,7 @@ impl Completion {
                 self.attempts.hold_again |= matches!(self.state, JobState::Pausing | JobState::Paused);
                 self.attempts.delay = delay;
                 self.attempts.last_failure = Some(cause);
+                self.attempts.unrefused = true;
                 self.course = Course::Anew;
             }
             None => self.course = Course::Failed(cause),
@@ -90,6 +91,7 @@ impl Completion {
     pub(super) fn begin_anew(&mut self, out: &mut Vec<Command>) {
         self.attempt = Attempt(self.attempt.0 + 1);
         self.course = Course::Onward;
+        self.attempts.unrefused = false;
         self.tasks = vec![Task::default(); self.setup.tasks.len()];
         self.census = Census::new(self.setup.services.len());
         self.services.iter_mut().for_each(Service::begin_anew);

@@ -178,19 +178,27 @@ impl Completion {
         self.put(id, Stage::Gone(ActorState::Failed));
         let cause = FailureCause::ServiceFailed { service: self.service_name(id), failures, window, message };
         let failed_now = self.turn_to_failure(cause);
-        // Those who wait for a service of a job that begins anew wait for its next instance.
-        if self.course != Course::Anew {
-            self.order(WorkerOrder::RefuseCalls { service: id }, out);
-        }
+        self.refuse_calls(id, out);
         if failed_now {
             self.follow(out);
         }
     }
 
+    /// The service is gone. Of a job that begins anew, those outside wait for its next instance; tasks and services of the attempt
+    /// have nothing to wait for.
+    fn refuse_calls(&self, id: ServiceId, out: &mut Vec<Command>) {
+        let order = if self.course == Course::Anew {
+            WorkerOrder::DismissService { service: id, incarnation: self.services[id.index()].incarnation }
+        } else {
+            WorkerOrder::RefuseCalls { service: id }
+        };
+        self.order(order, out);
+    }
+
     /// The verdict is in: closes the gates and stops the services, the last one first.
     pub(super) fn stop_services(&mut self, out: &mut Vec<Command>) {
         // Dismissed, for the job was to begin anew: whoever waits for a next instance is told that none comes.
-        let dismissed = if self.between().is_some() { self.services_ordered } else { 0 };
+        let dismissed = if self.attempts.unrefused { self.services_ordered } else { 0 };
         self.enter(JobState::StoppingServices);
         if self.run_limit_armed {
             self.run_limit_armed = false;
@@ -266,10 +274,7 @@ impl Completion {
                 self.lose_service(id, ActorState::Failed, out);
                 continue;
             }
-            // Those who wait for a service of a job that begins anew wait for its next instance.
-            if self.course != Course::Anew {
-                self.order(WorkerOrder::RefuseCalls { service: id }, out);
-            }
+            self.refuse_calls(id, out);
             if self.state == JobState::StoppingServices {
                 let (service, message) = (self.service_name(id), cause.to_string());
                 self.warn(Warning::ServiceFailedLate { service, message });

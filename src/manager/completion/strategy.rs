@@ -34,6 +34,8 @@ pub(super) struct Attempts {
     pub(super) delay_armed: bool,
     /// Why the last attempt that ended did.
     pub(super) last_failure: Option<FailureCause>,
+    /// Services that are gone refuse no calls, since they were to come again.
+    pub(super) unrefused: bool,
     /// The job was paused when it failed, and is to be paused again.
     pub(super) hold_again: bool,
 }
@@ -49,6 +51,7 @@ impl Attempts {
             delay: Duration::ZERO,
             delay_armed: false,
             last_failure: None,
+            unrefused: false,
             hold_again: false,
         }
     }

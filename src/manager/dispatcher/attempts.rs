@@ -10,7 +10,7 @@ use crate::{
     job::{Attempt, BuildRefusal, FailureCause, Graph},
     link::{Prepared, Refusal, WorkerEvents, WorkerId},
     manager::{
-        messages::{AttemptDeployed, DeployAttempt},
+        messages::{AttemptDeployed, DeployAttempt, FreeAttempt},
         team::Team,
     },
     protocol::{Order, WorkerOrder},
@@ -60,13 +60,17 @@ impl Dispatcher {
     /// Has everything of another attempt made, by the workers that are there now.
     pub(super) fn deploy(&mut self, attempt: Attempt, avoid: &[WorkerId], ctx: &mut Context<Self>) {
         self.attempt = attempt;
-        self.free_slots();
         let Some(kept) = &self.kept else {
             let refusal = Refusal::Internal("nothing was kept of the job to begin anew".to_owned());
             return self.fail(refusal, None, ctx);
         };
         let payload = kept.job.payload();
         self.send(payload, avoid, ctx);
+    }
+
+    /// Whether nobody waits for a further attempt any more.
+    pub(super) fn is_forsaken(&self) -> bool {
+        self.supervisor.as_ref().is_some_and(|supervisor| supervisor.upgrade().is_none())
     }
 
     /// Another attempt is ready.
@@ -103,6 +107,15 @@ pub(super) fn cause_of(refusal: Refusal) -> FailureCause {
         other => format!("{other:?}"),
     };
     FailureCause::NotBegunAnew { message }
+}
+
+impl Handler<FreeAttempt> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: FreeAttempt, _: &mut Self::Context) {
+        self.free_slots();
+        self.team = None;
+    }
 }
 
 impl Handler<DeployAttempt> for Dispatcher {

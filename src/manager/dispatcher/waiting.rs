@@ -39,6 +39,8 @@ impl Dispatcher {
             .await
         };
         ctx.spawn(waited.into_actor(self).map(move |waited, this, ctx| match waited {
+            // The job has ended meanwhile.
+            _ if this.is_forsaken() => drop(this.host.blocking(move || drop(payload))),
             Ok(()) => {
                 this.send(payload, &[], ctx);
             }

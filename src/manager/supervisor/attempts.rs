@@ -10,7 +10,7 @@ use crate::{
     link::{Departure, WORKER_SILENCE},
     manager::{
         completion::{Between, Deadline, Event},
-        messages::{AttemptDeployed, AttemptUndeployed, DeployAttempt, WorkerEnded, WorkerGone},
+        messages::{AttemptDeployed, AttemptUndeployed, DeployAttempt, FreeAttempt, WorkerEnded, WorkerGone},
     },
 };
 
@@ -21,8 +21,8 @@ pub(super) struct Fenced {
 }
 
 impl JobSupervisor {
-    /// Before the next attempt begins: what the strategy says, and until no lost worker can go on any more.
-    pub(super) fn restart_delay(&self) -> Duration {
+    /// The delay before the next attempt begins.
+    pub(super) fn restart_delay(&mut self) -> Duration {
         let mut delay = self.completion.restart_delay();
         if self.restart.varies() {
             let mut byte = [0];
@@ -31,9 +31,15 @@ impl JobSupervisor {
                 delay = delay.mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0);
             }
         }
+        self.delayed_until = self.host.now() + delay;
+        self.left_of_delay()
+    }
+
+    /// What is left of it: as the strategy has it, and until no lost worker can go on any more.
+    fn left_of_delay(&self) -> Duration {
         let now = self.host.now();
         let fenced = self.fences.values().map(|fenced| fenced.until.saturating_duration_since(now));
-        fenced.fold(delay, Duration::max)
+        fenced.fold(self.delayed_until.saturating_duration_since(now), Duration::max)
     }
 
     /// What the next attempt waits for beyond its delay, in sentences.
@@ -52,11 +58,18 @@ impl JobSupervisor {
             environment = %self.environment, job = %self.record.id, attempt = attempt.0, ?avoid, "job begins anew"
         );
         self.fences.clear();
+        self.early.clear();
         self.record.dead.clear();
         self.record.workers.clear();
         self.record.service_workers.clear();
         self.record.counted.clear();
         self.deploy_attempt.do_send(DeployAttempt { attempt, avoid });
+    }
+
+    /// Nothing of the attempt is left on other workers.
+    pub(super) fn leave_team(&mut self) {
+        self.team = self.team.at_home();
+        self.free_attempt.do_send(FreeAttempt);
     }
 
     pub(super) fn lose(&mut self, gone: WorkerGone, ctx: &mut Context<Self>) {
@@ -80,7 +93,7 @@ impl Handler<WorkerEnded> for JobSupervisor {
         if was_fenced && let Some(timer) = self.deadlines.remove(&Deadline::Restart) {
             // It was waited for.
             ctx.cancel_future(timer);
-            self.arm_after(Deadline::Restart, self.restart_delay(), ctx);
+            self.arm_after(Deadline::Restart, self.left_of_delay(), ctx);
         }
     }
 }
@@ -95,6 +108,9 @@ impl Handler<AttemptDeployed> for JobSupervisor {
         self.record.service_workers = team.service_workers();
         self.team = team;
         self.hear(Event::Deployed { attempt }, ctx);
+        for event in std::mem::take(&mut self.early) {
+            Handler::handle(self, event, ctx);
+        }
         // Those that went meanwhile.
         let members = self.team.members().iter().filter_map(|member| Some((member.id?, member.name.clone())));
         let gone: Vec<_> = members.filter(|(id, _)| self.lost.contains(id)).collect();

@@ -72,7 +72,10 @@ impl World {
             }
             WorkerOrder::DismissService { service, incarnation } => {
                 self.fault_if(!self.anew, Fault::AnewUnasked);
-                self.tell_to_end(service, incarnation);
+                // For those who wait for one that is gone.
+                if self.services[service.index()].stage != ServiceStage::Gone {
+                    self.tell_to_end(service, incarnation);
+                }
             }
             WorkerOrder::EndAttempt => {
                 self.fault_if(self.attempt_ended, Fault::Misdirected);
