@@ -3,7 +3,7 @@
 use super::support::{Alone, Double, Hang, Hosted, Note, Stage, in_background, next, poll_once};
 use crate::{
     blocking::block_on,
-    job::Incarnation,
+    job::{Incarnation, Limits},
     protocol::ServiceEvent,
     service::{CallError, Origin},
 };
@@ -30,6 +30,9 @@ fn a_dismissed_instance_leaves_what_came_from_outside_to_that_of_the_next_attemp
     assert_eq!(next(&busy, "the call in progress"), Err(failed()));
     hosted.expect(0, STOPPED);
     assert_eq!(hosted.world.noted("stopped"), 1);
+    // Nobody of the attempt waits for an instance of the next one.
+    let stopping = CallError::Stopping { service: "probe".into() };
+    assert_eq!(block_on(task.call(Double(2))), Err(stopping));
     hosted.recipe.gate().begin_attempt()();
     assert_eq!(hosted.queued(), 2);
 
@@ -72,4 +75,21 @@ fn to_dismiss_an_instance_that_is_gone_reports_that_it_is() {
     hosted.recipe.dismiss(Incarnation(0));
     hosted.expect(0, STOPPED);
     assert_eq!(hosted.world.noted("stopped"), 1);
+}
+
+#[test]
+fn a_task_that_waits_for_a_service_that_is_gone_is_refused_and_who_is_outside_is_not() {
+    let stage = Stage::new();
+    let hosted = Hosted::new(&stage, &Limits::default());
+    let mut outside = hosted.service(Origin::Outside).call(Double(1));
+    let task = in_background(hosted.service(Origin::Task).call(Double(2)));
+    assert!(poll_once(&mut outside).is_pending());
+    while hosted.queued() < 2 {
+        std::thread::yield_now();
+    }
+    hosted.recipe.dismiss(Incarnation(0));
+    assert_eq!(next(&task, "the refusal"), Err(CallError::Stopping { service: "probe".into() }));
+    hosted.start(1);
+    hosted.expect(1, ServiceEvent::Started);
+    assert_eq!(block_on(outside), Ok(2));
 }
