@@ -72,8 +72,8 @@ pub(crate) struct JobSupervisor {
     fences: BTreeMap<WorkerId, Fenced>,
     /// Links that broke before the attempt that they are of was known to be deployed.
     early: Vec<WorkerEvent>,
-    /// Workers that did not reach each other.
-    avoid: Vec<WorkerId>,
+    /// Pairs of workers, or of one and home, whose link broke.
+    avoid: BTreeSet<[Option<WorkerId>; 2]>,
     /// The JobManager, to be told of the end.
     ended_to: Recipient<JobEnded>,
     /// The Dispatcher, which ends when these are dropped.
@@ -148,7 +148,7 @@ impl JobSupervisor {
             lost: BTreeSet::new(),
             fences: BTreeMap::new(),
             early: Vec::new(),
-            avoid: Vec::new(),
+            avoid: BTreeSet::new(),
             ended_to: ended,
             deploy,
             deploy_attempt,
@@ -400,7 +400,7 @@ impl Handler<WorkerEvent> for JobSupervisor {
                 let cause = FailureCause::WorkerLost { worker: name(lost).to_owned(), cause };
                 if attempt == self.completion.attempt() {
                     let ids = [here, peer].map(|number| self.team.members().get(number as usize)?.id);
-                    self.avoid.extend(ids.into_iter().flatten());
+                    self.avoid.insert(ids);
                 }
                 let tasks = [self.team.tasks_of(here), self.team.tasks_of(peer)].concat();
                 // Services hear of calls from home alone.

@@ -1,13 +1,16 @@
 //! How a job that failed begins anew: what has to be waited for, and the team that takes the place of the last one.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use actix::{AsyncContext, Context, Handler};
 
 use super::JobSupervisor;
 use crate::{
     job::{Attempt, FailureCause},
-    link::{Departure, WORKER_SILENCE},
+    link::{Departure, WORKER_SILENCE, WorkerId},
     manager::{
         completion::{Between, Deadline, Event},
         messages::{AttemptDeployed, AttemptUndeployed, DeployAttempt, FreeAttempt, WorkerEnded, WorkerGone},
@@ -53,7 +56,11 @@ impl JobSupervisor {
     }
 
     pub(super) fn begin_anew(&mut self, attempt: Attempt) {
-        let avoid = std::mem::take(&mut self.avoid);
+        // A link to a worker that is lost says nothing of the other one.
+        let mut broken = std::mem::take(&mut self.avoid);
+        broken.retain(|pair| !pair.iter().flatten().any(|worker| self.lost.contains(worker)));
+        let avoid: BTreeSet<WorkerId> = broken.into_iter().flatten().flatten().collect();
+        let avoid: Vec<WorkerId> = avoid.into_iter().collect();
         tracing::info!(
             environment = %self.environment, job = %self.record.id, attempt = attempt.0, ?avoid, "job begins anew"
         );
