@@ -80,7 +80,7 @@ pub(crate) type EventSink = Arc<dyn Fn(Incarnation, ServiceEvent) + Send + Sync>
 /// | the job gives the service up | [`ServiceFailed`](CallError::ServiceFailed) | [`Stopping`](CallError::Stopping) | ends if it can |
 /// | the [worker](crate::Workers) that runs it is lost | [`FateUnknown`](CallError::FateUnknown) or [`ServiceFailed`](CallError::ServiceFailed), also for up to a batch of those queued | [`Stopping`](CallError::Stopping) | is gone, and its job fails |
 ///
-/// In a job over workers, messages and replies are encoded on their way between the queue and the instance, whoever sent them.
+/// In a job over workers, messages and replies are encoded on their way between the queue and the instance, also those from the instance's own process.
 ///
 /// A call whose caller no longer waits, because its deadline passed or it was dropped, is skipped when its turn comes.
 /// A service handles for about a millisecond before other services of its thread get a turn.

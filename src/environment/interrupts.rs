@@ -58,7 +58,8 @@ pub(super) fn told_to_end(runtime: &Handle) -> impl Future<Output = ()> + Send +
     }
 }
 
-/// Each Ctrl+C and SIGTERM, from a moment after the call. Without a runtime that lives, or a signal to be had, it is closed.
+/// Yields once for each Ctrl+C or SIGTERM. The handlers are installed a moment after the call. The channel closes if the runtime has
+/// ended or a handler cannot be installed.
 pub(super) fn each_end(runtime: &Handle) -> mpsc::Receiver<()> {
     // One that is not yet taken stands for all that follow it.
     let (ends, receiver) = mpsc::channel(2);

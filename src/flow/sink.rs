@@ -26,7 +26,8 @@ use crate::{
 ///
 /// `open` runs once in each instance before any item, `close` once after the last, when the input has ended: also
 /// for an instance that got no item. A sink of a job that was cancelled or failed is dropped without `close`, so that
-/// it can tell the two apart. All methods run on the task's thread, which other tasks share: they may await, but
+/// it can tell the two apart. In a job that fails and [begins anew](crate::Restart), new sinks are opened and are given items again
+/// that those of the last attempt have written: each item is written at least once. All methods run on the task's thread, which other tasks share: they may await, but
 /// must not block for long.
 pub trait Sink: 'static {
     /// What is written.

@@ -25,6 +25,11 @@ use serde::{Deserialize, Serialize};
 /// A failed operator, sink or output, a service beyond its own restarts, and a lost worker or connection between two have the
 /// job begin anew. What does not: accounts that do not balance and other faults of proscenium itself, a failure after `stop`,
 /// and whatever happens once the outputs are whole.
+///
+/// While the job is [`Restarting`](crate::JobState::Restarting), callers from outside wait for the next instance of a service, each until
+/// its deadline. `stop` leaves the last failure as the outcome, `cancel` and the run limit end the job, and `pause` is refused; a job that
+/// was paused when it failed is paused again. After a worker was lost, the next attempt begins once that worker cannot go on any more:
+/// at once if its process was seen to end, else 5 s later.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Restart(pub(crate) Strategy);
 

@@ -179,7 +179,7 @@ pub(crate) struct Completion {
     warnings: Vec<Warning>,
     restarts: u32,
     attempts: Attempts,
-    /// By the clock of whoever feeds it, which need not start at zero: when the event that is taken in just now happened.
+    /// When the current event happened, as `apply` was told. The clock need not start at zero.
     now: Duration,
     version: u64,
 }

@@ -63,8 +63,8 @@ pub enum OutputError {
         /// The output's name.
         output: String,
     },
-    /// The job failed and [began anew](crate::Restart): what follows are the items of this attempt, from the beginning, whatever was read
-    /// before. Of an output made by `stream_out`, told once to whoever reads it next; the next read goes on.
+    /// The job failed and [began anew](crate::Restart). The next read yields the items of this attempt from the beginning, also those
+    /// that were read before. Only outputs made by `stream_out` say so, once, to their next reader.
     #[error("output `{output}` begins anew: the job failed, and this is attempt {attempt}")]
     BegunAnew {
         /// The output's name.

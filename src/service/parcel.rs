@@ -10,7 +10,7 @@ use crate::service::{
 
 impl<S> Queued<S> {
     /// The message for an instance in another process, with its place in the service's table; nothing if it is none, or not
-    /// wanted any more, of which whoever waits is told.
+    /// wanted any more, and then its caller is told.
     pub(super) fn parcel(self, gate: &Gate<S>, number: u64, withdrawal: Arc<dyn Withdrawal>) -> Option<(u32, Parcel)> {
         let (message, bytes, sender) = match self {
             Self::Tell(tell, _) => {

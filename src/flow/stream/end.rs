@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl<T: Send + 'static> Stream<T> {
-    /// Gives every item to a closure.
+    /// Gives every item to a closure. If the job [begins anew](crate::Restart), the closure sees items again.
     pub fn for_each<F>(self, f: F)
     where
         F: FnMut(T) + Clone + Send + 'static,
@@ -71,6 +71,8 @@ impl<T: Send + 'static> Stream<T> {
     /// well, until the job is deleted. Held in memory up to `Limits::output_memory_bytes`, then on disk; beyond
     /// `Limits::output_bytes_max` encoded bytes the job fails.
     ///
+    /// If the job [begins anew](crate::Restart), the output has the items of the last attempt alone.
+    ///
     /// Order: that of each instance; instances interleave.
     pub fn collect(self, name: &str)
     where
@@ -82,6 +84,9 @@ impl<T: Send + 'static> Stream<T> {
     /// Hands the items to the one reader of the job's output `name` as they come. At most `Limits::port_items` wait;
     /// then the job waits for the reader. Each other worker process that writes to it has as many
     /// more at most, which wait or are on their way.
+    ///
+    /// If the job [begins anew](crate::Restart), the items come from the beginning again, which the reader is told by
+    /// [`OutputError::BegunAnew`](crate::OutputError::BegunAnew).
     pub fn stream_out(self, name: &str)
     where
         T: Serialize + DeserializeOwned,

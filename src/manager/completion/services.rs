@@ -197,7 +197,7 @@ impl Completion {
 
     /// The verdict is in: closes the gates and stops the services, the last one first.
     pub(super) fn stop_services(&mut self, out: &mut Vec<Command>) {
-        // Dismissed, for the job was to begin anew: whoever waits for a next instance is told that none comes.
+        // Services that were dismissed for a restart kept their queues open. No instance comes now, so callers are told.
         let dismissed = if self.attempts.unrefused { self.services_ordered } else { 0 };
         self.enter(JobState::StoppingServices);
         if self.run_limit_armed {

@@ -2,7 +2,7 @@
 //!
 //! The gate of a service is at home for as long as the job lives: there its callers wait, and there it is decided who is still
 //! answered. The instances run where the service was placed, behind a gate of their own that home alone puts messages into, in
-//! the order of the queue. Answers come back with what was counted, so that whoever has an answer finds it counted.
+//! the order of the queue. Answers carry the counts, so that an answer is counted before its caller sees it.
 //!
 //! | from home | answered by |
 //! |---|---|

@@ -230,7 +230,7 @@ impl There {
         }
     }
 
-    /// The attempt is over, and nothing was lost: whoever still waits has called a service that was given up.
+    /// The attempt is over, and nothing was lost: a caller that still waits has called a service that was given up.
     fn give_up(&self) {
         drop(self.end());
     }

@@ -103,7 +103,7 @@ fn failed() -> CallError {
 }
 
 #[test]
-fn a_service_elsewhere_answers_as_it_would_here_and_whoever_has_an_answer_finds_it_counted() {
+fn a_service_elsewhere_answers_as_it_would_here_and_an_answer_is_counted_before_it_is_seen() {
     let stage = Stage::new();
     let split = Split::running(&stage);
     let probe = split.service();
@@ -297,7 +297,7 @@ fn a_broken_link_leaves_the_fate_of_what_was_handed_over_unknown_and_keeps_the_q
     split.cut();
     let error = block_on(taken_up).expect_err("nobody can answer");
     assert_eq!((error.fate(), matches!(error, CallError::FateUnknown { .. })), (Fate::Unknown, true));
-    // What comes now waits for whoever runs the service next, or for the job's end.
+    // What comes now waits for the next instance, or for the job's end.
     let mut waiting = probe.call(Double(1));
     assert!(poll_once(&mut waiting).is_pending());
     split.stand_in.abandon();
